@@ -1,0 +1,90 @@
+"""One 2D vision transformer from timm behind one small record."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from nnunet_dino.backbones.catalogue import BackboneSpec
+
+PATCH_PX = 16
+
+
+class BackboneOutput(NamedTuple):
+    """What a backbone saw in ``n`` images, one entry per tapped block, shallow to deep.
+
+    Attributes:
+        patch_maps: Patch tokens as maps, each ``n e gh gw``.
+        class_tokens: Each ``n e``.
+        register_tokens: Each ``n r e``.
+    """
+
+    patch_maps: tuple[Tensor, ...]
+    class_tokens: tuple[Tensor, ...]
+    register_tokens: tuple[Tensor, ...]
+
+
+class Backbone(nn.Module):
+    """A DINOv3 vision transformer that returns the tokens of several blocks.
+
+    The transformer is timm's ``Eva`` in its DINOv3 form. Its parameters are uninitialised memory until weights are loaded
+    (``vit.load_state_dict``) unless ``random`` is true.
+
+    Args:
+        spec: A row of the catalogue.
+        random: Initialise with timm's random weights instead of leaving the parameters empty.
+        taps_are_normalised: Pass every tapped block through the transformer's final LayerNorm.
+        drop_path: Stochastic depth rate in [0, 1).
+    """
+
+    def __init__(
+        self, spec: BackboneSpec, random: bool = False, taps_are_normalised: bool = True, drop_path: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.taps_are_normalised = taps_are_normalised
+        self.vit = _build_vit(spec, random, drop_path)
+
+    def forward(self, images: Tensor) -> BackboneOutput:
+        """Encodes images.
+
+        Args:
+            images: ``n 3 h w``, about zero mean and unit variance, ``h`` and ``w`` multiples of 16.
+        """
+        tapped = self.vit.forward_intermediates(
+            images,
+            indices=list(self.spec.taps),
+            return_prefix_tokens=True,
+            norm=self.taps_are_normalised,
+            stop_early=True,
+            intermediates_only=True,
+        )
+        maps, prefixes = zip(*tapped, strict=True)
+        return BackboneOutput(
+            patch_maps=tuple(maps),
+            class_tokens=tuple(prefix[:, 0] for prefix in prefixes),
+            register_tokens=tuple(prefix[:, 1:] for prefix in prefixes),
+        )
+
+
+def _build_vit(spec: BackboneSpec, random: bool, drop_path: float) -> nn.Module:
+    arguments = {"num_classes": 0, "drop_path_rate": drop_path, **spec.overrides}
+    if random:
+        return timm.create_model(spec.timm_model, pretrained=False, **arguments)
+    # On the meta device nothing is initialised, which saves seconds and, for large models, touching their memory at all.
+    with torch.device("meta"):
+        vit = timm.create_model(spec.timm_model, pretrained=False, **arguments)
+    vit.to_empty(device="cpu")
+    _restore_buffers(vit)
+    return vit
+
+
+def _restore_buffers(vit: nn.Module) -> None:
+    """Recomputes the two buffers of timm's model that no checkpoint carries."""
+    vit.rope.periods = vit.rope._compute_periods(device=torch.device("cpu"))
+    for block in vit.blocks:
+        if block.attn.k_bias is not None:
+            block.attn.k_bias.zero_()
