@@ -1,3 +1,7 @@
 """nnunet-dino: DINOv3 slice encoders inside stock nnU-Net."""
 
+from nnunet_dino.discovery.boot import register as _register
+
 __version__ = "0.1.0"
+
+_register()

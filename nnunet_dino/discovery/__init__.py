@@ -1,0 +1,1 @@
+"""How stock nnU-Net finds the trainers and planners of this package."""

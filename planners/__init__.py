@@ -1,0 +1,1 @@
+"""nnU-Net planner classes; installed as ``nnunet_dino.planners``."""
