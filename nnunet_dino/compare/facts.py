@@ -1,0 +1,157 @@
+"""What a trained fold cost: parameters, checkpoint size, epoch time. Unknown stays None; nothing is estimated."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from nnunet_dino.compare.checkpoint import count_parameters
+
+FACTS_FILE = "nnunet_dino.json"
+"""Written by this package's trainers into the fold's output folder when training starts."""
+
+CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth", "checkpoint_latest.pth")
+STOCK_NETWORKS = ("dynamic_network_architectures.", "PlainConvUNet", "ResidualEncoderUNet")
+EPOCH_TIME = re.compile(r"Epoch time:\s*([0-9.]+)\s*s\b")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Cost of one trained configuration, over its folds; None where it is unknown.
+
+    Attributes:
+        num_params_total: Parameters of the network.
+        num_params_trained: Parameters that training changes.
+        checkpoint_bytes: Median size over folds of ``checkpoint_name``.
+        checkpoint_name: The checkpoint measured.
+        epoch_s: Median epoch time in seconds over all epochs in the training logs.
+        num_epochs_timed: Epochs behind that median.
+        num_epochs: Planned length of training.
+        num_iterations: Iterations per epoch.
+        device: Where training ran.
+        backbone: Name of the vision transformer, for trainers of this package.
+        adaptation: How it was adapted.
+        weights: ``"random"`` or the digest of its source.
+        notes: What could not be read, and why.
+    """
+
+    num_params_total: int | None = None
+    num_params_trained: int | None = None
+    checkpoint_bytes: int | None = None
+    checkpoint_name: str | None = None
+    epoch_s: float | None = None
+    num_epochs_timed: int = 0
+    num_epochs: int | None = None
+    num_iterations: int | None = None
+    device: str | None = None
+    backbone: str | None = None
+    adaptation: str | None = None
+    weights: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read_facts(folds: Sequence[Path], trainer: str, configuration: str) -> Facts:
+    """Reads the cost of a trained configuration from the output folders of its folds.
+
+    Args:
+        folds: ``fold_*`` folders of one ``TRAINER__PLANS__CONFIGURATION`` folder.
+        trainer: Name of the trainer class.
+        configuration: Name of the configuration.
+    """
+    notes: list[str] = []
+    found: dict = {}
+    records = [_read_json(fold / FACTS_FILE, notes) for fold in folds]
+    for name in ("backbone", "adaptation", "weights"):
+        found[name] = _shared([record.get(name) for record in records], name, notes)
+    debug = [_read_json(fold / "debug.json", notes) for fold in folds]
+    found["device"] = _shared([_device(entry) for entry in debug], "device", notes)
+    for name, key in (("num_epochs", "num_epochs"), ("num_iterations", "num_iterations_per_epoch")):
+        found[name] = _shared([_integer(entry.get(key)) for entry in debug], key, notes)
+    times = [float(seconds) for fold in folds for seconds in _epoch_times(fold)]
+    found |= {"epoch_s": statistics.median(times) if times else None, "num_epochs_timed": len(times)}
+    checkpoints = _checkpoints(folds)
+    if checkpoints:
+        found["checkpoint_name"] = checkpoints[0].name
+        found["checkpoint_bytes"] = round(statistics.median(file.stat().st_size for file in checkpoints))
+    if any(records):
+        for name in ("num_params_total", "num_params_trained"):
+            values = [_integer(record.get(name.replace("params", "parameters"))) for record in records]
+            found[name] = _shared(values, name, notes)
+    elif checkpoints and is_stock(trainer, checkpoints[0].parent.parent / "plans.json", configuration):
+        count = count_parameters(checkpoints[0], notes)
+        found |= {"num_params_total": count, "num_params_trained": count}
+    return Facts(**found, notes=tuple(dict.fromkeys(notes)))
+
+
+def is_stock(trainer: str, plans: Path, configuration: str) -> bool:
+    """Whether nnU-Net's own trainer trained nnU-Net's own network: then every parameter is stored and trained."""
+    if trainer not in _stock_trainers():
+        return False
+    try:
+        configurations = json.loads(plans.read_text(encoding="utf-8"))["configurations"]
+        merged: dict = {}
+        name: str | None = configuration
+        while name is not None:
+            merged = configurations[name] | merged
+            name = configurations[name].get("inherits_from")
+        network = merged["architecture"]["network_class_name"] if "architecture" in merged else merged["UNet_class_name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return str(network).startswith(STOCK_NETWORKS)
+
+
+@cache
+def _stock_trainers() -> frozenset[str]:
+    spec = importlib.util.find_spec("nnunetv2")
+    if spec is None or not spec.submodule_search_locations:
+        return frozenset()
+    folder = Path(next(iter(spec.submodule_search_locations))) / "training" / "nnUNetTrainer"
+    sources = [file.read_text(encoding="utf-8") for file in folder.rglob("*.py") if "primus" not in file.parts]
+    return frozenset(name for text in sources for name in re.findall(r"^class (nnUNetTrainer\w*)", text, re.MULTILINE))
+
+
+def _read_json(file: Path, notes: list[str]) -> dict:
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        notes.append(f"{file} could not be read ({type(error).__name__}: {error}); what it says is left out.")
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _shared(values: list, name: str, notes: list[str]):
+    """Returns the value that all folds share; None, with a note, where they differ."""
+    known = list(dict.fromkeys(value for value in values if value is not None))
+    if len(known) > 1:
+        notes.append(f"The folds differ in {name} ({', '.join(map(str, known))}); it is shown as unknown.")
+    return known[0] if len(known) == 1 else None
+
+
+def _integer(value: object) -> int | None:
+    return int(str(value)) if re.fullmatch(r"\d+", str(value)) else None
+
+
+def _device(debug: dict) -> str | None:
+    return debug.get("gpu_name") or debug.get("device")
+
+
+def _epoch_times(fold: Path) -> list[str]:
+    logs = sorted(fold.glob("training_log_*.txt"))
+    return [seconds for log in logs for seconds in EPOCH_TIME.findall(log.read_text(encoding="utf-8", errors="replace"))]
+
+
+def _checkpoints(folds: Sequence[Path]) -> list[Path]:
+    """Returns the best kind of checkpoint there is, of every fold that has it."""
+    for name in CHECKPOINTS:
+        found = [fold / name for fold in folds if (fold / name).is_file()]
+        if found:
+            return found
+    return []

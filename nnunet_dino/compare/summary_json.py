@@ -1,0 +1,96 @@
+"""nnU-Net's ``summary.json``: Dice of every case and label, checked while it is read."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from nnunet_dino.errors import UserError
+
+
+def label_key(label: str | int | list | tuple) -> str:
+    """Returns the key of a label or region: ``"1"`` for ``1`` and ``"(1,)"``, ``"1+2"`` for ``[2, 1]`` and ``"(1, 2)"``."""
+    if isinstance(label, (list, tuple)):
+        values = [int(value) for value in label]
+    else:
+        values = [int(value) for value in re.findall(r"-?\d+", str(label))]
+    if not values:
+        raise ValueError(f"label or tuple of labels required · got {label!r}")
+    return "+".join(str(value) for value in sorted(values))
+
+
+def label_values(key: str) -> list[int]:
+    """Returns the label values of a key made by :func:`label_key`."""
+    return [int(value) for value in key.split("+")]
+
+
+def case_of(path: str, file_ending: str | None) -> str:
+    """Returns the case identifier of a prediction's path, whatever system wrote the path."""
+    name = re.split(r"[\\/]", path)[-1]
+    endings = ([file_ending] if file_ending else []) + [".nii.gz"]
+    for ending in endings:
+        if name.endswith(ending):
+            return name[: -len(ending)]
+    return Path(name).stem
+
+
+def read_summary(path: Path, file_ending: str | None = None) -> pd.DataFrame:
+    """Reads Dice per case and label.
+
+    Args:
+        path: A ``summary.json`` as nnU-Net's validation and ``nnUNetv2_evaluate_folder`` write it.
+        file_ending: Ending of the segmentation files, such as ``.nii.gz``.
+
+    Returns:
+        One row per case (index: case identifier, sorted), one column per label or region (:func:`label_key`); NaN where
+        nnU-Net wrote NaN (label absent from the reference and from the prediction).
+
+    Raises:
+        UserError: The file cannot be read, is no JSON, lacks parts, repeats a case, or holds a Dice outside [0, 1].
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"a readable summary.json required · got {path}: {error.strerror} · check the file") from error
+    except ValueError as error:
+        raise _broken(path, f"it is no valid JSON ({error})") from error
+    try:
+        rows = [_row(entry, file_ending) for entry in content["metric_per_case"]]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise _broken(path, f"it is not in nnU-Net's form ({type(error).__name__}: {error})") from error
+    if not rows:
+        raise _broken(path, "it holds no case")
+    return _table(path, rows)
+
+
+def _row(entry: dict, file_ending: str | None) -> tuple[str, dict[str, float]]:
+    case = case_of(entry.get("prediction_file") or entry["reference_file"], file_ending)
+    return case, {label_key(key): float(metrics["Dice"]) for key, metrics in entry["metrics"].items()}
+
+
+def _table(path: Path, rows: list[tuple[str, dict[str, float]]]) -> pd.DataFrame:
+    cases, labels = [case for case, _ in rows], list(rows[0][1])
+    repeated = sorted({case for case in cases if cases.count(case) > 1}) if len(set(cases)) < len(cases) else []
+    if repeated:
+        raise _broken(path, f"it holds case {repeated[0]} more than once")
+    if not labels:
+        raise _broken(path, "it holds no label")
+    for case, dice in rows:
+        if list(dice) != labels:
+            raise _broken(path, f"case {case} has other labels than case {cases[0]}")
+        wrong = [value for value in dice.values() if not (math.isnan(value) or 0 <= value <= 1)]
+        if wrong:
+            raise _broken(path, f"case {case} has a Dice of {wrong[0]}, outside [0, 1]")
+    table = pd.DataFrame([dice for _, dice in rows], index=pd.Index(cases, name="case"), dtype=float)
+    return table[sorted(labels, key=label_values)].sort_index()
+
+
+def _broken(path: Path, what: str) -> UserError:
+    return UserError(
+        f"a summary.json as nnU-Net writes it required · got {path}: {what} · make it again with "
+        "`nnUNetv2_train … --val` (or nnUNetv2_evaluate_folder), or remove it"
+    )
