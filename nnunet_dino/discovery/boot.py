@@ -51,10 +51,15 @@ def extend(module):
         pass
 
 
+def switched_off():
+    """Returns whether the environment asks to leave nnU-Net's look-up alone."""
+    return os.environ.get("nnUNet_dino_hook", "").strip().lower() in ("0", "false", "f", "no", "off")
+
+
 def register():
     """Makes the look-up find our classes: now if nnU-Net's module is loaded already, else as soon as it is."""
     try:
-        if os.environ.get("nnUNet_dino_hook", "").strip().lower() in ("0", "false", "f", "no", "off"):
+        if switched_off():
             return
         if LOOKUP in sys.modules:
             extend(sys.modules[LOOKUP])

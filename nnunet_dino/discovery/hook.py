@@ -9,8 +9,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from nnunet_dino.discovery.registry import PLANNERS, TRAINERS, resolve
-from nnunet_dino.errors import UserError, nearest, one_line_in_stock_commands
+from nnunet_dino.discovery.registry import PLANNERS, TRAINERS, did_you_mean, resolve
+from nnunet_dino.errors import UserError, one_line_in_stock_commands
 
 # Where nnU-Net starts to look for what -tr and -pl name. In 2.7 the search calls itself by its global name with deeper
 # modules, so that "not found" is final only at these roots.
@@ -63,7 +63,7 @@ def _refuse_if_search_is_over(folder: str, class_name: str, current_module: str 
     else:
         return
     raise UserError(
-        f"unknown {kind}: required one that nnU-Net or nnunet-dino has · got {class_name!r}{nearest(class_name, known)}"
+        f"unknown {kind}: required one that nnU-Net or nnunet-dino has · got {class_name!r}{did_you_mean(class_name, known)}"
     )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 
-from nnunet_dino.errors import UserError
+from nnunet_dino.errors import UserError, nearest
 
 _DINOV3 = "nnunet_dino.trainers.dinov3"
 _TOKENS_ONLY = "nnunet_dino.trainers.tokens_only"
@@ -76,3 +77,10 @@ def resolve(class_name: str) -> type | None:
             f"{class_name} cannot be loaded: required that {module} imports · got {type(error).__name__}: {error} · "
             "run nnunet-dino doctor, which names the command that mends it"
         ) from error
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns a hint at the known name that differs only in upper and lower case, else at the closest one, else at the list."""
+    known = list(known)
+    same_letters = next((other for other in known if other.lower() == name.lower()), None)
+    return nearest(same_letters or name, known) or f" · all names are in {__file__}"
