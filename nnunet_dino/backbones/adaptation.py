@@ -1,0 +1,66 @@
+"""How a backbone is adapted: frozen, with low-rank adapters (LoRA), or trained in full."""
+
+from __future__ import annotations
+
+import peft
+from torch import nn
+
+from nnunet_dino.backbones.vit import Backbone
+from nnunet_dino.errors import UserError, nearest
+
+ADAPTATIONS = ("frozen", "lora", "full")
+LORA_TARGETS = ("qkv", "proj", "fc1", "fc2", "fc1_g", "fc1_x")
+
+
+def check_adaptation(name: str) -> None:
+    """Raises :class:`UserError` unless ``name`` is a known adaptation."""
+    if name not in ADAPTATIONS:
+        raise UserError(f"adaptation: required one of {', '.join(ADAPTATIONS)} · got {name!r}{nearest(name, ADAPTATIONS)}")
+
+
+def freeze(backbone: nn.Module) -> None:
+    """Excludes every parameter from training."""
+    backbone.requires_grad_(False)
+
+
+def add_lora(backbone: Backbone, rank: int, alpha: float, targets: tuple[str, ...]) -> None:
+    """Freezes the backbone and adds trainable low-rank adapters to its linear layers (Hu et al. 2021, eq. 3).
+
+    Args:
+        backbone: Changed in place.
+        rank: Rank ``r`` of the update.
+        alpha: The update is scaled by ``alpha / rank``.
+        targets: Names of linear layers inside every block, a subset of ``LORA_TARGETS``.
+
+    Raises:
+        UserError: a target is unknown or is not part of this backbone.
+    """
+    names = {name.rsplit(".", 1)[-1] for name, module in backbone.vit.blocks.named_modules() if isinstance(module, nn.Linear)}
+    if unknown := [target for target in targets if target not in names]:
+        raise UserError(f"lora_targets: required names among {', '.join(sorted(names))} · got {', '.join(unknown)}")
+    freeze(backbone)
+    for block in backbone.vit.blocks:
+        # timm's fused path multiplies by `qkv.weight` directly and would bypass the adapter; this one calls the layer.
+        block.attn.qkv_bias_separate = True
+    config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), lora_dropout=0.0, bias="none")
+    peft.inject_adapter_in_model(config, backbone.vit.blocks)
+
+
+def train_in_full(backbone: Backbone) -> None:
+    """Trains every parameter that the tapped tokens depend on, and no other."""
+    backbone.requires_grad_(True)
+    last = max(backbone.spec.taps)
+    for block in backbone.vit.blocks[last + 1 :]:
+        freeze(block)
+    if not backbone.taps_are_normalised:
+        freeze(backbone.vit.norm)
+
+
+def canonical_name(name: str) -> str:
+    """Returns the name a parameter had before adapters were added."""
+    return name.replace(".base_layer.", ".")
+
+
+def is_adapter(name: str) -> bool:
+    """Tells whether a parameter belongs to an adapter, not to the backbone itself."""
+    return ".lora_" in name

@@ -1,0 +1,243 @@
+"""A backbone together with its weights, its adaptation, and the rule what of it is written into checkpoints."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nnunet_dino.backbones import weights as weight_files
+from nnunet_dino.backbones.adaptation import (
+    LORA_TARGETS,
+    add_lora,
+    canonical_name,
+    check_adaptation,
+    freeze,
+    is_adapter,
+    train_in_full,
+)
+from nnunet_dino.backbones.catalogue import get_spec
+from nnunet_dino.backbones.precision import backbone_dtype
+from nnunet_dino.backbones.vit import Backbone
+from nnunet_dino.errors import UserError, nearest, one_line_in_stock_commands
+
+PRETRAINED = "pretrained"
+RANDOM = weight_files.RANDOM
+RECORD_KEY = "weights_record"
+
+
+@dataclass(frozen=True)
+class LoraOptions:
+    """Low-rank adapters, set in this one place.
+
+    Attributes:
+        rank: Rank of the update.
+        alpha: The update is scaled by ``alpha / rank``.
+        targets: Linear layers of every block that get an adapter.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    targets: tuple[str, ...] = LORA_TARGETS[:2]
+
+
+class AdaptedBackbone(nn.Module):
+    """Patch maps of 2D images from a frozen, LoRA-adapted or fully trained backbone.
+
+    Building it reads weights that are on this machine and never downloads. Where there are none it can still be built, and
+    receives its weights from a checkpoint; a forward pass before that is an error.
+
+    Checkpoints: weights that came from a file and are not trained are not written. In their place stands a small record of
+    the backbone's name and the content digest of its weights, and loading verifies it. Trained or random weights are written
+    in full, and a checkpoint that holds everything loads as well.
+
+    Args:
+        name: A row of the catalogue.
+        weights: ``"pretrained"`` or ``"random"``. The environment variable ``nnUNet_dino_weights=random`` also asks for random.
+        adaptation: ``"frozen"``, ``"lora"`` or ``"full"``.
+        lora: Used if ``adaptation`` is ``"lora"``.
+        taps_are_normalised: Pass every tapped block through the transformer's final LayerNorm.
+        drop_path: Stochastic depth rate in [0, 1) while training in full.
+
+    Raises:
+        UserError: ``name``, ``weights`` or ``adaptation`` is unknown.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        weights: str = PRETRAINED,
+        adaptation: str = "frozen",
+        lora: LoraOptions | None = None,
+        taps_are_normalised: bool = True,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_adaptation(adaptation)
+        if weights not in (PRETRAINED, RANDOM):
+            known = (PRETRAINED, RANDOM)
+            raise UserError(f"weights: required {' or '.join(known)} · got {weights!r}{nearest(weights, known)}")
+        self.name = name
+        self.adaptation = adaptation
+        self.weights_are_random = weights == RANDOM or weight_files.wants_random()
+        self.digest: str | None = None
+        self._problem: str | None = None
+        self.backbone = Backbone(get_spec(name), self.weights_are_random, taps_are_normalised, drop_path)
+        if not self.weights_are_random:
+            self._read_local_weights()
+        self._adapt(lora or LoraOptions())
+        self.register_state_dict_post_hook(_replace_weights_by_record)
+        self.register_load_state_dict_pre_hook(_restore_weights_from_record)
+
+    @property
+    def is_frozen(self) -> bool:
+        return self.adaptation == "frozen"
+
+    @property
+    def embed_dim(self) -> int:
+        return self.backbone.spec.embed_dim
+
+    @property
+    def num_taps(self) -> int:
+        return len(self.backbone.spec.taps)
+
+    def train(self, mode: bool = True) -> AdaptedBackbone:
+        """Frozen backbones stay in evaluation mode; the others checkpoint their activations while training."""
+        super().train(mode and not self.is_frozen)
+        self.backbone.vit.set_grad_checkpointing(self.training)
+        return self
+
+    @torch.compiler.disable
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Encodes images in the backbone's own precision, whatever autocast surrounds it.
+
+        Args:
+            images: ``n 3 h w``, ``h`` and ``w`` multiples of 16.
+
+        Returns:
+            One patch map ``n e gh gw`` per tapped block, shallow to deep.
+
+        Raises:
+            UserError: no weights have been loaded.
+        """
+        with one_line_in_stock_commands():
+            self._refuse_without_weights()
+        dtype = backbone_dtype(images.device)
+        if self.is_frozen:
+            self._store_in(dtype)
+            with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+                return self.backbone(images.to(dtype)).patch_maps
+        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
+            return self.backbone(images.float()).patch_maps
+
+    def _read_local_weights(self) -> None:
+        try:
+            self.load_weights()
+        except UserError as error:
+            self._problem = str(error)
+
+    def load_weights(self) -> None:
+        """Loads the weights found on this machine.
+
+        Raises:
+            UserError: there are none, or they do not fit.
+        """
+        if weight_files.locate(self.name) is None:
+            raise UserError(weight_files.missing_weights_message(self.name))
+        loaded = weight_files.load(self.name)
+        own = self.backbone.vit.state_dict(keep_vars=True)
+        with torch.no_grad():
+            for key, parameter in own.items():
+                if not is_adapter(key):
+                    parameter.copy_(loaded.state[canonical_name(key)])
+        self.digest, self._problem = loaded.digest, None
+
+    def require_weights(self) -> None:
+        """Loads local weights if none have been loaded yet.
+
+        Raises:
+            UserError: there are none.
+        """
+        if self._problem:
+            self.load_weights()
+
+    def _refuse_without_weights(self) -> None:
+        if self._problem:
+            raise UserError(self._problem)
+
+    def _adapt(self, lora: LoraOptions) -> None:
+        if self.adaptation == "frozen":
+            freeze(self.backbone)
+            self.train(False)
+        elif self.adaptation == "lora":
+            add_lora(self.backbone, lora.rank, lora.alpha, tuple(lora.targets))
+        else:
+            train_in_full(self.backbone)
+
+    def _store_in(self, dtype: torch.dtype) -> None:
+        """Keeps frozen parameters in the type they are used in; rotary periods stay float32."""
+        if self.backbone.vit.cls_token.dtype is dtype:
+            return
+        with torch.inference_mode(False):  # tensors made in inference mode could never be loaded into again
+            for parameter in self.backbone.parameters():
+                parameter.data = parameter.data.to(dtype)
+            for block in self.backbone.vit.blocks:
+                if block.attn.k_bias is not None:
+                    block.attn.k_bias = block.attn.k_bias.to(dtype)
+
+    def _source_keys(self, prefix: str) -> list[str]:
+        names = (f"backbone.{name}" for name, _ in self.backbone.named_parameters())
+        return [prefix + name for name in names if not is_adapter(name)]
+
+    def _is_left_out_of_checkpoints(self) -> bool:
+        return self.digest is not None and self.adaptation != "full"
+
+
+def _replace_weights_by_record(module: AdaptedBackbone, state: dict[str, Tensor], prefix: str, _: Any) -> None:
+    if not module._is_left_out_of_checkpoints():
+        return
+    for key in module._source_keys(prefix):
+        del state[key]
+    state[prefix + RECORD_KEY] = encode_record(module.name, module.digest)
+
+
+def _restore_weights_from_record(module: AdaptedBackbone, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    encoded = state.pop(prefix + RECORD_KEY, None)
+    if encoded is None:
+        if any(key in state for key in module._source_keys(prefix)):
+            module.digest, module._problem = None, None
+        return
+    with one_line_in_stock_commands():
+        _verify(module, *decode_record(encoded))
+    own = dict(module.named_parameters())
+    for key in module._source_keys(prefix):
+        state.setdefault(key, own[key.removeprefix(prefix)].detach())
+
+
+def _verify(module: AdaptedBackbone, name: str, digest: str) -> None:
+    if name != module.name:
+        raise UserError(f"checkpoint: required backbone {module.name} · got {name} · use the trainer or plans it was made with")
+    if module.digest is None:
+        if weight_files.locate(name) is None:
+            raise UserError(weight_files.missing_weights_message(name, digest))
+        module.load_weights()
+    if module.digest != digest:
+        raise UserError(
+            f"checkpoint: required {name} weights with digest {digest} · got {module.digest} from {weight_files.locate(name)} · "
+            f"set {weight_files.ENVIRONMENT_VARIABLE} to the file this checkpoint was trained with (nnunet-dino weights verify FILE)"
+        )
+
+
+def encode_record(name: str, digest: str) -> Tensor:
+    """Writes a backbone's name and digest as a tensor of bytes, so that it lives in any state dict."""
+    text = json.dumps({"backbone": name, "digest": digest}, sort_keys=True)
+    return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+
+def decode_record(encoded: Tensor) -> tuple[str, str]:
+    """Reads what :func:`encode_record` wrote: the backbone's name and the digest."""
+    record = json.loads(bytes(encoded.tolist()).decode())
+    return record["backbone"], record["digest"]
