@@ -8,7 +8,7 @@ from typing import Any
 from nnunet_dino.errors import UserError, nearest
 
 DINOV3_LICENCE = "DINOv3 License (https://ai.meta.com/resources/models-and-libraries/dinov3-license)"
-MEDDINOV3_LICENCE = "none stated by its authors; derived from DINOv3, so the DINOv3 License applies to it as well"
+MEDDINOV3_LICENCE = f"Apache-2.0 (its authors' model card); trained from DINOv3, so mind the {DINOV3_LICENCE} as well"
 NO_LICENCE = "random weights, no licence"
 
 
@@ -24,6 +24,8 @@ class BackboneSpec:
         overrides: Keyword arguments for the timm model, for sizes that timm does not name.
         timm_hub: Open mirror on the Hugging Face hub, ``owner/name``; empty if there is none.
         gated_hub: The authors' own repository on the hub, where access is asked for; empty if there is none.
+        open_hub: The authors' own repository on the hub, open to all; empty if there is none.
+        open_file: Name of the weights file in ``open_hub``.
         meta_file: File name of Meta's release; it ends in the first eight hex digits of the file's sha256.
         licence: Licence of the weights.
         tested: False for a size nobody has run here.
@@ -36,6 +38,8 @@ class BackboneSpec:
     overrides: dict[str, Any] = field(default_factory=dict)
     timm_hub: str = ""
     gated_hub: str = ""
+    open_hub: str = ""
+    open_file: str = ""
     meta_file: str = ""
     licence: str = DINOV3_LICENCE
     tested: bool = True
@@ -106,6 +110,8 @@ CATALOGUE: dict[str, BackboneSpec] = {
             timm_model="vit_base_patch16_dinov3_qkvb",
             taps=(2, 5, 8, 11),
             embed_dim=768,
+            open_hub="ricklisz123/MedDINOv3-ViTB-16-CT-3M",
+            open_file="model.pth",
             licence=MEDDINOV3_LICENCE,
         ),
         BackboneSpec(
