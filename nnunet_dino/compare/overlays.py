@@ -1,0 +1,191 @@
+"""Pictures of single cases: image, reference outline, and the outline of each result side by side."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from nnunet_dino.compare import words
+from nnunet_dino.compare.comparison import Comparison, Versus
+from nnunet_dino.compare.summary_json import label_values
+from nnunet_dino.compare.volumes import PLANES, SliceChoice, Volume, choose_slice, edge_letters, read_volume, take_slice
+
+COLOURS = ("#56b4e9", "#e69f00", "#2fd18b", "#f0e442", "#e58ac0", "#ff6b35", "#8f7cff", "#9be564")
+WINDOW_PERCENTILES = (1, 99)
+BACKGROUND, TEXT = "#101216", "#e6e8ec"
+MAX_LEGEND = 10
+
+
+@dataclass(frozen=True)
+class CasePicture:
+    """One case of a comparison.
+
+    Attributes:
+        role: ``"best"``, ``"median"`` or ``"worst"``.
+        case: Case identifier.
+        heading: Which case this is and how its Dice changed.
+        caption: Which slice is shown; or why there is no picture.
+        png: The picture, if there is one.
+    """
+
+    role: str
+    case: str
+    heading: str
+    caption: str
+    png: bytes | None
+
+
+def changed_cases(versus: Versus) -> list[tuple[str, str]]:
+    """Returns (role, case) of the worst, the median and the best changed case; fewer where they coincide."""
+    ordered = list(versus.case_differences.index)
+    if not ordered:
+        return []
+    chosen = {"worst": ordered[0], "best": ordered[-1], "median": ordered[(len(ordered) - 1) // 2]}
+    unique = {case: role for role, case in reversed(chosen.items())}
+    return [(role, chosen[role]) for role in ("worst", "median", "best") if unique[chosen[role]] == role]
+
+
+def case_picture(comparison: Comparison, versus: Versus, role: str, case: str) -> CasePicture:
+    """Draws one case; files that are missing or do not fit leave a reason instead of a picture."""
+    before, after = versus.baseline.case_means[case], versus.entry.case_means[case]
+    change = words.signed(after - before)
+    heading = f"{role.capitalize()} change: {case}, mean Dice {words.dice(before)} → {words.dice(after)} ({change})"
+    files = {
+        "image": comparison.pictures.image(case),
+        "reference segmentation": comparison.pictures.reference(case),
+        f"prediction of {versus.baseline.name}": versus.baseline.prediction(case),
+        f"prediction of {versus.entry.name}": versus.entry.prediction(case),
+    }
+    lost = [what for what, file in files.items() if file is None]
+    if lost:
+        why = comparison.pictures.missing if lost[0] == "image" and comparison.pictures.missing else "it was not found"
+        return CasePicture(role, case, heading, f"No picture: {' and '.join(lost)} missing ({why}).", None)
+    try:
+        volumes = [read_volume(file) for file in files.values()]
+        _check_shapes(volumes, list(files.values()))
+    except (RuntimeError, ValueError) as error:
+        return CasePicture(role, case, heading, f"No picture: {' '.join(str(error).split())[-200:]}", None)
+    image, reference, base, other = volumes
+    choice = choose_slice(reference, base.values, other.values)
+    panels = [("Reference", None), (f"{versus.baseline.name}  {words.dice(before)}", base.values),
+              (f"{versus.entry.name}  {words.dice(after)}", other.values)]  # fmt: skip
+    png = _draw(image, reference, panels, choice, comparison)
+    return CasePicture(role, case, heading, _caption(reference, choice), png)
+
+
+def _check_shapes(volumes: Sequence[Volume], files: Sequence[Path]) -> None:
+    for volume, file in zip(volumes[1:], files[1:], strict=True):
+        if volume.values.shape != volumes[0].values.shape:
+            raise ValueError(f"{file.name} has shape {volume.values.shape}, the image {volumes[0].values.shape}")
+
+
+def _caption(volume: Volume, choice: SliceChoice) -> str:
+    if not volume.oriented:
+        return "2D image. White, dashed: reference. Grey values from the 1st to the 99th percentile of the part shown."
+    rows, columns = (volume.spacing_mm[a] for a in range(3) if a != choice.axis)
+    letter_left, letter_top = edge_letters(choice)
+    directions = {"R": "the patient's right", "A": "front", "S": "head"}
+    return (
+        f"{PLANES[choice.axis].capitalize()} slice {choice.index + 1} of {volume.values.shape[choice.axis]}: {choice.reason}. "
+        f"Pixels {rows:.2g} × {columns:.2g} mm, slices {volume.spacing_mm[choice.axis]:.2g} mm apart; left edge: "
+        f"{directions[letter_left]}, top: {directions[letter_top]}. White, dashed: reference. Grey values from the 1st to the "
+        "99th percentile of the part shown."
+    )
+
+
+def _draw(
+    image: Volume,
+    reference: Volume,
+    panels: Sequence[tuple[str, np.ndarray | None]],
+    choice: SliceChoice,
+    comparison: Comparison,
+) -> bytes:
+    row_mm, column_mm = (image.spacing_mm[a] for a in range(3) if a != choice.axis)
+    planes = {name: take_slice(values, choice, image.oriented) for name, values in panels if values is not None}
+    truth = take_slice(reference.values, choice, image.oriented)
+    rows, columns = _crop([truth, *planes.values()], row_mm, column_mm)
+    grey = take_slice(image.values, choice, image.oriented)[rows, columns].astype(float)
+    truth, planes = truth[rows, columns], {name: plane[rows, columns] for name, plane in planes.items()}
+    low, high = np.nanpercentile(grey, WINDOW_PERCENTILES)
+    height_mm, width_mm = grey.shape[0] * row_mm, grey.shape[1] * column_mm
+    extent = (0, width_mm, height_mm, 0)
+    panel_width = 3.6
+    figure = Figure(figsize=(3 * panel_width, min(max(panel_width * height_mm / width_mm, 1.5), 5.5) + 0.75), layout="constrained")
+    figure.set_facecolor(BACKGROUND)
+    shown: dict[str, str] = {}
+    for axes, (name, values) in zip(figure.subplots(1, 3), panels, strict=True):
+        axes.imshow(grey, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), extent=extent, interpolation="nearest")
+        mask = truth if values is None else planes[name]
+        shown |= _outline(axes, mask, comparison, (row_mm, column_mm))
+        if values is not None:
+            _outline(axes, truth, comparison, (row_mm, column_mm), colour="white")
+        axes.set_axis_off()
+        axes.set_title(_fitted(name), color=TEXT, fontsize=9, loc="left")
+    if image.oriented:
+        _mark_edges(figure.axes[0], edge_letters(choice))
+        _scale_bar(figure.axes[0], width_mm, height_mm)
+    handles = [Line2D([], [], color=colour, linewidth=2, label=name) for name, colour in list(shown.items())[:MAX_LEGEND]]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, labelcolor=TEXT, fontsize=8.5)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=130, facecolor=BACKGROUND, metadata={"Software": None})
+    return stream.getvalue()
+
+
+def _crop(masks: Sequence[np.ndarray], row_mm: float, column_mm: float) -> tuple[slice, slice]:
+    """Returns the part around everything labelled, with a margin, about square and never less than 32 pixels wide."""
+    any_label = np.any([mask > 0 for mask in masks], axis=0)
+    if not any_label.any():
+        return slice(None), slice(None)
+    spans = [np.flatnonzero(any_label.any(axis=axis))[[0, -1]] for axis in (1, 0)]
+    spacing = np.array([row_mm, column_mm])
+    lengths = np.array([end - start + 1 for start, end in spans]) * spacing
+    wanted = np.maximum(np.maximum(1.4 * lengths, 0.75 * 1.4 * lengths.max()), 32 * spacing.min())
+    parts = []
+    for (start, end), length, step, size in zip(spans, wanted, spacing, any_label.shape, strict=True):
+        half = int(np.ceil(length / step / 2))
+        middle = (start + end + 1) // 2
+        parts.append(slice(max(0, middle - half), min(size, middle + half)))
+    return parts[0], parts[1]
+
+
+def _outline(
+    axes: Axes, mask: np.ndarray, comparison: Comparison, pixel_mm: tuple[float, float], colour: str | None = None
+) -> dict[str, str]:
+    """Draws the outline of every label in ``mask`` (shape ``h w``); returns name and colour of those present."""
+    padded = np.pad(mask, 1)
+    centres = [(np.arange(size) - 0.5) * step for size, step in zip(padded.shape, pixel_mm, strict=True)]
+    shown = {}
+    for position, (key, name) in enumerate(comparison.label_names.items()):
+        inside = np.isin(padded, label_values(key))
+        if not inside.any():
+            continue
+        shown[name] = COLOURS[position % len(COLOURS)]
+        style = {"colors": [colour], "linewidths": 0.9, "linestyles": [(0, (3, 2))]} if colour else {
+            "colors": [shown[name]], "linewidths": 1.8}  # fmt: skip
+        axes.contour(centres[1], centres[0], inside.astype(float), levels=[0.5], **style)
+    return shown
+
+
+def _mark_edges(axes: Axes, letters: tuple[str, str]) -> None:
+    style = {"transform": axes.transAxes, "color": TEXT, "fontsize": 9, "fontweight": "bold"}
+    axes.text(0.02, 0.5, letters[0], ha="left", va="center", **style)
+    axes.text(0.5, 0.98, letters[1], ha="center", va="top", **style)
+
+
+def _scale_bar(axes: Axes, width_mm: float, height_mm: float) -> None:
+    length = max((step for step in (1, 2, 5, 10, 20, 50, 100) if step <= width_mm / 3), default=width_mm / 3)
+    left, bottom = 0.05 * width_mm, 0.94 * height_mm
+    axes.plot([left, left + length], [bottom, bottom], color=TEXT, linewidth=2.5, solid_capstyle="butt")
+    axes.text(left, bottom - 0.02 * height_mm, f"{length:g} mm", color=TEXT, fontsize=8.5, va="bottom")
+
+
+def _fitted(name: str) -> str:
+    return name if len(name) <= 48 else f"{name[:22]}…{name[-24:]}"

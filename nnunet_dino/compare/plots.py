@@ -1,0 +1,139 @@
+"""Plots of paired differences, drawn once for light and once for dark screens."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from nnunet_dino.compare import words
+from nnunet_dino.compare.comparison import Comparison, Versus
+from nnunet_dino.compare.statistics import EQUAL_BELOW, Difference
+
+MAX_FOREST_ROWS = 60
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of a plot; better and worse differ for colour-blind readers as well."""
+
+    ink: str
+    faint: str
+    better: str
+    worse: str
+
+
+LIGHT = Theme(ink="#2b2f36", faint="#b9bec7", better="#1f6fb2", worse="#d1701f")
+DARK = Theme(ink="#d5d9e0", faint="#565d69", better="#6cb4ee", worse="#f0a35e")
+
+
+def paired_plot(versus: Versus, theme: Theme) -> bytes:
+    """Draws every case twice: baseline against result, and the differences in order. Returns an SVG."""
+    figure = Figure(figsize=(9.6, 4.1), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.35))
+    _scatter(left, versus, theme)
+    _sorted_differences(right, versus, theme)
+    return _svg(figure, theme)
+
+
+def _scatter(axes: Axes, versus: Versus, theme: Theme) -> None:
+    differences = versus.case_differences
+    base = versus.baseline.case_means[differences.index].to_numpy()
+    other = versus.entry.case_means[differences.index].to_numpy()
+    low, high = min(base.min(), other.min()), max(base.max(), other.max())
+    margin = max(0.05 * (high - low), 0.005)
+    limits = (max(0.0, low - margin) if low - margin > -margin else low - margin, high + margin)
+    axes.plot(limits, limits, color=theme.faint, linewidth=1, zorder=1)
+    axes.scatter(base, other, s=26, c=_colours(differences.to_numpy(), theme), alpha=0.85, linewidths=0, zorder=2, clip_on=False)
+    axes.set(xlim=limits, ylim=limits, aspect="equal", xlabel=_wrapped(versus.baseline.name), ylabel=_wrapped(versus.entry.name))
+    axes.set_title("Mean Dice of every case", loc="left")
+
+
+def _sorted_differences(axes: Axes, versus: Versus, theme: Theme) -> None:
+    values = versus.case_differences.to_numpy()
+    place = np.arange(1, len(values) + 1)
+    colours = _colours(values, theme)
+    axes.axhline(0, color=theme.ink, linewidth=0.8)
+    if len(values) <= 150:
+        axes.vlines(place, 0, values, colors=colours, linewidth=1.5, alpha=0.7)
+    axes.scatter(place, values, s=18, c=colours, linewidths=0, zorder=3)
+    mean = versus.mean
+    if np.isfinite(mean.low):
+        axes.axhspan(mean.low, mean.high, color=theme.faint, alpha=0.35, linewidth=0, zorder=0)
+    axes.axhline(mean.mean, color=theme.ink, linewidth=1, linestyle=(0, (4, 3)))
+    axes.set(xlim=(0, len(values) + 1), xlabel="Cases, from worst to best change", ylabel="Difference in mean Dice")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_title(f"Difference of every case; dashed: mean {words.change(mean)}", loc="left")
+
+
+def forest_plot(comparison: Comparison, theme: Theme) -> bytes | None:
+    """Draws mean differences with their intervals: of the mean Dice and of every label. Returns an SVG.
+
+    With too many rows only the mean Dice is drawn; None where a single row would be left.
+    """
+    groups = [[("Mean Dice", versus.mean), *((comparison.label_names[k], d) for k, d in versus.classes.items())]
+              for versus in comparison.versus]  # fmt: skip
+    if sum(map(len, groups)) > MAX_FOREST_ROWS:
+        groups = [group[:1] for group in groups]
+    if sum(map(len, groups)) < 2:
+        return None
+    several = len(groups) > 1
+    height = 0.9 + 0.27 * sum(len(group) + several for group in groups)
+    figure = Figure(figsize=(9.6, height), layout="constrained")
+    axes = figure.subplots()
+    ticks: list[tuple[float, str, bool]] = []
+    row = 0
+    for versus, group in zip(comparison.versus, groups, strict=True):
+        if several:
+            ticks.append((row, versus.entry.name, True))
+            row += 1
+        for name, difference in group:
+            _whisker(axes, row, difference, theme, bold=name == "Mean Dice" and difference is versus.mean)
+            ticks.append((row, name, not several and difference is versus.mean))
+            row += 1
+    axes.axvline(0, color=theme.ink, linewidth=0.8, zorder=0)
+    axes.set_yticks([place for place, _, _ in ticks], [text for _, text, _ in ticks])
+    for label, (_, _, bold) in zip(axes.get_yticklabels(), ticks, strict=True):
+        label.set_fontweight("bold" if bold else "normal")
+    axes.tick_params(axis="y", length=0)
+    axes.set(ylim=(row - 0.4, -0.6), xlabel="Difference in Dice to the baseline, with 95 % bootstrap interval")
+    return _svg(figure, theme)
+
+
+def _whisker(axes: Axes, row: int, difference: Difference, theme: Theme, bold: bool) -> None:
+    if not np.isfinite(difference.mean):
+        return
+    apart = difference.low > 0 or difference.high < 0
+    colour = (theme.better if difference.mean > 0 else theme.worse) if apart else theme.ink
+    if np.isfinite(difference.low):
+        axes.plot([difference.low, difference.high], [row, row], color=colour, linewidth=2.4 if bold else 1.4)
+    axes.plot([difference.mean], [row], "o", color=colour, markersize=7 if bold else 5)
+
+
+def _colours(values: np.ndarray, theme: Theme) -> list[str]:
+    return [theme.better if v > EQUAL_BELOW else theme.worse if v < -EQUAL_BELOW else theme.ink for v in values]
+
+
+def _wrapped(name: str) -> str:
+    return name if len(name) <= 40 else name.replace(" · ", "\n")
+
+
+def _svg(figure: Figure, theme: Theme) -> bytes:
+    for axes in figure.axes:
+        axes.set_facecolor("none")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(theme.faint)
+        axes.tick_params(colors=theme.ink, labelsize=9, color=theme.faint)
+        for text in (axes.xaxis.label, axes.yaxis.label):
+            text.set(color=theme.ink, fontsize=9.5)
+        axes.title.set(color=theme.ink)
+        axes._left_title.set(color=theme.ink, fontsize=10)
+    stream = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "nnunet-dino", "svg.fonttype": "path"}):
+        figure.savefig(stream, format="svg", facecolor="none", metadata={"Date": None})
+    return stream.getvalue()

@@ -1,0 +1,159 @@
+"""Reading folders of predicted segmentations: from their ``summary.json``, or by comparing them with reference labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
+
+from nnunet_dino.compare.entries import Entry
+from nnunet_dino.compare.places import label_names, read_dataset_json
+from nnunet_dino.compare.summary_json import label_key, label_values, read_summary
+from nnunet_dino.errors import UserError
+
+NUM_THREADS = 2
+
+
+def read_folders(
+    folders: Sequence[str | Path], *, labels_folder: Path | None = None, dataset_json: Path | None = None
+) -> tuple[list[Entry], dict]:
+    """Reads or computes the Dice of folders of predictions. Nothing is written into them.
+
+    Args:
+        folders: Paths, or ``NAME=PATH``; without a name the folder's own name is used.
+        labels_folder: Reference segmentations, named as the predictions. With it Dice is computed; without it every folder
+            needs a ``summary.json``.
+        dataset_json: Names the labels and the file ending; by default the one that ``nnUNetv2_predict`` left in a folder, or
+            the one beside ``labels_folder``.
+
+    Returns:
+        The results, and the content of ``dataset.json`` (empty if there is none and none is needed).
+
+    Raises:
+        UserError: A folder is missing or empty, has neither summary nor labels, or a file cannot be compared.
+    """
+    named = _named(folders)
+    description = _description([path for _, path in named], labels_folder, dataset_json)
+    if labels_folder is not None and not labels_folder.is_dir():
+        raise UserError(f"a folder of reference segmentations required · got --labels-folder {labels_folder} · check the path")
+    ending = description.get("file_ending", ".nii.gz")
+    names = label_names(description) if description else {}
+    entries = []
+    for name, path in named:
+        files = sorted(path.glob(f"*{ending}"))
+        if labels_folder is not None:
+            table, notes = _computed(name, path, files, labels_folder, description)
+        else:
+            table, notes = _stored(name, path, files, ending)
+        order = [key for key in names if key in table.columns] + [key for key in table.columns if key not in names]
+        shown = {key: names.get(key, f"label {key}") for key in order}
+        entries.append(Entry(name, table[order], (path,), ending, shown, path, notes=notes))
+    return entries, description
+
+
+def _named(folders: Sequence[str | Path]) -> list[tuple[str, Path]]:
+    found = []
+    for folder in folders:
+        name, separator, path = str(folder).partition("=")
+        if not separator or Path(folder).is_dir():
+            path = str(folder)
+            name = Path(path).resolve().name
+        if not Path(path).is_dir():
+            raise UserError(f"a folder of predictions required · got --folder {folder} · check the path")
+        found.append((name, Path(path)))
+    names = [name for name, _ in found]
+    if len(set(names)) == len(names):
+        return found
+    return [(name if names.count(name) == 1 else str(path), path) for name, path in found]
+
+
+def _description(folders: Sequence[Path], labels_folder: Path | None, dataset_json: Path | None) -> dict:
+    if dataset_json is not None:
+        return read_dataset_json(dataset_json)
+    places = [*folders, *([labels_folder, labels_folder.parent] if labels_folder else [])]
+    file = next((place / "dataset.json" for place in places if (place / "dataset.json").is_file()), None)
+    if file is not None:
+        return read_dataset_json(file)
+    if labels_folder is None:
+        return {}
+    raise UserError(
+        f"the data set's dataset.json required (label names, file ending) · got none in {folders[0]} and none beside "
+        f"{labels_folder} · give it with --dataset-json"
+    )
+
+
+def _stored(name: str, path: Path, files: Sequence[Path], ending: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    summary = path / "summary.json"
+    if not summary.is_file():
+        raise UserError(
+            f"reference segmentations or a summary.json required · got neither for {path} · give --labels-folder, or run "
+            "nnUNetv2_evaluate_folder first"
+        )
+    table = read_summary(summary, ending)
+    predicted = {file.name[: -len(ending)] for file in files}
+    odd = sorted(predicted ^ set(table.index))
+    if predicted and odd:
+        raise UserError(
+            f"a summary.json of the predictions beside it required · got other cases in {summary} than files in {path} "
+            f"({len(odd)} differ, such as {odd[0]}) · give --labels-folder to compute Dice anew"
+        )
+    if any(file.stat().st_mtime > summary.stat().st_mtime + 1 for file in files):
+        return table, (f"{name}: some predictions are newer than {summary}; with --labels-folder Dice is computed anew.",)
+    return table, (f"{name}: Dice was read from {summary}.",)
+
+
+def _computed(
+    name: str, path: Path, files: Sequence[Path], labels_folder: Path, description: dict
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    ending = description.get("file_ending", ".nii.gz")
+    if not files:
+        raise UserError(f"predictions (*{ending}) required · got none in {path} · check the path or --dataset-json")
+    lost = [file.name for file in files if not (labels_folder / file.name).is_file()]
+    if lost:
+        raise UserError(
+            f"a reference segmentation for every prediction required · got none for {len(lost)} of {len(files)} in {path}, such "
+            f"as {lost[0]} · check --labels-folder {labels_folder}"
+        )
+    measure = _measure(labels_folder, description)
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        rows = list(tqdm(pool.map(measure, files), total=len(files), desc=f"Dice of {name}", unit="case", disable=None, leave=False))
+    table = pd.DataFrame(rows, index=pd.Index([file.name[: -len(ending)] for file in files], name="case"), dtype=float)
+    table = table[sorted(table.columns, key=label_values)].sort_index()
+    unused = len(list(labels_folder.glob(f"*{ending}"))) - len(files)
+    notes = (f"{name}: {unused} reference segmentations have no prediction.",) if unused else ()
+    return table, (f"{name}: Dice was computed from {path} and {labels_folder}.", *notes)
+
+
+def _measure(labels_folder: Path, description: dict) -> Callable[[Path], dict[str, float]]:
+    """Returns a function that computes the Dice of one prediction with nnU-Net's own code."""
+    from nnunetv2.evaluation.evaluate_predictions import compute_metrics
+    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+    try:
+        manager = LabelManager(description["labels"], description.get("regions_class_order"))
+        complete = {"file_ending": ".nii.gz"} | description
+        reader = determine_reader_writer_from_dataset_json(complete, verbose=False)()
+    except (AssertionError, RuntimeError) as error:
+        raise UserError(f"a dataset.json as nnU-Net wants it required · got {error} · correct it") from error
+    wanted = manager.foreground_regions if manager.has_regions else manager.foreground_labels
+
+    def measure(file: Path) -> dict[str, float]:
+        reference = labels_folder / file.name
+        try:
+            metrics = compute_metrics(str(reference), str(file), reader, wanted, manager.ignore_label)["metrics"]
+        except (ValueError, RuntimeError, OSError) as error:
+            reason = " ".join(str(error).split())[-200:]
+            raise UserError(
+                f"readable segmentations of the same shape required · got {file} and {reference}: {reason} · predict this case again"
+            ) from error
+        return {label_key(_plain(label)): float(values["Dice"]) for label, values in metrics.items()}
+
+    return measure
+
+
+def _plain(label: int | tuple) -> int | tuple[int, ...]:
+    return tuple(int(value) for value in label) if isinstance(label, tuple) else int(label)
