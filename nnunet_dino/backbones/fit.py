@@ -98,16 +98,21 @@ def fit(
 
 def fitting(conversion: Conversion) -> list[str]:
     """Returns the names of the backbones in the catalogue that have the tensors of ``conversion``, by name and shape."""
-    names = []
-    for spec in CATALOGUE.values():
-        wanted = architecture(spec)
-        state = dict(conversion.state)
-        _fill_biases(state, wanted)
-        for name in _surplus_zero_biases(state, wanted):
-            del state[name]
-        if {name: tuple(tensor.shape) for name, tensor in state.items()} == dict(wanted.shapes):
-            names.append(spec.name)
-    return names
+    return [spec.name for spec in CATALOGUE.values() if _num_differences(conversion, spec) == 0]
+
+
+def closest(conversion: Conversion) -> BackboneSpec:
+    """Returns the backbone in the catalogue whose tensors differ least from those of ``conversion``, by name and shape."""
+    return min(CATALOGUE.values(), key=lambda spec: _num_differences(conversion, spec))
+
+
+def _num_differences(conversion: Conversion, spec: BackboneSpec) -> int:
+    wanted = architecture(spec)
+    state = dict(conversion.state)
+    _fill_biases(state, wanted)
+    for name in _surplus_zero_biases(state, wanted):
+        del state[name]
+    return len({(name, tuple(tensor.shape)) for name, tensor in state.items()} ^ set(wanted.shapes.items()))
 
 
 def _fill_biases(state: dict[str, Tensor], wanted: Architecture) -> list[str]:

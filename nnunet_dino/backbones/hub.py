@@ -88,6 +88,7 @@ def download(spec: BackboneSpec) -> Path:
         UserError: The backbone is on no hub, the network is switched off, or no repository could be read.
     """
     from huggingface_hub import constants, get_token
+    from huggingface_hub.utils import logging
 
     available = sources(spec)
     if not available:
@@ -96,6 +97,7 @@ def download(spec: BackboneSpec) -> Path:
         )
     if constants.HF_HUB_OFFLINE:
         raise UserError(f"download of {spec.name}: required a network · got HF_HUB_OFFLINE=1 · unset it, or {by_hand(spec)}")
+    logging.set_verbosity_error()  # it would print every retry
     failures = []
     for source in available:
         if source.gated and not get_token():
@@ -103,7 +105,7 @@ def download(spec: BackboneSpec) -> Path:
         try:
             return _download_from(source, spec)
         except Exception as error:  # the hub client passes on errors of whichever HTTP library it is built on
-            failures.append(f"{source.page}: {type(error).__name__} {_first_line(error)}")
+            failures.append(f"{source.page}: {_in_short(error)}")
     raise UserError(f"download of {spec.name}: required a reachable repository · got {'; '.join(failures)} · {by_hand(spec)}")
 
 
@@ -119,8 +121,13 @@ def _download_from(source: Source, spec: BackboneSpec) -> Path:
     return next(folder / name for name in source.files if (folder / name).is_file())
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:200]
+def _in_short(error: Exception) -> str:
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    if isinstance(error, LocalEntryNotFoundError):
+        return "no connection"
+    first_line = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__} {first_line[:200]}".strip()
 
 
 def by_hand(spec: BackboneSpec) -> str:

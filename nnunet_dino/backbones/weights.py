@@ -17,8 +17,8 @@ from torch import Tensor
 from nnunet_dino.backbones import hub
 from nnunet_dino.backbones.catalogue import CATALOGUE, BackboneSpec, get_spec
 from nnunet_dino.backbones.fit import fit
-from nnunet_dino.backbones.formats import ConversionReport, to_timm
-from nnunet_dino.backbones.reading import read_checkpoint, weights_file
+from nnunet_dino.backbones.formats import Conversion, ConversionReport, to_timm
+from nnunet_dino.backbones.reading import RawCheckpoint, read_checkpoint, weights_file
 from nnunet_dino.errors import UserError
 
 RANDOM = "random"
@@ -94,20 +94,12 @@ def locate(name: str) -> Path | None:
             one place.
     """
     spec = get_spec(name)
-    setting = _setting()
-    if setting == RANDOM:
+    if wants_random():
         return None
-    folders = [_default_store()]
-    if setting:
-        place = Path(setting).expanduser()
-        if not place.exists():
-            raise UserError(
-                f"weights: required a file, a folder or the word {RANDOM!r} in {ENVIRONMENT_VARIABLE} · got {setting}, which "
-                f"does not exist · correct or unset {ENVIRONMENT_VARIABLE}"
-            )
-        if place.is_file() or _is_one_model(place):
-            return place
-        folders.insert(0, place)
+    if (named := named_model()) is not None:
+        return named
+    folders = [Path(_setting()).expanduser()] if _setting() else []
+    folders.append(_default_store())
     for folder in folders:
         if candidates := _candidates(spec, folder):
             return _the_one(spec, candidates)
@@ -116,8 +108,23 @@ def locate(name: str) -> Path | None:
     return None
 
 
-def _is_one_model(folder: Path) -> bool:
-    return (folder / "config.json").is_file() and weights_file(folder) is not None
+def named_model() -> Path | None:
+    """Returns the file or model folder that the environment variable names, or None if it names a folder to search, or nothing.
+
+    Raises:
+        UserError: It names something that does not exist.
+    """
+    setting = _setting()
+    if not setting or setting == RANDOM:
+        return None
+    place = Path(setting).expanduser()
+    if not place.exists():
+        raise UserError(
+            f"weights: required a file, a folder or the word {RANDOM!r} in {ENVIRONMENT_VARIABLE} · got {setting}, which "
+            f"does not exist · correct or unset {ENVIRONMENT_VARIABLE}"
+        )
+    is_model_folder = (place / "config.json").is_file() and weights_file(place) is not None
+    return place if place.is_file() or is_model_folder else None
 
 
 def _candidates(spec: BackboneSpec, folder: Path) -> list[Path]:
@@ -178,13 +185,22 @@ def load_file(spec: BackboneSpec, path: Path) -> LoadedWeights:
         UserError: As for :func:`load`.
     """
     raw = read_checkpoint(path)
+    return convert(spec, path, raw, to_timm(raw.tensors, path))
+
+
+def convert(spec: BackboneSpec, path: Path, raw: RawCheckpoint, renamed: Conversion) -> LoadedWeights:
+    """Turns a checkpoint that has been read and renamed into the weights of ``spec``.
+
+    Raises:
+        UserError: It is of another backbone, or its values are not those that were imported.
+    """
     _check_name(spec, path, raw.metadata)
-    state, report = fit(to_timm(raw.tensors, path), spec, path, raw.config)
+    state, report = fit(renamed, spec, path, raw.config)
     digest = digest_of(state)
     stated = raw.metadata.get(DIGEST_KEY, digest)
     if stated != digest:
         raise UserError(
-            f"damaged weights: required digest {stated}, which {path} states · got {digest} · import the original again with "
+            f"damaged weights: required digest {stated}, which {path} states · got {digest} · import the original again: "
             f"`nnunet-dino weights import FILE --as {spec.name} --force`"
         )
     return LoadedWeights(state, digest, str(path), report)
@@ -192,13 +208,17 @@ def load_file(spec: BackboneSpec, path: Path) -> LoadedWeights:
 
 def _check_name(spec: BackboneSpec, path: Path, metadata: Mapping[str, str]) -> None:
     """Refuses a file that says it is of another backbone, which may have the same shapes."""
-    by_file_name = (other.name for other in CATALOGUE.values() if other.meta_file == path.name)
-    said = metadata.get(NAME_KEY) or next(by_file_name, spec.name)
-    if said != spec.name:
+    said = stated_name(path, metadata)
+    if said and said != spec.name:
         raise UserError(
             f"wrong weights: required those of {spec.name} · got {path}, which holds {said} "
             f"· name another file in {ENVIRONMENT_VARIABLE}, or a folder with one file for each backbone"
         )
+
+
+def stated_name(path: Path, metadata: Mapping[str, str]) -> str:
+    """Returns the backbone that a file says it is of, by what an import wrote into it or by Meta's file name, or ""."""
+    return metadata.get(NAME_KEY) or next((spec.name for spec in CATALOGUE.values() if spec.meta_file == path.name), "")
 
 
 def ensure_local(name: str) -> Path:
@@ -221,10 +241,14 @@ def missing_weights_message(name: str, digest: str | None = None) -> str:
     """
     spec = get_spec(name)
     which = f"the weights of {name}" + (f" with digest {digest}" if digest else "")
-    places = f"{ENVIRONMENT_VARIABLE} ({_setting() or 'unset'}), {_default_store()} and the Hugging Face cache"
     if not hub.sources(spec):
-        return f"missing weights: required {which} · got none in {places} · {hub.random_hint()}"
+        return f"missing weights: required {which} · got none in {places()} · {hub.random_hint()}"
     return (
-        f"missing weights: required {which} · got none in {places} · run `nnunet-dino weights fetch {name}`; without network: "
+        f"missing weights: required {which} · got none in {places()} · run `nnunet-dino weights fetch {name}`; without network: "
         f"{hub.by_hand(spec)}"
     )
+
+
+def places() -> str:
+    """Returns where weights are looked for, in this order, for messages."""
+    return f"{ENVIRONMENT_VARIABLE} ({_setting() or 'unset'}), {_default_store()} and the Hugging Face cache"
