@@ -10,7 +10,9 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 
+from nnunet_dino import cli
 from nnunet_dino.discovery import checks, doctor, folders, plan, probing
 from nnunet_dino.discovery.doctor import Finding
 from nnunet_dino.errors import UserError
@@ -132,11 +134,11 @@ def test_devices_are_listed_with_the_precision_of_the_backbone(monkeypatch: pyte
 OURS = {"trainer": "nnunet_dino.trainers.dinov3", "planner": "nnunet_dino.planners.dinov3"}
 
 
-@pytest.mark.parametrize(("hook", "way"), [(True, "start-up hook"), (False, "nnUNet_extTrainer")])
+@pytest.mark.parametrize(("hook", "way"), [(True, "the start-up hook"), (False, "nnUNet_extTrainer")])
 def test_discovery_names_the_way_that_works(hook: bool, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, planner, *_ = findings_of(checks.discovery, monkeypatch, hook=hook, **OURS)
-    assert trainer == Finding("ok", f"nnUNetv2_train finds our trainers · by the {way}")
-    assert planner == Finding("ok", f"nnUNetv2_plan_experiment finds our planners · by the {way}")
+    assert trainer == Finding("ok", f"nnUNetv2_train finds our trainers · by {way}")
+    assert planner == Finding("ok", f"nnUNetv2_plan_experiment finds our planners · by {way}")
 
 
 def test_a_hook_that_is_switched_off_is_a_failure_with_both_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,3 +350,35 @@ def test_labels_may_be_listed_in_the_description(nnunet: Path) -> None:
     listed = {"labels": {"background": 0, "spleen": [1, 2]}, "dataset": {"a": {"label": "b.nii.gz", "images": []}}}
     (raw / "dataset.json").write_text(json.dumps(listed))
     assert folders.require_labels(raw) == listed
+
+
+# -- the verbs ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_folder_for_external_trainers_holds_one_module() -> None:
+    result = CliRunner().invoke(cli.main, ["trainers-path"])
+    assert result.exit_code == 0
+    assert [file.name for file in Path(result.output.strip()).glob("*.py")] == ["nnunet_dino_trainers.py"]
+
+
+@pytest.mark.usefixtures("planner")
+def test_the_verb_plan_takes_the_options_of_the_stock_command(nnunet: Path) -> None:
+    options = ["-d", "9", "-pl", "nnUNetPlannerDINOv3L", "-gpu_memory_target", "24", "-overwrite_plans_name", "mine"]
+    result = CliRunner().invoke(cli.main, ["plan", *options])
+    assert result.output == f"plans written to {nnunet / 'nnUNet_preprocessed' / DATASET / 'mine.json'}\n"
+    assert (nnunet / "nnUNet_preprocessed" / DATASET / "mine.json").read_text() == "24.0"
+
+
+def test_the_verb_plan_ends_with_one_line(nnunet: Path) -> None:
+    result = CliRunner().invoke(cli.main, ["plan", "-d", "77"])
+    assert result.exit_code == 2
+    assert "got '77'" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("level", "code"), [("FAIL", 1), ("warn", 0)])
+def test_the_verb_doctor_hands_the_exit_code_on(level: doctor.Level, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "CHECKS", {"section": lambda: [Finding(level, "a finding")]})
+    result = CliRunner().invoke(cli.main, ["doctor"])
+    assert result.exit_code == code
+    assert f"{level} a finding" in result.output

@@ -103,12 +103,12 @@ def discovery() -> Iterator[Finding]:
     if why := answers.error("hook"):
         yield Finding("FAIL", f"nnU-Net's class look-up cannot be tried · {why}", _LIBRARIES_FIRST)
         return
-    way = "start-up hook" if answers.values["hook"] else "nnUNet_extTrainer"
+    way = "the start-up hook" if answers.values["hook"] else "nnUNet_extTrainer"
     for kind, command in (("trainer", "nnUNetv2_train"), ("planner", "nnUNetv2_plan_experiment")):
         if why := answers.error(kind):
             yield Finding("FAIL", f"{kind}s are found but cannot be loaded · {why}", "mend what it names, then run this again")
         elif answers.values[kind]:
-            yield Finding("ok", f"{command} finds our {kind}s · by the {way}")
+            yield Finding("ok", f"{command} finds our {kind}s · by {way}")
         elif kind == "trainer":
             yield Finding("FAIL", f"{command} does not find our trainers · {_why_no_hook()}", _way_to_be_found())
         else:

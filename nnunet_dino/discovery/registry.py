@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable
+from pathlib import Path
 
 from nnunet_dino.errors import UserError, nearest
+
+# The folder for nnUNet_extTrainer. It holds one module that re-exports our trainers, and nothing else.
+EXTERNAL_TRAINERS = Path(__file__).parent / "ext_trainer"
 
 _DINOV3 = "nnunet_dino.trainers.dinov3"
 _TOKENS_ONLY = "nnunet_dino.trainers.tokens_only"
