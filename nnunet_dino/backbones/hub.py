@@ -11,6 +11,7 @@ from nnunet_dino.backbones.reading import INDEX_FILE
 from nnunet_dino.errors import UserError
 
 HUB_URL = "https://huggingface.co"
+META_PAGE = "https://ai.meta.com/resources/models-and-libraries/dinov3-downloads"
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,13 @@ class Source:
         repository: ``owner/name`` on the hub.
         files: Names the weights file may have there; the first is the one to download.
         gated: True where access has to be asked for.
+        mirror: True where others than the authors serve the weights.
     """
 
     repository: str
     files: tuple[str, ...]
     gated: bool = False
+    mirror: bool = False
 
     @property
     def page(self) -> str:
@@ -42,7 +45,7 @@ def sources(spec: BackboneSpec) -> list[Source]:
     """Returns the repositories with the weights of ``spec``, those open to all first."""
     found = []
     if spec.timm_hub:
-        found.append(Source(spec.timm_hub, ("model.safetensors", "pytorch_model.bin")))
+        found.append(Source(spec.timm_hub, ("model.safetensors", "pytorch_model.bin"), mirror=True))
     if spec.open_hub:
         found.append(Source(spec.open_hub, (spec.open_file,)))
     if spec.gated_hub:
@@ -135,9 +138,10 @@ def by_hand(spec: BackboneSpec) -> str:
     steps = []
     for source in sources(spec):
         if source.gated:
-            steps.append(f"ask for access at {source.page}")
+            steps.append(f"ask for access at {source.page}" + (f" or {META_PAGE}" if spec.meta_file else ""))
         else:
-            steps.append(f"on a machine with network get {source.files[0]} from {source.page} (open, same licence)")
+            kind = "open mirror, same licence" if source.mirror else "open"
+            steps.append(f"on a machine with network get {source.files[0]} from {source.page} ({kind})")
     return f"{', or '.join(steps)}; then run `nnunet-dino weights import FILE --as {spec.name}`"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nnunet_dino.backbones import store, weights
+from nnunet_dino.backbones import hub, store, weights
 from nnunet_dino.backbones.catalogue import get_spec
 
 
@@ -36,7 +36,14 @@ def table() -> str:
 
 def fetched(name: str, loaded: weights.LoadedWeights) -> str:
     """Returns what ``weights fetch`` says at its end."""
-    return "\n".join([f"file: {loaded.source}", f"digest: {loaded.digest}", f"licence: {get_spec(name).licence}"])
+    spec = get_spec(name)
+    lines = [f"file: {loaded.source}", f"digest: {loaded.digest}", f"licence: {spec.licence}"]
+    for source in hub.sources(spec):
+        kind = (
+            "open mirror, same licence" if source.mirror else "authors, access on request" if source.gated else "authors, open"
+        )
+        lines.append(f"page: {source.page} ({kind})")
+    return "\n".join(lines)
 
 
 def imported(target: Path, checked: store.Checked) -> str:

@@ -120,8 +120,8 @@ def import_file(path: Path, name: str | None = None, force: bool = False) -> tup
             return target, checked
         if not force:
             raise UserError(
-                f"import: required no other weights of {spec.name} in the store · got {target} with digest {there[:12]}, the new "
-                f"one is {loaded.digest[:12]} · --force replaces it"
+                f"import: required no other weights of {spec.name} in the store · got {target} with digest {there[:12]}, "
+                f"the new one is {loaded.digest[:12]} · --force replaces it"
             )
     metadata = {
         weights.NAME_KEY: spec.name,

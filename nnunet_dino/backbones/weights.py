@@ -212,7 +212,7 @@ def _check_name(spec: BackboneSpec, path: Path, metadata: Mapping[str, str]) -> 
     if said and said != spec.name:
         raise UserError(
             f"wrong weights: required those of {spec.name} · got {path}, which holds {said} "
-            f"· name another file in {ENVIRONMENT_VARIABLE}, or a folder with one file for each backbone"
+            f"· take the file of {spec.name} ({ENVIRONMENT_VARIABLE} may also name a folder with one file per backbone)"
         )
 
 
@@ -244,8 +244,8 @@ def missing_weights_message(name: str, digest: str | None = None) -> str:
     if not hub.sources(spec):
         return f"missing weights: required {which} · got none in {places()} · {hub.random_hint()}"
     return (
-        f"missing weights: required {which} · got none in {places()} · run `nnunet-dino weights fetch {name}`; without network: "
-        f"{hub.by_hand(spec)}"
+        f"missing weights: required {which} · got none in {places()} "
+        f"· run `nnunet-dino weights fetch {name}`; without network: {hub.by_hand(spec)}"
     )
 
 
