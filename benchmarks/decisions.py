@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
+from nnunet_dino.trainers.dinov3 import DINOv3Trainer
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
 from nnunet_dino.options import DinoOptions
-from nnunet_dino.trainers.dinov3 import DINOv3Trainer
 from nnunet_dino.training.schedules import EpochSchedule, polynomial
 
 BASE = {"backbone": "dinov3_tiny", "weights": "random"}
@@ -121,7 +121,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def table(folder: Path) -> str:
     """Returns all records in ``folder`` as a Markdown table."""
-    rows = ["| data | variant | seed | epochs × iterations | Dice per label | mean Dice | training, s | commit |", "|---|---|---|---|---|---|---|---|"]
+    rows = [
+        "| data | variant | seed | epochs × iterations | Dice per label | mean Dice | training, s | commit |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for path in sorted(folder.glob("*.json")):
         r = json.loads(path.read_text())
         labels = " · ".join(f"{value:.3f}" for value in r["dice"].values())

@@ -226,8 +226,9 @@ def _verify(module: AdaptedBackbone, name: str, digest: str) -> None:
         module.load_weights()
     if module.digest != digest:
         raise UserError(
-            f"checkpoint: required {name} weights with digest {digest} · got {module.digest} from {weight_files.locate(name)} · "
-            f"set {weight_files.ENVIRONMENT_VARIABLE} to the file this checkpoint was trained with (nnunet-dino weights verify FILE)"
+            f"checkpoint: required {name} weights with digest {digest} · got {module.digest} from "
+            f"{weight_files.locate(name)} · set {weight_files.ENVIRONMENT_VARIABLE} to the file this checkpoint was trained "
+            "with (nnunet-dino weights verify FILE prints a file's digest)"
         )
 
 

@@ -21,6 +21,7 @@ class BackboneSpec:
         timm_model: The timm architecture. The ``_qkvb`` twins keep a non-zero qkv bias, the plain ones drop it.
         taps: Blocks (from 0) whose tokens are used, shallow to deep.
         embed_dim: Width ``e`` of a token.
+        num_parameters: Weights of the transformer.
         overrides: Keyword arguments for the timm model, for sizes that timm does not name.
         timm_hub: Open mirror on the Hugging Face hub, ``owner/name``; empty if there is none.
         gated_hub: The authors' own repository on the hub, where access is asked for; empty if there is none.
@@ -35,6 +36,7 @@ class BackboneSpec:
     timm_model: str
     taps: tuple[int, ...]
     embed_dim: int
+    num_parameters: int
     overrides: dict[str, Any] = field(default_factory=dict)
     timm_hub: str = ""
     gated_hub: str = ""
@@ -55,6 +57,7 @@ CATALOGUE: dict[str, BackboneSpec] = {
             timm_model="vit_small_patch16_dinov3_qkvb",
             taps=(2, 5, 8, 11),
             embed_dim=384,
+            num_parameters=21_596_160,
             timm_hub="timm/vit_small_patch16_dinov3.lvd1689m",
             gated_hub="facebook/dinov3-vits16-pretrain-lvd1689m",
             meta_file="dinov3_vits16_pretrain_lvd1689m-08c60483.pth",
@@ -64,6 +67,7 @@ CATALOGUE: dict[str, BackboneSpec] = {
             timm_model="vit_small_plus_patch16_dinov3_qkvb",
             taps=(2, 5, 8, 11),
             embed_dim=384,
+            num_parameters=28_692_480,
             timm_hub="timm/vit_small_plus_patch16_dinov3.lvd1689m",
             gated_hub="facebook/dinov3-vits16plus-pretrain-lvd1689m",
             meta_file="dinov3_vits16plus_pretrain_lvd1689m-4057cbaa.pth",
@@ -73,6 +77,7 @@ CATALOGUE: dict[str, BackboneSpec] = {
             timm_model="vit_base_patch16_dinov3_qkvb",
             taps=(2, 5, 8, 11),
             embed_dim=768,
+            num_parameters=85_659_648,
             timm_hub="timm/vit_base_patch16_dinov3.lvd1689m",
             gated_hub="facebook/dinov3-vitb16-pretrain-lvd1689m",
             meta_file="dinov3_vitb16_pretrain_lvd1689m-73cec8be.pth",
@@ -82,6 +87,7 @@ CATALOGUE: dict[str, BackboneSpec] = {
             timm_model="vit_large_patch16_dinov3_qkvb",
             taps=(4, 11, 17, 23),
             embed_dim=1024,
+            num_parameters=303_128_576,
             timm_hub="timm/vit_large_patch16_dinov3.lvd1689m",
             gated_hub="facebook/dinov3-vitl16-pretrain-lvd1689m",
             meta_file="dinov3_vitl16_pretrain_lvd1689m-8aa4cbdd.pth",
@@ -91,6 +97,7 @@ CATALOGUE: dict[str, BackboneSpec] = {
             timm_model="vit_huge_plus_patch16_dinov3_qkvb",
             taps=(7, 15, 23, 31),
             embed_dim=1280,
+            num_parameters=840_591_360,
             timm_hub="timm/vit_huge_plus_patch16_dinov3.lvd1689m",
             gated_hub="facebook/dinov3-vith16plus-pretrain-lvd1689m",
             meta_file="dinov3_vith16plus_pretrain_lvd1689m-7c1da9a5.pth",
@@ -100,6 +107,7 @@ CATALOGUE: dict[str, BackboneSpec] = {
             timm_model="vit_7b_patch16_dinov3",
             taps=(9, 19, 29, 39),
             embed_dim=4096,
+            num_parameters=6_716_030_976,
             timm_hub="timm/vit_7b_patch16_dinov3.lvd1689m",
             gated_hub="facebook/dinov3-vit7b16-pretrain-lvd1689m",
             meta_file="dinov3_vit7b16_pretrain_lvd1689m-a955f4ea.pth",
@@ -110,6 +118,7 @@ CATALOGUE: dict[str, BackboneSpec] = {
             timm_model="vit_base_patch16_dinov3_qkvb",
             taps=(2, 5, 8, 11),
             embed_dim=768,
+            num_parameters=85_659_648,
             open_hub="ricklisz123/MedDINOv3-ViTB-16-CT-3M",
             open_file="model.pth",
             licence=MEDDINOV3_LICENCE,
@@ -119,6 +128,7 @@ CATALOGUE: dict[str, BackboneSpec] = {
             timm_model="vit_small_patch16_dinov3_qkvb",
             taps=(0, 1, 2, 3),
             embed_dim=128,
+            num_parameters=892_928,
             overrides=_TINY,
             licence=NO_LICENCE,
         ),
@@ -127,6 +137,7 @@ CATALOGUE: dict[str, BackboneSpec] = {
             timm_model="vit_small_plus_patch16_dinov3_qkvb",
             taps=(0, 1, 2, 3),
             embed_dim=128,
+            num_parameters=1_157_120,
             overrides=_TINY,
             licence=NO_LICENCE,
         ),

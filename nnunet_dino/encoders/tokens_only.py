@@ -53,9 +53,20 @@ class TokenPyramid(nn.Module):
         self.projections = nn.ModuleList(self.conv_op(embed_dim, f, kernel_size=1) for f in self.output_channels)
         self.convs = nn.ModuleList(
             StackedConvBlocks(
-                1, self.conv_op, f, f, kernel, 1, self.conv_bias, self.norm_op, self.norm_op_kwargs,
-                self.dropout_op, self.dropout_op_kwargs, self.nonlin, self.nonlin_kwargs,
-            )  # fmt: skip
+                1,
+                self.conv_op,
+                f,
+                f,
+                kernel,
+                1,
+                self.conv_bias,
+                self.norm_op,
+                self.norm_op_kwargs,
+                self.dropout_op,
+                self.dropout_op_kwargs,
+                self.nonlin,
+                self.nonlin_kwargs,
+            )
             for f, kernel in zip(self.output_channels, self.kernel_sizes, strict=True)
         )
 

@@ -8,27 +8,33 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_dino.backbones import weights as weight_files
+from nnunet_dino.discovery.folders import command_to_set, require_folder
 from nnunet_dino.errors import UserError
-
-FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
 def check_folders() -> None:
     """Raises :class:`UserError` unless nnU-Net's folders are set and the results folder can be written."""
-    for name in FOLDERS[1:]:
-        if not os.environ.get(name):
-            raise UserError(f"{name}: required a folder · got nothing · export {name}=/path/to/{name}")
-    results = Path(os.environ["nnUNet_results"])
-    parent = next(p for p in (results, *results.absolute().parents) if p.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UserError(f"nnUNet_results: required a folder that can be written · got {results} · change its permissions or export another")
+    require_folder("nnUNet_preprocessed")
+    results = os.environ.get("nnUNet_results", "")
+    if not results:
+        raise UserError(
+            f"nnUNet_results is not set: required a folder for trained models · run: {command_to_set('nnUNet_results')}"
+        )
+    existing = next(folder for folder in (Path(results), *Path(results).absolute().parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UserError(
+            f"nnUNet_results: required a folder that can be written · got {results} · "
+            "change its permissions, or name another folder in nnUNet_results"
+        )
 
 
 def check_data_set(plans: dict[str, Any], dataset_json: dict[str, Any]) -> None:
     """Raises :class:`UserError` if the data set has no labels, or the plans were made for another one."""
     foreground = [name for name in dataset_json.get("labels", {}) if name not in ("background", "ignore")]
     if not foreground:
-        raise UserError(f"dataset.json: required labels beside background · got {dataset_json.get('labels')} · training needs labels")
+        raise UserError(
+            f"dataset.json: required labels beside background · got {dataset_json.get('labels')} · training needs labels"
+        )
     name = plans["dataset_name"]
     own = Path(os.environ["nnUNet_preprocessed"]) / name / "dataset.json"
     planned_for = json.loads(own.read_text()) if own.is_file() else {}

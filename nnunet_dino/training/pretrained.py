@@ -84,7 +84,9 @@ def _belongs_to_backbone(key: str) -> bool:
 
 def _check_fits(path: str, key: str, own: Tensor, given: dict[str, Tensor]) -> None:
     if key not in given:
-        raise UserError(f"{path}: required a checkpoint of the same plans and trainer · got one without {key} · check -p and -tr")
+        raise UserError(
+            f"{path}: required a checkpoint of the same plans and trainer · got one without {key} · check -p and -tr"
+        )
     if given[key].shape != own.shape:
         raise UserError(
             f"{path}: required shape {tuple(own.shape)} for {key} · got {tuple(given[key].shape)} · "
@@ -94,11 +96,15 @@ def _check_fits(path: str, key: str, own: Tensor, given: dict[str, Tensor]) -> N
 
 def _read(path: str) -> dict[str, Tensor]:
     if not os.path.isfile(path):
-        raise UserError(f"-pretrained_weights: required an nnU-Net checkpoint · got {path}, which does not exist · check the path")
+        raise UserError(
+            f"-pretrained_weights: required an nnU-Net checkpoint · got {path}, which does not exist · check the path"
+        )
     try:
         checkpoint: Any = torch.load(path, map_location="cpu", weights_only=False)
         weights = checkpoint["network_weights"]
     except Exception as error:
         reason = " ".join(str(error).split())[:160]
-        raise UserError(f"-pretrained_weights: required an nnU-Net checkpoint · got {path} ({reason}) · check the path") from error
+        raise UserError(
+            f"-pretrained_weights: required an nnU-Net checkpoint · got {path} ({reason}) · check the path"
+        ) from error
     return {key.removeprefix("module."): value for key, value in weights.items()}
