@@ -222,8 +222,8 @@ def _join_query_key_value(conversion: Conversion, where: object) -> None:
 def _split_bias(conversion: Conversion, where: object) -> None:
     """Splits ``qkv.bias``, ``3e``, into ``q_bias`` and ``v_bias``, each ``e``.
 
-    The model multiplies the bias with ``bias_mask``: one for query and value, zero for key. Files written before that mask was
-    set hold NaN in its place.
+    The reference multiplies the bias with ``bias_mask``: one for query and value, zero for key. A mask that was never set is NaN.
+    In Meta's releases mask and bias are zero throughout (https://github.com/facebookresearch/dinov3/issues/195).
     """
     state, origin = conversion.state, conversion.origin
     for name in [name for name in state if name.endswith(".attn.qkv.bias_mask")]:
@@ -233,26 +233,29 @@ def _split_bias(conversion: Conversion, where: object) -> None:
             del state[name]
     for name in [name for name in state if name.endswith(".attn.qkv.bias")]:
         attention, key = name.removesuffix("qkv.bias"), origin.pop(name)
-        query, middle, value = state.pop(name).chunk(3)
-        mask_name = f"{name}_mask"
-        if mask_name in state:
-            mask, mask_key = state.pop(mask_name), origin.pop(mask_name)
+        bias = state.pop(name)
+        if f"{name}_mask" in state:
+            mask_key = origin.pop(f"{name}_mask")
+            bias = _masked(bias, state.pop(f"{name}_mask"), mask_key, where)
             conversion.used.remove(mask_key)
             conversion.dropped.append(Dropped(mask_key, "applied to the bias"))
-            _check_mask(mask, mask_key, where)
-        else:
-            _check_key_bias(middle, f"middle third of {key}", where)
+        query, middle, value = bias.chunk(3)
+        _check_key_bias(middle, f"middle third of {key}", where)
         for part, tensor in (("q", query), ("v", value)):
             state[f"{attention}{part}_bias"] = tensor
             origin[f"{attention}{part}_bias"] = key
 
 
-def _check_mask(mask: Tensor, key: str, where: object) -> None:
-    if mask.isnan().all():
-        return
-    query, middle, value = mask.chunk(3)
-    if not (bool((query == 1).all()) and bool((middle == 0).all()) and bool((value == 1).all())):
-        raise UserError(f"weights: required {key} to be 1 for query and value and 0 for key · got other values in {where}")
+def _masked(bias: Tensor, mask: Tensor, mask_key: str, where: object) -> Tensor:
+    if mask.shape != bias.shape or len(bias) % 3:
+        raise UserError(f"wrong weights: required {tuple(bias.shape)} for {mask_key} · got {tuple(mask.shape)} in {where}")
+    if bool(mask.isnan().all()):
+        query, middle, value = bias.chunk(3)
+        return torch.cat([query, torch.zeros_like(middle), value])
+    odd = mask[(mask != 0) & (mask != 1)]
+    if len(odd):
+        raise UserError(f"wrong weights: required 0 or 1, or NaN throughout, in {mask_key} · got {odd[0]:.3g} in {where}")
+    return bias * mask
 
 
 def _drop_key_bias(conversion: Conversion, key: str, bias: Tensor, where: object) -> None:
