@@ -1,1 +1,28 @@
-"""Results against baselines: table, statistics, pictures."""
+"""Results against baselines: table, statistics, pictures.
+
+``compare_results`` and ``compare_folders`` read and compute, ``write_report`` writes what they found.
+"""
+
+from nnunet_dino.compare.api import compare_folders, compare_results, default_output
+from nnunet_dino.compare.comparison import Comparison, Versus
+from nnunet_dino.compare.entries import Entry
+from nnunet_dino.compare.facts import Facts
+from nnunet_dino.compare.statistics import Difference, SignedRank
+from nnunet_dino.compare.terminal import terminal_text
+from nnunet_dino.compare.write import WrittenReport, check_folder, write_report
+
+__all__ = [
+    "Comparison",
+    "Difference",
+    "Entry",
+    "Facts",
+    "SignedRank",
+    "Versus",
+    "WrittenReport",
+    "check_folder",
+    "compare_folders",
+    "compare_results",
+    "default_output",
+    "terminal_text",
+    "write_report",
+]

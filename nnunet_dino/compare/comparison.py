@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -96,6 +95,7 @@ def compare_entries(
         entries, warning = _restrict(entries, common)
         warnings.append(warning)
     versus = _compare_all([(entries[other], entries[base]) for other, base in baselines])
+    entries = _in_reading_order(entries, versus)
     warnings += _split_warnings(versus) + _training_warnings(versus)
     warnings += [note for entry in entries for note in entry.notes if "training cases" in note]
     notes = [note for entry in entries for note in entry.notes if note not in warnings] + _device_notes(versus)
@@ -119,8 +119,11 @@ def choose_baselines(entries: Sequence[Entry], baseline: str | None) -> list[tup
                 f"--baseline with the name of a result required · got {baseline!r}{nearest(baseline, names)} · "
                 f"there are {', '.join(entry.name for entry in entries)}"
             )
-    pairs = [(i, max(candidates, key=lambda j, i=i: _closeness(entries[i], entries[j])))
-             for i in range(len(entries)) if i not in candidates]  # fmt: skip
+    pairs = [
+        (i, max(candidates, key=lambda j, i=i: _closeness(entries[i], entries[j])))
+        for i in range(len(entries))
+        if i not in candidates
+    ]
     uses = Counter(base for _, base in pairs)
     main = max(candidates, key=lambda j: (uses[j], entries[j].configuration == "3d_fullres"))
     pairs += [(i, main) for i in candidates if i != main and not uses[i]]
@@ -196,7 +199,7 @@ def _with_holm(found: list[Versus]) -> list[Versus]:
     classes = [difference for versus in found for difference in versus.classes.values()]
     means, classes = _adjusted(means), iter(_adjusted(classes))
     return [
-        replace(versus, mean=mean, classes=dict(zip(versus.classes, itertools.islice(classes, len(versus.classes)), strict=True)))
+        replace(versus, mean=mean, classes={key: next(classes) for key in versus.classes})
         for versus, mean in zip(found, means, strict=True)
     ]
 
@@ -205,6 +208,13 @@ def _adjusted(family: list[Difference]) -> list[Difference]:
     if len(family) < 2:
         return family
     return [replace(d, p_holm=p) for d, p in zip(family, holm([d.test.p for d in family]), strict=True)]
+
+
+def _in_reading_order(entries: Sequence[Entry], versus: Sequence[Versus]) -> list[Entry]:
+    """Puts every baseline before the results that are compared with it."""
+    base_of = {id(pair.entry): entries.index(pair.baseline) for pair in versus}
+    keys = {id(entry): (base_of.get(id(entry), position), id(entry) in base_of) for position, entry in enumerate(entries)}
+    return sorted(entries, key=lambda entry: keys[id(entry)])
 
 
 def _split_warnings(versus: Sequence[Versus]) -> list[str]:

@@ -42,7 +42,7 @@ class Entry:
     configuration: str = ""
     folds: tuple[str, ...] = ()
     fold_of: Mapping[str, str] = field(default_factory=dict)
-    facts: Facts = Facts()
+    facts: Facts = field(default_factory=Facts)
     notes: tuple[str, ...] = ()
 
     @property

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -20,6 +21,7 @@ from nnunet_dino.compare.volumes import PLANES, SliceChoice, Volume, choose_slic
 COLOURS = ("#56b4e9", "#e69f00", "#2fd18b", "#f0e442", "#e58ac0", "#ff6b35", "#8f7cff", "#9be564")
 WINDOW_PERCENTILES = (1, 99)
 BACKGROUND, TEXT = "#101216", "#e6e8ec"
+EDGE = [patheffects.withStroke(linewidth=3, foreground=BACKGROUND)]
 MAX_LEGEND = 10
 
 
@@ -74,8 +76,11 @@ def case_picture(comparison: Comparison, versus: Versus, role: str, case: str) -
         return CasePicture(role, case, heading, f"No picture: {' '.join(str(error).split())[-200:]}", None)
     image, reference, base, other = volumes
     choice = choose_slice(reference, base.values, other.values)
-    panels = [("Reference", None), (f"{versus.baseline.name}  {words.dice(before)}", base.values),
-              (f"{versus.entry.name}  {words.dice(after)}", other.values)]  # fmt: skip
+    panels = [
+        ("Reference", None),
+        (f"{versus.baseline.name}  {words.dice(before)}", base.values),
+        (f"{versus.entry.name}  {words.dice(after)}", other.values),
+    ]
     png = _draw(image, reference, panels, choice, comparison)
     return CasePicture(role, case, heading, _caption(reference, choice), png)
 
@@ -94,7 +99,7 @@ def _caption(volume: Volume, choice: SliceChoice) -> str:
     directions = {"R": "the patient's right", "A": "front", "S": "head"}
     return (
         f"{PLANES[choice.axis].capitalize()} slice {choice.index + 1} of {volume.values.shape[choice.axis]}: {choice.reason}. "
-        f"Pixels {rows:.2g} × {columns:.2g} mm, slices {volume.spacing_mm[choice.axis]:.2g} mm apart; left edge: "
+        f"Pixels {rows:.2g} {words.TIMES} {columns:.2g} mm, slices {volume.spacing_mm[choice.axis]:.2g} mm apart; left edge: "
         f"{directions[letter_left]}, top: {directions[letter_top]}. White, dashed: reference. Grey values from the 1st to the "
         "99th percentile of the part shown."
     )
@@ -117,7 +122,8 @@ def _draw(
     height_mm, width_mm = grey.shape[0] * row_mm, grey.shape[1] * column_mm
     extent = (0, width_mm, height_mm, 0)
     panel_width = 3.6
-    figure = Figure(figsize=(3 * panel_width, min(max(panel_width * height_mm / width_mm, 1.5), 5.5) + 0.75), layout="constrained")
+    panel_height = min(max(panel_width * height_mm / width_mm, 1.5), 5.5)
+    figure = Figure(figsize=(3 * panel_width, panel_height + 0.5), layout="constrained")
     figure.set_facecolor(BACKGROUND)
     shown: dict[str, str] = {}
     for axes, (name, values) in zip(figure.subplots(1, 3), panels, strict=True):
@@ -168,14 +174,17 @@ def _outline(
         if not inside.any():
             continue
         shown[name] = COLOURS[position % len(COLOURS)]
-        style = {"colors": [colour], "linewidths": 0.9, "linestyles": [(0, (3, 2))]} if colour else {
-            "colors": [shown[name]], "linewidths": 1.8}  # fmt: skip
+        style = (
+            {"colors": [colour], "linewidths": 0.9, "linestyles": [(0, (3, 2))]}
+            if colour
+            else {"colors": [shown[name]], "linewidths": 1.8}
+        )
         axes.contour(centres[1], centres[0], inside.astype(float), levels=[0.5], **style)
     return shown
 
 
 def _mark_edges(axes: Axes, letters: tuple[str, str]) -> None:
-    style = {"transform": axes.transAxes, "color": TEXT, "fontsize": 9, "fontweight": "bold"}
+    style = {"transform": axes.transAxes, "color": TEXT, "fontsize": 9, "fontweight": "bold", "path_effects": EDGE}
     axes.text(0.02, 0.5, letters[0], ha="left", va="center", **style)
     axes.text(0.5, 0.98, letters[1], ha="center", va="top", **style)
 
@@ -183,8 +192,8 @@ def _mark_edges(axes: Axes, letters: tuple[str, str]) -> None:
 def _scale_bar(axes: Axes, width_mm: float, height_mm: float) -> None:
     length = max((step for step in (1, 2, 5, 10, 20, 50, 100) if step <= width_mm / 3), default=width_mm / 3)
     left, bottom = 0.05 * width_mm, 0.94 * height_mm
-    axes.plot([left, left + length], [bottom, bottom], color=TEXT, linewidth=2.5, solid_capstyle="butt")
-    axes.text(left, bottom - 0.02 * height_mm, f"{length:g} mm", color=TEXT, fontsize=8.5, va="bottom")
+    axes.plot([left, left + length], [bottom, bottom], color=TEXT, linewidth=2.5, path_effects=EDGE)
+    axes.text(left, bottom - 0.02 * height_mm, f"{length:g} mm", color=TEXT, fontsize=8.5, va="bottom", path_effects=EDGE)
 
 
 def _fitted(name: str) -> str:

@@ -126,10 +126,14 @@ def pictures_of_dataset(name: str) -> Pictures:
     """Finds images in ``$nnUNet_raw`` and references in ``$nnUNet_preprocessed`` (else ``labelsTr``) of a data set."""
     raw, preprocessed = nnunet_folder("nnUNet_raw"), nnunet_folder("nnUNet_preprocessed")
     folder = raw / name if raw else None
-    labels = tuple(path for path in (
-        preprocessed / name / "gt_segmentations" if preprocessed else None,
-        folder / "labelsTr" if folder else None,
-    ) if path and path.is_dir())  # fmt: skip
+    labels = tuple(
+        path
+        for path in (
+            preprocessed / name / "gt_segmentations" if preprocessed else None,
+            folder / "labelsTr" if folder else None,
+        )
+        if path and path.is_dir()
+    )
     if folder is None:
         return Pictures({}, labels, {}, ".nii.gz", "nnUNet_raw is not set, so that no images are found")
     if not (folder / "dataset.json").is_file():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import matplotlib
@@ -47,10 +46,12 @@ def _scatter(axes: Axes, versus: Versus, theme: Theme) -> None:
     other = versus.entry.case_means[differences.index].to_numpy()
     low, high = min(base.min(), other.min()), max(base.max(), other.max())
     margin = max(0.05 * (high - low), 0.005)
-    limits = (max(0.0, low - margin) if low - margin > -margin else low - margin, high + margin)
+    limits = (low - margin, high + margin)
+    colours = _colours(differences.to_numpy(), theme)
     axes.plot(limits, limits, color=theme.faint, linewidth=1, zorder=1)
-    axes.scatter(base, other, s=26, c=_colours(differences.to_numpy(), theme), alpha=0.85, linewidths=0, zorder=2, clip_on=False)
-    axes.set(xlim=limits, ylim=limits, aspect="equal", xlabel=_wrapped(versus.baseline.name), ylabel=_wrapped(versus.entry.name))
+    axes.scatter(base, other, s=26, c=colours, alpha=0.85, linewidths=0, zorder=2)
+    axes.set(xlim=limits, ylim=limits, aspect="equal")
+    axes.set(xlabel=_wrapped(versus.baseline.name), ylabel=_wrapped(versus.entry.name))
     axes.set_title("Mean Dice of every case", loc="left")
 
 
@@ -76,8 +77,10 @@ def forest_plot(comparison: Comparison, theme: Theme) -> bytes | None:
 
     With too many rows only the mean Dice is drawn; None where a single row would be left.
     """
-    groups = [[("Mean Dice", versus.mean), *((comparison.label_names[k], d) for k, d in versus.classes.items())]
-              for versus in comparison.versus]  # fmt: skip
+    groups = [
+        [("Mean Dice", versus.mean), *((comparison.label_names[k], d) for k, d in versus.classes.items())]
+        for versus in comparison.versus
+    ]
     if sum(map(len, groups)) > MAX_FOREST_ROWS:
         groups = [group[:1] for group in groups]
     if sum(map(len, groups)) < 2:

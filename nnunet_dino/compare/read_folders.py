@@ -114,12 +114,13 @@ def _computed(
     lost = [file.name for file in files if not (labels_folder / file.name).is_file()]
     if lost:
         raise UserError(
-            f"a reference segmentation for every prediction required · got none for {len(lost)} of {len(files)} in {path}, such "
-            f"as {lost[0]} · check --labels-folder {labels_folder}"
+            f"a reference segmentation for every prediction required · got none for {len(lost)} of {len(files)} in {path}, "
+            f"such as {lost[0]} · check --labels-folder {labels_folder}"
         )
     measure = _measure(labels_folder, description)
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        rows = list(tqdm(pool.map(measure, files), total=len(files), desc=f"Dice of {name}", unit="case", disable=None, leave=False))
+        results = pool.map(measure, files)
+        rows = list(tqdm(results, total=len(files), desc=f"Dice of {name}", unit="case", disable=None, leave=False))
     table = pd.DataFrame(rows, index=pd.Index([file.name[: -len(ending)] for file in files], name="case"), dtype=float)
     table = table[sorted(table.columns, key=label_values)].sort_index()
     unused = len(list(labels_folder.glob(f"*{ending}"))) - len(files)
@@ -148,7 +149,8 @@ def _measure(labels_folder: Path, description: dict) -> Callable[[Path], dict[st
         except (ValueError, RuntimeError, OSError) as error:
             reason = " ".join(str(error).split())[-200:]
             raise UserError(
-                f"readable segmentations of the same shape required · got {file} and {reference}: {reason} · predict this case again"
+                f"readable segmentations of the same shape required · got {file} and {reference}: {reason} · "
+                "predict this case again"
             ) from error
         return {label_key(_plain(label)): float(values["Dice"]) for label, values in metrics.items()}
 

@@ -45,7 +45,8 @@ def read_results(
         UserError: A filter names nothing that exists, nothing was found, or a summary is broken.
     """
     models = [path for path in sorted(folder.glob("*__*__*")) if path.is_dir() and len(path.name.split("__")) == 3]
-    for position, (option, wanted) in enumerate((("--trainer", trainers), ("--plans", plans), ("--configuration", configurations))):
+    filters = (("--trainer", trainers), ("--plans", plans), ("--configuration", configurations))
+    for position, (option, wanted) in enumerate(filters):
         known = sorted({path.name.split("__")[position] for path in models})
         for name in wanted if models else ():
             if name not in known:
@@ -177,10 +178,11 @@ def _dataset_json(model: Path) -> dict:
 
 def _why_missing(name: str, fold: str, folder: Path) -> str:
     trainer, plans, configuration = name.split("__")
+    command = f"nnUNetv2_train {folder.parent.parent.name} {configuration} {fold} -tr {trainer} -p {plans}"
     if (folder / CHECKPOINTS[0]).is_file():
-        state = f"is trained but not validated; `nnUNetv2_train … {configuration} {fold} -tr {trainer} -p {plans} --val` does it"
+        state = f"is trained but not validated; `{command} --val` does it"
     elif any((folder / checkpoint).is_file() for checkpoint in CHECKPOINTS[1:]):
-        state = f"is not trained to the end; `nnUNetv2_train … {configuration} {fold} -tr {trainer} -p {plans} --c` goes on"
+        state = f"is not trained to the end; `{command} --c` goes on"
     else:
         state = "holds no checkpoint and no validation"
     return f"{name}: fold {fold} {state}. It is left out."
@@ -200,8 +202,7 @@ def _check_folds(folds: Sequence[str], models: Iterable[Path]) -> None:
 
 def _unknown(option: str, name: str, known: list[str], folder: Path) -> UserError:
     return UserError(
-        f"{option} with a name that has results required · got {name!r}{nearest(name, known)} · "
-        f"{folder} has {', '.join(known)}"
+        f"{option} with a name that has results required · got {name!r}{nearest(name, known)} · {folder} has {', '.join(known)}"
     )
 
 

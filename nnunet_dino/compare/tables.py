@@ -42,22 +42,23 @@ def all_tables(comparison: Comparison) -> dict[str, Table]:
 
 def mean_table(comparison: Comparison) -> Table:
     """Mean Dice of every result and its difference to the baseline."""
-    several = len(comparison.versus) > 1
+    several, baseline = len(comparison.versus) > 1, _only_baseline(comparison)
     nnunet = any(f"{entry.foreground_mean:.3f}" != f"{entry.case_means.mean():.3f}" for entry in comparison.entries)
     rows = []
     for entry in comparison.entries:
         means, versus = entry.case_means, comparison.versus_of(entry)
-        row = [words.shown_name(entry), words.mean_and_sd(means.mean(), means.std())]
-        row += [words.dice(entry.foreground_mean)] if nnunet else []
-        if versus is None:
-            row += ["baseline" if comparison.versus else words.UNKNOWN, *[words.UNKNOWN] * (3 + several)]
+        row = [words.shown_name(entry)]
+        row += [] if baseline else [words.shown_name(versus.baseline) if versus else words.UNKNOWN]
+        row += [words.mean_and_sd(means.mean(), means.std()), *([words.dice(entry.foreground_mean)] if nnunet else [])]
+        if versus:
+            row += _difference_cells(versus.mean, several)
         else:
-            row += [words.shown_name(versus.baseline), *_difference_cells(versus.mean, several)]
+            row += ["baseline" if comparison.versus else words.UNKNOWN, *[words.UNKNOWN] * (2 + several)]
         rows.append(row)
-    headers = ["Result", "Mean Dice ± SD", *(["nnU-Net's mean"] if nnunet else []), "against", *_difference_headers(several)]
+    headers = ["Result", *([] if baseline else ["against"]), "Mean Dice ± SD", *(["nnU-Net's mean"] if nnunet else [])]
     caption = (
-        f"{words.cases(len(comparison.cases))}. Mean and standard deviation over cases of the mean Dice per case. Difference: result "
-        "minus baseline, with 95 % bootstrap interval."
+        f"{words.cases(len(comparison.cases))}. Mean and standard deviation over cases of the mean Dice per case. "
+        f"Difference: result minus {baseline or 'baseline'}, with 95 % bootstrap interval."
     )
     undefined = {entry.name: int(entry.case_means.isna().sum()) for entry in comparison.entries}
     if any(undefined.values()):
@@ -65,7 +66,14 @@ def mean_table(comparison: Comparison) -> Table:
         caption += f" Cases without any defined Dice, left out: {listed}."
     if nnunet:
         caption += " nnU-Net's mean is the mean over labels of the mean over cases; it differs where a Dice is undefined."
-    return Table("Mean Dice", headers, rows, caption)
+    num_text_columns = 1 if baseline else 2
+    return Table("Mean Dice", [*headers, *_difference_headers(several)], rows, caption, num_text_columns)
+
+
+def _only_baseline(comparison: Comparison) -> str | None:
+    """Returns the name of the baseline if all results share it: then it needs no column of its own."""
+    names = {words.shown_name(versus.baseline) for versus in comparison.versus}
+    return names.pop() if len(names) == 1 else None
 
 
 def class_table(comparison: Comparison) -> Table:
@@ -75,8 +83,8 @@ def class_table(comparison: Comparison) -> Table:
     caption = "Mean and standard deviation over cases."
     if any(entry.dice.isna().any(axis=None) for entry in entries):
         caption += (
-            " “(k n/a)”: in k cases the label is absent from reference and prediction, so that Dice is undefined; they are left "
-            "out, as nnU-Net does."
+            " “(k n/a)”: in k cases the label is absent from reference and prediction, so that Dice is undefined; they are "
+            "left out, as nnU-Net does."
         )
     return Table("Dice per label", ["Label", *(words.shown_name(entry) for entry in entries)], rows, caption)
 
@@ -90,21 +98,23 @@ def _label_cell(entry: Entry, key: str) -> str:
 
 def difference_table(comparison: Comparison) -> Table:
     """Difference of every label for every result with a baseline."""
-    several = sum(len(versus.classes) for versus in comparison.versus) > 1
-    rows = [
-        [comparison.label_names[key], words.shown_name(versus.entry), words.shown_name(versus.baseline),
-         *_difference_cells(versus.classes[key], several), str(versus.classes[key].num_pairs)]
-        for key in comparison.label_names for versus in comparison.versus
-    ]  # fmt: skip
-    headers = ["Label", "Result", "against", *_difference_headers(several), "n"]
-    caption = "Result minus baseline over the n cases in which both are defined."
+    several, baseline = sum(len(versus.classes) for versus in comparison.versus) > 1, _only_baseline(comparison)
+    rows = []
+    for key in comparison.label_names:
+        for versus in comparison.versus:
+            names = [words.shown_name(versus.entry), *([] if baseline else [words.shown_name(versus.baseline)])]
+            difference = versus.classes[key]
+            cells = _difference_cells(difference, several)
+            rows.append([comparison.label_names[key], *names, *cells, str(difference.num_pairs)])
+    headers = ["Label", "Result", *([] if baseline else ["against"]), *_difference_headers(several), "n"]
+    caption = f"Result minus {baseline or 'baseline'} over the n cases in which both are defined."
     one_sided = sum(versus.num_one_sided for versus in comparison.versus)
     if one_sided:
         caption += (
-            f" {one_sided} pairs of case and label have a Dice in one result only: the label is absent from the reference, and only "
-            "one result predicts some of it. They are missing here, but lower that result's mean per case."
+            f" {one_sided} pairs of case and label have a Dice in one result only: the label is absent from the reference, "
+            "and only one result predicts some of it. They are missing here, but lower that result's mean per case."
         )
-    return Table("Difference per label", headers, rows, caption, num_text_columns=3)
+    return Table("Difference per label", headers, rows, caption, num_text_columns=len(headers) - 4 - several)
 
 
 def _difference_headers(several: bool) -> list[str]:
@@ -117,23 +127,28 @@ def _difference_cells(difference: Difference, several: bool) -> list[str]:
 
 
 def cost_table(comparison: Comparison) -> Table:
-    """Parameters, checkpoint size and epoch time of every result."""
-    rows = []
-    for entry in comparison.entries:
-        facts = entry.facts
-        epochs = f"{facts.num_epochs} × {facts.num_iterations}" if facts.num_epochs and facts.num_iterations else words.UNKNOWN
-        rows.append([
-            words.shown_name(entry), facts.backbone or words.UNKNOWN, _short(facts.weights), facts.adaptation or words.UNKNOWN,
-            words.count(facts.num_params_total), words.count(facts.num_params_trained), words.size(facts.checkpoint_bytes),
-            words.seconds(facts.epoch_s), epochs, facts.device or words.UNKNOWN,
-        ])  # fmt: skip
-    headers = ["Result", "Backbone", "Weights", "Adaptation", "Parameters", "trained", "Checkpoint", "Epoch time",
-               "Epochs × iterations", "Device"]  # fmt: skip
+    """Parameters, checkpoint size and epoch time of every result; what all share is said in the caption."""
+    facts = [entry.facts for entry in comparison.entries]
+    epochs = [f"{f.num_epochs} {words.TIMES} {f.num_iterations}" if f.num_epochs and f.num_iterations else None for f in facts]
+    columns = {
+        "Result": [words.shown_name(entry) for entry in comparison.entries],
+        "Backbone": [", ".join(filter(None, (f.backbone, f.adaptation))) or words.UNKNOWN for f in facts],
+        "Weights": [_short(f.weights) for f in facts],
+        "Parameters": [words.count(f.num_params_total) for f in facts],
+        "trained": [words.count(f.num_params_trained) for f in facts],
+        "Checkpoint": [words.size(f.checkpoint_bytes) for f in facts],
+        "Epoch time": [words.seconds(f.epoch_s) for f in facts],
+    }
     caption = (
-        "Epoch time: median over the epochs of all folds, from the training logs. Checkpoint: as nnU-Net stores it, with the "
-        "optimiser's state. “–”: not known."
+        "Epoch time: median over the epochs of all folds, from the training logs. Checkpoint: as nnU-Net stores it, with "
+        f"the optimiser's state. {words.UNKNOWN}: not known."
     )
-    return Table("Cost", headers, rows, caption, num_text_columns=4)
+    for name, values in (("Device", [f.device for f in facts]), (f"Epochs {words.TIMES} iterations", epochs)):
+        if None not in values and len(set(values)) == 1:
+            caption += f" {name}: {values[0]}."
+        elif any(values):
+            columns[name] = [value or words.UNKNOWN for value in values]
+    return Table("Cost", list(columns), list(zip(*columns.values(), strict=True)), caption, num_text_columns=3)
 
 
 def _short(weights: str | None) -> str:
@@ -143,8 +158,13 @@ def _short(weights: str | None) -> str:
 def source_table(comparison: Comparison) -> Table:
     """What was read for every result."""
     rows = [
-        [words.shown_name(entry), f"{entry.source.parent.name}/{entry.source.name}", ", ".join(entry.folds) or words.UNKNOWN,
-         str(len(entry.dice))]
+        [
+            words.shown_name(entry),
+            f"{entry.source.parent.name}/{entry.source.name}",
+            ", ".join(entry.folds) or words.UNKNOWN,
+            str(len(entry.dice)),
+        ]
         for entry in comparison.entries
-    ]  # fmt: skip
-    return Table("What was read", ["Result", "Folder", "Folds", "Cases"], rows, "Cases: after any restriction.", num_text_columns=3)
+    ]
+    headers = ["Result", "Folder", "Folds", "Cases"]
+    return Table("What was read", headers, rows, "Cases: those that were compared.", num_text_columns=3)

@@ -8,7 +8,9 @@ from nnunet_dino.compare.comparison import Comparison, Versus
 from nnunet_dino.compare.entries import Entry
 from nnunet_dino.compare.statistics import Difference
 
-UNKNOWN = "–"
+UNKNOWN = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
+TIMES = "\N{MULTIPLICATION SIGN}"
 SIGNIFICANT = 0.05
 
 
@@ -27,7 +29,7 @@ def signed(value: float) -> str:
     if math.isnan(value):
         return UNKNOWN
     text = f"{abs(value):.3f}"
-    sign = "" if float(text) == 0 else "+" if value > 0 else "−"
+    sign = "" if float(text) == 0 else "+" if value > 0 else MINUS
     return sign + text
 
 
@@ -118,10 +120,7 @@ def summary(versus: Versus) -> str:
     if difference.p_holm is not None:
         p += f" (Holm-adjusted {p_value(difference.p_holm)})"
     parts = [f"mean Dice {change(difference)} against {shown_name(versus.baseline)}", cases(difference.num_pairs), p]
-    sentence = f"{shown_name(versus.entry)}: {', '.join(part for part in parts if part)}: {verdict(difference)}."
-    if random_weights(versus.entry):
-        sentence += " Its backbone started from random weights, so that this says nothing about pretrained ones."
-    return sentence
+    return f"{shown_name(versus.entry)}: {', '.join(part for part in parts if part)}: {verdict(difference)}."
 
 
 def _equals(text: str) -> str:
@@ -135,4 +134,5 @@ def summaries(comparison: Comparison) -> list[str]:
     entry = comparison.entries[0]
     means = entry.case_means
     result = mean_and_sd(means.mean(), means.std())
-    return [f"{shown_name(entry)}: mean Dice {result}, {cases(int(means.count()))}. There is no other result to compare it with."]
+    alone = "There is no other result to compare it with."
+    return [f"{shown_name(entry)}: mean Dice {result}, {cases(int(means.count()))}. {alone}"]

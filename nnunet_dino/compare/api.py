@@ -1,0 +1,88 @@
+"""Comparing results of a data set, or folders of predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnunet_dino.compare.comparison import Comparison, compare_entries
+from nnunet_dino.compare.places import Pictures, dataset_name, first_channels, pictures_of_dataset, results_folder
+from nnunet_dino.compare.read_folders import read_folders
+from nnunet_dino.compare.read_results import read_results
+from nnunet_dino.errors import UserError
+
+OUTPUT_NAME = "nnunet_dino_compare"
+
+
+def compare_results(
+    dataset: str | int,
+    *,
+    trainers: Sequence[str] = (),
+    plans: Sequence[str] = (),
+    configurations: Sequence[str] = (),
+    folds: Sequence[str | int] = (),
+    baseline: str | None = None,
+    common: bool = False,
+) -> Comparison:
+    """Compares nnU-Net's validation results of a data set.
+
+    Args:
+        dataset: Id or full name of the data set.
+        trainers: Only these trainers; empty for all.
+        plans: Only these plans.
+        configurations: Only these configurations.
+        folds: Only these folds; empty for all numbered ones.
+        baseline: Trainer or result to compare with; by default the stock ``nnUNetTrainer`` of the same configuration, else the
+            first result.
+        common: Compare only the cases that all results share, instead of refusing different case sets.
+
+    Raises:
+        UserError: Nothing to compare, different case sets, broken files, or unknown names.
+    """
+    root = results_folder()
+    name = dataset_name(dataset)
+    folder = root / name
+    entries = read_results(
+        folder, trainers=trainers, plans=plans, configurations=configurations, folds=[str(fold) for fold in folds]
+    )
+    return compare_entries(entries, title=name, pictures=pictures_of_dataset(name), baseline=baseline, common=common)
+
+
+def compare_folders(
+    folders: Sequence[str | Path],
+    *,
+    labels_folder: str | Path | None = None,
+    images_folder: str | Path | None = None,
+    dataset_json: str | Path | None = None,
+    baseline: str | None = None,
+    common: bool = False,
+) -> Comparison:
+    """Compares folders of predicted segmentations. Nothing is written into them.
+
+    Args:
+        folders: Paths, or ``NAME=PATH``.
+        labels_folder: Reference segmentations; without them every folder needs nnU-Net's ``summary.json``.
+        images_folder: Images as nnU-Net names them (``CASE_0000.nii.gz``), for pictures of single cases.
+        dataset_json: Names labels and file ending; looked for in the folders and beside the references by default.
+        baseline: Name of the folder to compare with; the first one by default.
+        common: Compare only the cases that all folders share.
+
+    Raises:
+        UserError: A folder, a label or a file is missing or does not fit, or the case sets differ.
+    """
+    labels, images = (Path(path) if path is not None else None for path in (labels_folder, images_folder))
+    if images is not None and not images.is_dir():
+        raise UserError(f"a folder of images required · got --images-folder {images} · check the path")
+    file = Path(dataset_json) if dataset_json is not None else None
+    entries, description = read_folders(folders, labels_folder=labels, dataset_json=file)
+    ending = entries[0].file_ending
+    found = first_channels(images, ending) if images else {}
+    missing = None if found else f"{images} holds no *_0000{ending}" if images else "--images-folder was not given"
+    pictures = Pictures(found, (labels,) if labels else (), {}, ending, missing)
+    title = str(description.get("name") or "Predicted folders")
+    return compare_entries(entries, title=title, pictures=pictures, baseline=baseline, common=common)
+
+
+def default_output(dataset: str | int | None) -> Path:
+    """Returns where a report goes unless told otherwise: into the data set's results, or the working directory."""
+    return results_folder() / dataset_name(dataset) / OUTPUT_NAME if dataset is not None else Path(OUTPUT_NAME)
