@@ -222,7 +222,7 @@ def _join_query_key_value(conversion: Conversion, where: object) -> None:
 def _split_bias(conversion: Conversion, where: object) -> None:
     """Splits ``qkv.bias``, ``3e``, into ``q_bias`` and ``v_bias``, each ``e``.
 
-    The reference multiplies the bias with ``bias_mask``: one for query and value, zero for key. A mask that was never set is NaN.
+    The reference multiplies the bias with ``bias_mask``: one for query and value, zero for key; NaN where it was never set.
     In Meta's releases mask and bias are zero throughout (https://github.com/facebookresearch/dinov3/issues/195).
     """
     state, origin = conversion.state, conversion.origin
