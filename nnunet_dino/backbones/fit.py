@@ -36,11 +36,6 @@ class Architecture:
     num_heads: int
     rope_theta: float
 
-    @property
-    def num_parameters(self) -> int:
-        """Number of weights."""
-        return sum(torch.Size(shape).numel() for shape in self.shapes.values())
-
 
 def architecture(spec: BackboneSpec) -> Architecture:
     """Returns the architecture of ``spec`` without allocating its weights."""

@@ -17,7 +17,7 @@ def table() -> str:
             [
                 row.spec.name,
                 str(row.spec.embed_dim),
-                f"{row.num_parameters / 1e6:.1f} M",
+                f"{row.spec.num_parameters / 1e6:.1f} M",
                 ",".join(str(tap) for tap in row.spec.taps),
                 row.spec.licence.partition(" (")[0],
                 row.found,

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from nnunet_dino.backbones import hub, weights
 from nnunet_dino.backbones.catalogue import CATALOGUE, BackboneSpec, get_spec
-from nnunet_dino.backbones.fit import architecture, closest, fitting
+from nnunet_dino.backbones.fit import closest, fitting
 from nnunet_dino.backbones.formats import Conversion, to_timm
 from nnunet_dino.backbones.reading import RawCheckpoint, read_checkpoint
 from nnunet_dino.errors import UserError
@@ -24,12 +24,10 @@ class Row:
 
     Attributes:
         spec: The row of the catalogue.
-        num_parameters: Number of weights.
         found: Where the weights are, or why there are none.
     """
 
     spec: BackboneSpec
-    num_parameters: int
     found: str
 
 
@@ -52,7 +50,7 @@ def rows() -> list[Row]:
     Raises:
         UserError: The environment variable names nothing, a file that cannot be read, or a place with contradictions.
     """
-    return [Row(spec, architecture(spec).num_parameters, _found(spec)) for spec in CATALOGUE.values()]
+    return [Row(spec, _found(spec)) for spec in CATALOGUE.values()]
 
 
 def _found(spec: BackboneSpec) -> str:
@@ -134,7 +132,7 @@ def import_file(path: Path, name: str | None = None, force: bool = False) -> tup
         _write(target, loaded, metadata)
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"import: required a store that can be written and {4 * architecture(spec).num_parameters / 1e6:.0f} MB free "
+            f"import: required a store that can be written and {4 * spec.num_parameters / 1e6:.0f} MB free "
             f"· got {error} for {target} · free some space or name another folder in {weights.STORE_VARIABLE}"
         ) from error
     return target, checked
