@@ -123,7 +123,8 @@ def _draw(
     extent = (0, width_mm, height_mm, 0)
     panel_width = 3.6
     panel_height = min(max(panel_width * height_mm / width_mm, 1.5), 5.5)
-    figure = Figure(figsize=(3 * panel_width, panel_height + 0.5), layout="constrained")
+    figure = Figure(figsize=(3 * panel_width, panel_height + 0.65), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.08)
     figure.set_facecolor(BACKGROUND)
     shown: dict[str, str] = {}
     for axes, (name, values) in zip(figure.subplots(1, 3), panels, strict=True):

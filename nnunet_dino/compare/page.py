@@ -16,7 +16,7 @@ NOTHING_LOADED = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 def html(report: Report) -> str:
     """Lays a report out as an HTML page with embedded plots and pictures."""
-    body = [f"<h1>{escape(report.title)}</h1>", *(f'<p class="lead">{_breakable(text)}</p>' for text in report.summaries)]
+    body = [f"<h1>{escape(report.title)}</h1>", *(f'<p class="lead">{escape(_held(text))}</p>' for text in report.summaries)]
     body += [f'<p class="warning">{escape(warning)}</p>' for warning in report.warnings]
     body += [_table(report.tables["mean"]), _plot(report.forest)]
     body += [_table(report.tables[name]) for name in ("classes", "differences") if name in report.tables]
@@ -35,10 +35,14 @@ def html(report: Report) -> str:
     )
 
 
+def _held(text: str) -> str:
+    """Keeps ``n = 20``, ``[0.1, 0.2]`` and ``(random weights)`` on one line each."""
+    return re.sub(r" [=<] |\[[^\]]*\]|\(random weights\)", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
+
+
 def _breakable(text: str) -> str:
-    """Escapes text; long names may be broken at their joints, and "n = 20" stays together."""
-    joints = re.sub(r"(?<=[a-z0-9])(?=_|DINO)", "\0", text).replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
-    return escape(joints).replace("\0", "<wbr>")
+    """Escapes text; long names may be broken at their joints."""
+    return escape(re.sub(r"(?<=[a-z0-9])(?=_|DINO)", "\0", _held(text))).replace("\0", "<wbr>")
 
 
 def _table(table: Table) -> str:

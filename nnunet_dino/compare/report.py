@@ -132,8 +132,8 @@ def _method(comparison: Comparison) -> list[str]:
         "10,000 resamples, 95 %, fixed seed.",
         f"Test: Wilcoxon signed-rank, two-sided, paired by case. Differences below {EQUAL_BELOW:g} count as equal; equal cases "
         f"are dropped from the test (Wilcoxon's zero handling). Exact up to {MAX_EXACT} cases without ties and up to "
-        f"{MAX_ENUMERATED} with ties, else the normal approximation with tie correction. With fewer than {MIN_NONZERO} non-zero "
-        "differences no outcome could reach p < 0.05, and nothing is tested.",
+        f"{MAX_ENUMERATED} with ties, else the normal approximation with tie correction. With fewer than {MIN_NONZERO} "
+        "non-zero differences no outcome could reach p < 0.05, and nothing is tested.",
     ]
     families = [f"the {len(comparison.versus)} tests of mean Dice"] if several else []
     families += [f"the {labels} tests of single labels"] if labels > 1 else []
