@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
@@ -113,11 +116,16 @@ class DINOv3Trainer(nnUNetTrainer):
         return groups
 
     def save_checkpoint(self, filename: str) -> None:
-        """Saves so that a good checkpoint is never lost to an interruption or a full disk."""
+        """Saves so that a good checkpoint is never lost to an interruption or a full disk.
+
+        The final checkpoint does without the optimiser's momentum, which is as large as the trained network and of no use
+        when the learning rate has reached zero. ``--c`` loads it all the same.
+        """
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
-        with one_line_in_stock_commands():
+        is_final = Path(filename).name == "checkpoint_final.pth"
+        with one_line_in_stock_commands(), _without_optimizer_state(self) if is_final else nullcontext():
             write_atomically(filename, super().save_checkpoint)
 
     def plot_network_architecture(self) -> None:
@@ -147,6 +155,17 @@ def short_runs(*trainers: type[DINOv3Trainer]) -> dict[str, type[DINOv3Trainer]]
         for base in trainers
         for epochs in (5, 50, 250)
     }
+
+
+@contextmanager
+def _without_optimizer_state(trainer: DINOv3Trainer) -> Iterator[None]:
+    optimizer = trainer.optimizer
+    slim = {**optimizer.state_dict(), "state": {}}
+    trainer.optimizer = SimpleNamespace(state_dict=lambda: slim)
+    try:
+        yield
+    finally:
+        trainer.optimizer = optimizer
 
 
 def _has_checkpoint(trainer: type, plans: dict, configuration: str, fold: int | str) -> bool:

@@ -1,0 +1,160 @@
+"""Schedules, saving, budgets and starting from a checkpoint."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from small_nets import planned, small_unet, volume, write_weights
+
+from nnunet_dino.errors import UserError
+from nnunet_dino.networks import PLAIN_UNET, build_stock_unet
+from nnunet_dino.options import DinoOptions
+from nnunet_dino.training.budget import BYTES_PER_OUTPUT, backbone_outputs
+from nnunet_dino.training.pretrained import load_pretrained
+from nnunet_dino.training.saving import write_atomically
+from nnunet_dino.training.schedules import EpochSchedule, cosine, linear, polynomial
+
+
+def optimizer_of(*learning_rates: float) -> torch.optim.SGD:
+    return torch.optim.SGD([{"params": [torch.nn.Parameter(torch.zeros(2))], "lr": lr} for lr in learning_rates])
+
+
+def test_polynomial_schedule_is_nnunets() -> None:
+    ours, theirs = optimizer_of(0.01), optimizer_of(0.01)
+    schedule, reference = EpochSchedule(ours, polynomial, 7), PolyLRScheduler(theirs, 0.01, 7)
+    for epoch in range(7):
+        schedule.step(epoch)
+        reference.step(epoch)
+        assert ours.param_groups[0]["lr"] == pytest.approx(theirs.param_groups[0]["lr"], rel=1e-12)
+
+
+def test_groups_keep_their_ratio() -> None:
+    optimizer = optimizer_of(0.01, 0.001)
+    schedule = EpochSchedule(optimizer, linear, 10)
+    schedule.step(5)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.005, 0.0005])
+    schedule.step(0)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01, 0.001])
+
+
+def test_cosine_is_torchs() -> None:
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(theirs := optimizer_of(1.0), T_max=9)
+    for epoch in range(9):
+        assert cosine(epoch / 9) == pytest.approx(theirs.param_groups[0]["lr"], abs=1e-9)
+        theirs.step()
+        reference.step()
+
+
+def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint_latest.pth"
+    path.write_text("good")
+
+    def full_disk(target: str) -> None:
+        Path(target).write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device", target)
+
+    with pytest.raises(UserError, match="checkpoint_latest.pth.*No space left on device"):
+        write_atomically(str(path), full_disk)
+
+    def interrupted(target: str) -> None:
+        Path(target).write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(str(path), interrupted)
+    assert path.read_text() == "good"
+    assert list(tmp_path.iterdir()) == [path]
+    write_atomically(str(path), lambda target: Path(target).write_text("new"))
+    assert path.read_text() == "new"
+
+
+def test_a_really_full_disk_is_reported() -> None:
+    with pytest.raises(UserError, match="/dev/full"):
+        write_atomically("/dev/full/checkpoint.pth", lambda target: torch.save({"a": torch.zeros(9)}, target))
+
+
+def test_budget_by_hand() -> None:
+    """Two slices of 16 x 24 px at stride 8 are 2 x 3 tokens and 5 prefix tokens each."""
+    options = DinoOptions("dinov3_tiny", weights="random")
+    tokens = 2 * (2 * 3 + 5)
+    stored = tokens * 4 * 128 * 2 * 2
+    fixed = 892_928 * 2 + 3 * tokens * 128 * 28
+    assert backbone_outputs(options, (2, 16, 24), 1, 3) == round((stored + fixed / 3) / BYTES_PER_OUTPUT)
+
+
+def test_budget_grows_with_what_is_trained() -> None:
+    costs = [
+        backbone_outputs(DinoOptions("dinov3_vitb16", adaptation=adaptation), (64, 192, 160), 1, 2)
+        for adaptation in ("frozen", "lora", "full")
+    ]
+    assert costs == sorted(costs) and len(set(costs)) == 3
+    assert backbone_outputs(DinoOptions("dinov3_vitb16"), (64, 192, 160), 4, 2) > costs[0]
+
+
+def checkpoint(path: Path, network: torch.nn.Module) -> str:
+    torch.save({"network_weights": network.state_dict()}, path)
+    return str(path)
+
+
+def test_a_stock_checkpoint_starts_the_convolutional_part(tmp_path: Path) -> None:
+    stock = build_stock_unet(PLAIN_UNET, 1, 5, True, planned(PLAIN_UNET, 3))
+    network = small_unet(gate_start=0.0)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    taken = load_pretrained(network, checkpoint(tmp_path / "stock.pth", stock))
+    theirs = stock.state_dict()
+    for key, value in network.state_dict().items():
+        if key.startswith(("encoder.", "decoder.")) and ".seg_layers." not in key:
+            assert key in taken and torch.equal(value, theirs[key]), key
+        else:
+            assert key not in taken and torch.equal(value, before[key]), key
+
+
+def test_a_dino_checkpoint_starts_everything_but_the_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_weights(tmp_path / "weights", seed=1)
+    monkeypatch.setenv("nnUNet_dino_weights", str(tmp_path / "weights"))
+    source = small_unet(weights="pretrained", adaptation="lora")
+    network = small_unet(weights="pretrained", adaptation="lora")
+    load_pretrained(network, checkpoint(tmp_path / "lora.pth", source))
+    for (key, ours), theirs in zip(network.state_dict().items(), source.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs) == (".seg_layers." not in key or key.endswith("bias")), key
+    assert network.slice_encoder.backbone.digest == source.slice_encoder.backbone.digest
+
+
+def test_a_fully_tuned_network_starts_from_a_frozen_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_weights(tmp_path / "weights", seed=1)
+    monkeypatch.setenv("nnUNet_dino_weights", str(tmp_path / "weights"))
+    source = small_unet(weights="pretrained").eval()
+    network = small_unet(weights="pretrained", adaptation="full").eval()
+    load_pretrained(network, checkpoint(tmp_path / "frozen.pth", source))
+    assert torch.equal(network.neck.mix.weight, source.neck.mix.weight)
+    monkeypatch.setenv("nnUNet_dino_precision", "float32")
+    for ours, theirs in zip(network.slice_encoder(volume()), source.slice_encoder(volume()), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_random_weights_in_a_checkpoint_are_taken_over(tmp_path: Path) -> None:
+    source, network = small_unet(), small_unet()
+    load_pretrained(network, checkpoint(tmp_path / "random.pth", source))
+    for ours, theirs in zip(network.slice_encoder(volume()), source.slice_encoder(volume()), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_bad_checkpoints_to_start_from(tmp_path: Path) -> None:
+    network = small_unet()
+    with pytest.raises(UserError, match="nowhere.pth, which does not exist"):
+        load_pretrained(network, str(tmp_path / "nowhere.pth"))
+    (tmp_path / "text.pth").write_text("not a checkpoint")
+    with pytest.raises(UserError, match="text.pth"):
+        load_pretrained(network, str(tmp_path / "text.pth"))
+    other = planned(PLAIN_UNET, 3)
+    other["features_per_stage"] = [5, 6, 8]
+    wide = build_stock_unet(PLAIN_UNET, 1, 3, True, other)
+    with pytest.raises(UserError, match=r"required shape \(4, 1, 3, 3, 3\).*got \(5, 1, 3, 3, 3\)"):
+        load_pretrained(network, checkpoint(tmp_path / "wide.pth", wide))
+    flat = small_unet(neck_width=11)
+    with pytest.raises(UserError, match="got .*11"):
+        load_pretrained(network, checkpoint(tmp_path / "flat.pth", flat))
