@@ -14,7 +14,13 @@ from nnunet_dino.errors import UserError
 
 @pytest.mark.parametrize(
     ("size", "stride", "grid"),
-    [((56, 40), 8, (7, 5)), ((56, 40), 16, (4, 3)), ((192, 160), 16, (12, 10)), ((20, 12), 8, (3, 2)), ((896, 896), 16, (56, 56))],
+    [
+        ((56, 40), 8, (7, 5)),
+        ((56, 40), 16, (4, 3)),
+        ((192, 160), 16, (12, 10)),
+        ((20, 12), 8, (3, 2)),
+        ((896, 896), 16, (56, 56)),
+    ],
 )
 def test_token_grid(size: tuple[int, int], stride: int, grid: tuple[int, int]) -> None:
     assert token_grid(size, stride) == grid

@@ -1,7 +1,7 @@
 """Real installs in fresh environments: wheel and editable, of this package and of nnU-Net, in the versions we support.
 
-The heavy dependencies are lent from the environment that runs the tests, without nnU-Net and this package. nnU-Net comes from the
-package index.
+The heavy dependencies are lent from the environment that runs the tests, without nnU-Net and this package. nnU-Net comes from
+the package index.
 """
 
 from __future__ import annotations
@@ -171,8 +171,8 @@ def test_worker_processes_find_our_classes(
     environment.install(nnunet_source("2.8.1"))
     install_ours(environment, ours, wheel, tmp_path / "checkout")
     script = tmp_path / "script.py"
-    main = f"import multiprocessing as m\nif __name__ == '__main__':\n    print(m.get_context('{method}').Pool(1).apply(trainer))\n"
-    script.write_text(LOOK_UP + main)
+    ask = f"    print(multiprocessing.get_context('{method}').Pool(1).apply(trainer))\n"
+    script.write_text(LOOK_UP + "import multiprocessing\nif __name__ == '__main__':\n" + ask)
     assert call(environment.python, script).split() == [TRAINERS]
 
 

@@ -144,7 +144,9 @@ def test_lora_changes_the_tokens_through_every_target(target: str, monkeypatch: 
 
 def test_tokens_only_never_sees_the_image_beside_the_tokens() -> None:
     planned_kwargs = planned(PLAIN_UNET, 3)
-    network = TokensOnly(2, 3, True, dino={"backbone": "dinov3_tiny", "weights": "random", "num_image_channels": 1}, **planned_kwargs)
+    network = TokensOnly(
+        2, 3, True, dino={"backbone": "dinov3_tiny", "weights": "random", "num_image_channels": 1}, **planned_kwargs
+    )
     x = volume(channels=2)
     changed = x.clone()
     changed[:, 1] += 1
