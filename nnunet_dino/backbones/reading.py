@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -139,16 +140,15 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_torch(path: Path, mapped: bool) -> dict[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters is raised as an error
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        code = re.search(r"GLOBAL (\S+)", str(error))
+        code = re.search(r"GLOBAL (\S+)|(Unsupported operand \d+)", str(error))
         if code is None:
             raise _error(path, "a truncated or damaged PyTorch file", AGAIN) from error
-        raise _error(
-            path,
-            f"a file with pickled code ({code[1]}), which is never run here",
-            "ask for a file with tensors only, best as .safetensors",
-        ) from error
+        got = f"a file with pickled code ({code[1] or code[2]}), which is never run here"
+        raise _error(path, got, "ask for a file with tensors only, best as .safetensors") from error
     except (RuntimeError, EOFError, zipfile.BadZipFile, KeyError, ValueError, IndexError) as error:
         raise _error(path, "a truncated or damaged PyTorch file", AGAIN) from error
     content = content.get("teacher", content) if isinstance(content, dict) else content

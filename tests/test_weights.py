@@ -1,0 +1,407 @@
+"""Finding, reading and loading weights, and what bad files are answered with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import socket
+import struct
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from checkpoints import FIXTURES, as_hugging_face, as_meta, as_trainer, canonical_state, small_spec, without_bias
+from safetensors.torch import save_file
+
+from nnunet_dino.backbones import hub, weights
+from nnunet_dino.backbones.catalogue import CATALOGUE, get_spec
+from nnunet_dino.backbones.vit import Backbone
+from nnunet_dino.errors import UserError
+
+STATE = canonical_state()
+DIGEST = weights.digest_of(STATE)
+
+
+@pytest.fixture(autouse=True)
+def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two small backbones of equal shape in the catalogue, empty caches, and no network."""
+    for name in ("small", "twin"):
+        monkeypatch.setitem(CATALOGUE, name, small_spec(name))
+    monkeypatch.delenv(weights.ENVIRONMENT_VARIABLE, raising=False)
+    monkeypatch.delenv(weights.STORE_VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(socket, "socket", _no_network)
+
+
+def _no_network(*_: object, **__: object) -> None:
+    raise AssertionError("the network was used")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    folder = tmp_path / "cache" / "nnunet_dino" / "weights"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def put_into_hub_cache(cache: Path, repository: str, name: str, state: dict[str, torch.Tensor]) -> Path:
+    folder = cache / f"models--{repository.replace('/', '--')}"
+    path = folder / "snapshots" / "abc123" / name
+    path.parent.mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc123")
+    save_file(state, path)
+    return path
+
+
+def hugging_face_folder(folder: Path, num_parts: int = 1, heads: int = 2) -> Path:
+    folder.mkdir()
+    tensors = as_hugging_face(STATE)
+    (folder / "config.json").write_text(json.dumps({"model_type": "dinov3_vit", "num_attention_heads": heads}))
+    if num_parts == 1:
+        save_file(tensors, folder / "model.safetensors")
+        return folder
+    names = sorted(tensors)
+    parts = {f"part{index}.safetensors": names[index::num_parts] for index in range(num_parts)}
+    for part, keys in parts.items():
+        save_file({key: tensors[key] for key in keys}, folder / part)
+    index = {"weight_map": {key: part for part, keys in parts.items() for key in keys}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+def test_digest_is_the_sha256_of_names_shapes_and_values() -> None:
+    state = {"b": torch.tensor([[1.0, -2.0, 0.5]]), "a": torch.tensor([3.25, 4.0])}
+    expected = hashlib.sha256(b"a 2\n" + struct.pack("<2f", 3.25, 4.0) + b"b 1,3\n" + struct.pack("<3f", 1.0, -2.0, 0.5))
+    assert weights.digest_of(state) == expected.hexdigest()
+    assert weights.digest_of(dict(reversed(state.items()))) == expected.hexdigest()
+    assert weights.digest_of({"b": state["b"].T.contiguous().T, "a": state["a"]}) == expected.hexdigest()
+    assert weights.digest_of({**state, "b": state["b"].T}) != expected.hexdigest()
+
+
+def test_every_kind_of_file_gives_the_same_digest(tmp_path: Path) -> None:
+    torch.save(as_meta(STATE), tmp_path / "meta.pth")
+    torch.save(as_meta(STATE), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    torch.save(as_trainer(STATE), tmp_path / "teacher.pth")
+    torch.save(as_hugging_face(STATE), tmp_path / "hf.pt")
+    save_file(as_hugging_face(STATE, "model.layer"), tmp_path / "hf.safetensors")
+    save_file(STATE, tmp_path / "timm.safetensors")
+    hugging_face_folder(tmp_path / "whole")
+    hugging_face_folder(tmp_path / "parts", num_parts=3)
+    places = [*tmp_path.iterdir(), tmp_path / "parts" / "model.safetensors.index.json"]
+    assert {weights.load("small", place).digest for place in places if place.name != "cache"} == {DIGEST}
+
+
+def test_loaded_weights_fit_the_backbone_exactly(tmp_path: Path) -> None:
+    save_file(without_bias(STATE), tmp_path / "timm.safetensors")
+    loaded = weights.load("small", tmp_path / "timm.safetensors")
+    backbone = Backbone(get_spec("small"))
+    backbone.vit.load_state_dict(loaded.state, strict=True)
+    assert list(loaded.state) == list(backbone.vit.state_dict())
+    assert all(torch.equal(backbone.vit.state_dict()[name], STATE[name]) for name in without_bias(STATE))
+    assert loaded.source == str(tmp_path / "timm.safetensors")
+    assert len(loaded.report.filled) == 6
+
+
+def test_transformers_own_files_are_read(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    content = torch.load(FIXTURES / "dinov3_huggingface.pt", weights_only=True)
+    sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_register_tokens")
+    model = transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**{key: content["config"][key] for key in sizes}))
+    model.load_state_dict(content["checkpoint"])
+    model.save_pretrained(tmp_path / "whole")
+    model.save_pretrained(tmp_path / "parts", max_shard_size="1MB")
+    assert (tmp_path / "parts" / "model.safetensors.index.json").is_file()
+    spec = small_spec("small", embed_dim=128, depth=3, num_heads=2, mlp_ratio=4)
+    torch.save(content["checkpoint"], tmp_path / "dictionary.pt")
+    digests = {weights.load_file(spec, tmp_path / name).digest for name in ("whole", "parts", "dictionary.pt")}
+    assert len(digests) == 1
+
+
+class Dangerous:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.mark),)
+
+
+def write_bad_file(kind: str, folder: Path) -> Path:
+    path = folder / f"{kind}.pth"
+    simple = {
+        "empty": b"",
+        "zeros": bytes(4096),
+        "html": b"\n<!DOCTYPE html><html>Please log in</html>",
+        "denied": b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>",
+        "pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+        "json": b'{"model_type": "dinov3_vit"}',
+        "text": b"hello, these are no weights",
+    }
+    if kind in simple:
+        path.write_bytes(simple[kind])
+    elif kind == "code":
+        torch.save({"teacher": Dangerous(folder / "mark")}, path)
+    elif kind.startswith("pickle"):
+        path.write_bytes(pickle.dumps({"weights": Dangerous(folder / "mark")}, protocol=int(kind[-1])))
+    elif kind == "short_pth":
+        torch.save(as_meta(STATE), path)
+        path.write_bytes(path.read_bytes()[:-500])
+    elif kind == "short_old_pth":
+        torch.save(as_meta(STATE), path, _use_new_zipfile_serialization=False)
+        path.write_bytes(path.read_bytes()[:-500])
+    elif kind == "short_safetensors":
+        save_file(STATE, path)
+        path.write_bytes(path.read_bytes()[:-500])
+    elif kind == "list":
+        torch.save([torch.ones(3)], path)
+    elif kind == "training":
+        torch.save({"epoch": 3, "network_weights": {"a": torch.ones(3)}}, path)
+    elif kind == "model-deadbeef":
+        torch.save(as_meta(STATE), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("empty", "an empty file"),
+        ("zeros", "a file of zeros"),
+        ("html", "a web page"),
+        ("denied", "a web page"),
+        ("pointer", r"a git-lfs pointer, .* run `git lfs pull`"),
+        ("json", "a JSON text"),
+        ("text", r"a file of unknown kind \(it begins with b'hello, t'\)"),
+        ("code", r"a file with pickled code \(.*mkdir\), which is never run here · ask for a file with tensors only"),
+        ("pickle2", r"a file with pickled code \(.*mkdir\), which is never run here"),
+        ("pickle4", r"a file with pickled code \(.*\), which is never run here"),
+        ("short_pth", "a truncated or damaged PyTorch file · get the file again"),
+        ("short_old_pth", "a truncated or damaged PyTorch file"),
+        ("short_safetensors", r"a truncated or damaged safetensors file \(.*\) · get the file again"),
+        ("list", "a PyTorch file that holds a list and no tensors by name"),
+        ("training", r"entries that are no tensors \(epoch, network_weights\)"),
+        ("model-deadbeef", r"sha256 begins with [0-9a-f]{8}, not with deadbeef as its name says"),
+        ("absent", "no such file"),
+    ],
+)
+def test_bad_files_get_one_line_that_names_them(kind: str, message: str, tmp_path: Path) -> None:
+    path = write_bad_file(kind, tmp_path)
+    with pytest.raises(UserError, match=message) as caught:
+        weights.load("small", path)
+    assert str(path) in str(caught.value)
+    assert "required a DINOv3" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_the_hash_in_a_name_is_checked_and_a_date_is_not_a_hash(tmp_path: Path) -> None:
+    torch.save(as_meta(STATE), tmp_path / "plain.pth")
+    digits = hashlib.sha256((tmp_path / "plain.pth").read_bytes()).hexdigest()[:8]
+    for name in (f"good-{digits}.pth", "mine_20260131.pth"):
+        (tmp_path / name).write_bytes((tmp_path / "plain.pth").read_bytes())
+        assert weights.load("small", tmp_path / name).digest == DIGEST
+
+
+def test_bad_folders_are_named(tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(UserError, match=r"nothing: a folder without model\.safetensors\.index\.json"):
+        weights.load("small", tmp_path / "nothing")
+    parts = hugging_face_folder(tmp_path / "parts", num_parts=2)
+    (parts / "part1.safetensors").unlink()
+    with pytest.raises(UserError, match=r"an index whose part part1\.safetensors is not there"):
+        weights.load("small", parts)
+    with pytest.raises(UserError, match=r"required num_attention_heads 2 for small · got 3 in the config\.json of .*other"):
+        weights.load("small", hugging_face_folder(tmp_path / "other", heads=3))
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(UserError, match="a damaged index of parts"):
+        weights.load("small", tmp_path / "whole")
+
+
+def test_order_of_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store: Path) -> None:
+    assert weights.locate("small") is None
+    in_cache = put_into_hub_cache(tmp_path / "hub", "timm/small_mirror", "model.safetensors", STATE)
+    assert weights.locate("small") == in_cache
+    assert weights.locate("twin") is None
+    in_store = store / "small.safetensors"
+    save_file(STATE, in_store)
+    assert weights.locate("small") == in_store
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    monkeypatch.setenv(weights.ENVIRONMENT_VARIABLE, str(folder))
+    assert weights.locate("small") == in_store
+    torch.save(as_meta(STATE), folder / "small_pretrain.pth")
+    assert weights.locate("small") == folder / "small_pretrain.pth"
+    monkeypatch.setenv(weights.ENVIRONMENT_VARIABLE, str(tmp_path / "named.pth"))
+    with pytest.raises(UserError, match=r"got .*named\.pth, which does not exist"):
+        weights.locate("small")
+    torch.save(as_meta(STATE), tmp_path / "named.pth")
+    assert weights.locate("small") == tmp_path / "named.pth"
+    monkeypatch.setenv(weights.ENVIRONMENT_VARIABLE, "random")
+    assert weights.locate("small") is None
+    assert weights.wants_random()
+
+
+@pytest.mark.parametrize("place", ["small.safetensors", "small_mirror", "timm--small_mirror", "authors--small_asked", "cache"])
+def test_names_that_a_folder_is_searched_for(place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    if place == "cache":
+        expected = put_into_hub_cache(folder, "authors/small_asked", "model.safetensors", as_hugging_face(STATE))
+    elif place.endswith(".safetensors"):
+        expected = folder / place
+        save_file(STATE, expected)
+    else:
+        expected = hugging_face_folder(folder / place) / "model.safetensors"
+    monkeypatch.setenv(weights.ENVIRONMENT_VARIABLE, str(folder))
+    assert weights.locate("small") == expected
+    assert weights.load("small").digest == DIGEST
+
+
+def test_a_model_folder_in_the_variable_is_one_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = hugging_face_folder(tmp_path / "model", num_parts=2)
+    monkeypatch.setenv(weights.ENVIRONMENT_VARIABLE, str(folder))
+    assert weights.locate("small") == folder
+    with pytest.raises(UserError, match=r"required the tensors of dinov3_tiny · got .*model .* the file fits small or twin"):
+        weights.load("dinov3_tiny")
+
+
+def test_a_file_in_the_variable_that_does_not_fit_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store: Path
+) -> None:
+    tiny = Backbone(get_spec("dinov3_tiny"), random=True).vit.state_dict()
+    save_file(tiny, store / "dinov3_tiny.safetensors")
+    save_file(STATE, tmp_path / "named.safetensors")
+    monkeypatch.setenv(weights.ENVIRONMENT_VARIABLE, str(tmp_path / "named.safetensors"))
+    with pytest.raises(UserError, match=r"required the tensors of dinov3_tiny · got .*named\.safetensors"):
+        weights.load("dinov3_tiny")
+
+
+def test_a_file_that_says_it_is_another_backbones_is_refused(tmp_path: Path) -> None:
+    torch.save(as_meta(STATE), tmp_path / "twin_pretrain.pth")
+    with pytest.raises(UserError, match=r"required those of small · got .*twin_pretrain\.pth, which holds twin"):
+        weights.load("small", tmp_path / "twin_pretrain.pth")
+    save_file(STATE, tmp_path / "x.safetensors", {weights.NAME_KEY: "twin", weights.DIGEST_KEY: DIGEST})
+    with pytest.raises(UserError, match=r"required those of small · got .*x\.safetensors, which holds twin"):
+        weights.load("small", tmp_path / "x.safetensors")
+    assert weights.load("twin", tmp_path / "x.safetensors").digest == DIGEST
+
+
+def test_a_changed_import_is_noticed(tmp_path: Path) -> None:
+    save_file(canonical_state(seed=1), tmp_path / "x.safetensors", {weights.NAME_KEY: "small", weights.DIGEST_KEY: DIGEST})
+    with pytest.raises(UserError, match=rf"required digest {DIGEST}, which .*x\.safetensors states · got [0-9a-f]{{64}}"):
+        weights.load("small", tmp_path / "x.safetensors")
+
+
+def test_equal_candidates_are_fine_and_different_ones_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(weights.ENVIRONMENT_VARIABLE, str(tmp_path))
+    save_file(STATE, tmp_path / "small.safetensors")
+    torch.save(as_meta(STATE), tmp_path / "small_pretrain.pth")
+    assert weights.locate("small") == tmp_path / "small.safetensors"
+    torch.save(as_meta(canonical_state(seed=1)), tmp_path / "small_pretrain.pth")
+    with pytest.raises(UserError, match=rf"small\.safetensors \(digest {DIGEST[:12]}\) and .*small_pretrain\.pth \(digest"):
+        weights.locate("small")
+
+
+def test_random_is_never_loaded(monkeypatch: pytest.MonkeyPatch, store: Path) -> None:
+    save_file(STATE, store / "small.safetensors")
+    monkeypatch.setenv(weights.ENVIRONMENT_VARIABLE, "random")
+    for ask in (weights.load, weights.ensure_local):
+        with pytest.raises(UserError, match=r"weights of small: .* got nnUNet_dino_weights=random"):
+            ask("small")
+
+
+def test_missing_weights_are_explained() -> None:
+    with pytest.raises(UserError, match=r"weights of small · got none .* run `nnunet-dino weights fetch small`") as caught:
+        weights.load("small")
+    assert str(caught.value) == weights.missing_weights_message("small")
+    for part in (
+        "timm/small_mirror (open mirror, same licence)",
+        "https://huggingface.co/authors/small_asked",
+        "import FILE --as small",
+    ):
+        assert part in str(caught.value)
+    assert "with digest 0123abcd" in weights.missing_weights_message("small", "0123abcd")
+    assert "export nnUNet_dino_weights=random" in weights.missing_weights_message("dinov3_tiny")
+
+
+def test_offline_is_said_without_trying(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        UserError, match=r"download of small: .* HF_HUB_OFFLINE=1 .* ask for access at https://.*authors/small_asked"
+    ):
+        weights.ensure_local("small")
+
+
+def test_download_takes_the_open_mirror_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    asked = []
+
+    def download(repository: str, name: str) -> str:
+        asked.append((repository, name))
+        return str(put_into_hub_cache(tmp_path / "hub", repository, name, STATE))
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    path = weights.ensure_local("small")
+    assert asked == [("timm/small_mirror", "model.safetensors")]
+    assert path == weights.locate("small")
+    said = capsys.readouterr().err
+    assert "small from https://huggingface.co/timm/small_mirror" in said
+    assert "DINOv3 License" in said
+    assert weights.ensure_local("small") == path
+    assert len(asked) == 1
+
+
+def test_a_failed_download_names_pages_and_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ConnectionError("no route to host\nmore lines")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    message = (
+        r"got https://huggingface\.co/timm/small_mirror: ConnectionError no route to host · .*"
+        r"ask for access at https://huggingface\.co/authors/small_asked .*then run `nnunet-dino weights import FILE --as small`"
+    )
+    with pytest.raises(UserError, match=message):
+        weights.ensure_local("small")
+
+
+def test_the_gated_repository_is_tried_by_who_is_logged_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ConnectionError("mirror is down")
+
+    def snapshot(repository: str, allow_patterns: list[str]) -> str:
+        assert repository == "authors/small_asked"
+        return str(hugging_face_folder(tmp_path / "snapshot"))
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "token")
+    assert weights.load("small", weights.ensure_local("small")).digest == DIGEST
+
+
+def test_a_backbone_on_no_hub_is_not_downloaded() -> None:
+    with pytest.raises(UserError, match=r"got dinov3_tiny, which is on no hub"):
+        weights.ensure_local("dinov3_tiny")
+
+
+def test_a_model_in_parts_counts_only_when_complete(tmp_path: Path) -> None:
+    folder = tmp_path / "hub" / "models--authors--small_asked"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("abc123")
+    (folder / "snapshots").mkdir()
+    parts = hugging_face_folder(folder / "snapshots" / "abc123", num_parts=2)
+    assert hub.cached(get_spec("small")) == [parts / "model.safetensors.index.json"]
+    assert weights.load("small").digest == DIGEST
+    (parts / "part0.safetensors").unlink()
+    assert hub.cached(get_spec("small")) == []
+    assert weights.locate("small") is None
+
+
+def test_an_unknown_backbone_is_named() -> None:
+    with pytest.raises(UserError, match=r"got 'smal'; did you mean 'small'"):
+        weights.locate("smal")
