@@ -1,0 +1,238 @@
+"""The trainers of the two papers' literal designs: hyper-parameters, schedules and steps, on stock-like plans."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nnunet_dino.trainers.meddinov3 import nnUNetTrainerMedDINOv3B
+from nnunet_dino.trainers.tokens_only import nnUNetTrainerDINOv3Tiny_TokensOnly
+from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from small_nets import planned
+
+from nnunet_dino.discovery.registry import TRAINERS, resolve
+from nnunet_dino.errors import UserError
+from nnunet_dino.networks import PLAIN_UNET, TokensOnly
+from nnunet_dino.training.trainer import DINOv3Trainer
+
+DATASET = {"labels": {"background": 0, "liver": 1, "spleen": 2}, "channel_names": {"0": "CT"}, "file_ending": ".nii.gz"}
+PATCH = {"2d": [48, 80], "3d_fullres": [6, 20, 12]}
+
+
+class TinyMedDINOv3(nnUNetTrainerMedDINOv3B):
+    dino = replace(nnUNetTrainerMedDINOv3B.dino, backbone="dinov3_tiny", weights="random")
+
+
+class TinyMedDINOv3_5epochs(resolve("nnUNetTrainerMedDINOv3B_5epochs")):
+    dino = TinyMedDINOv3.dino
+
+
+def architecture(num_axes: int) -> dict[str, Any]:
+    kwargs = planned(PLAIN_UNET, num_axes)
+    classes = [key for key, value in kwargs.items() if isinstance(value, type)]
+    dotted = {key: f"{kwargs[key].__module__}.{kwargs[key].__qualname__}" for key in classes}
+    return {
+        "network_class_name": PLAIN_UNET,
+        "arch_kwargs": {**kwargs, **dotted},
+        "_kw_requires_import": [*classes, "dropout_op"],
+    }
+
+
+def plans() -> dict[str, Any]:
+    configurations: dict[str, Any] = {
+        name: {
+            "data_identifier": f"nnUNetPlans_{name}",
+            "preprocessor_name": "DefaultPreprocessor",
+            "batch_size": 2,
+            "patch_size": patch,
+            "median_image_size_in_voxels": patch,
+            "spacing": [1.5] * len(patch),
+            "normalization_schemes": ["CTNormalization"],
+            "use_mask_for_norm": [False],
+            "batch_dice": True,
+            "architecture": architecture(len(patch)),
+        }
+        for name, patch in PATCH.items()
+    }
+    configurations["2d_896"] = {"inherits_from": "2d", "patch_size": [96, 160]}
+    return {
+        "dataset_name": "Dataset009_Spleen",
+        "plans_name": "nnUNetPlans",
+        "image_reader_writer": "SimpleITKIO",
+        "label_manager": "LabelManager",
+        "configurations": configurations,
+        "continue_training": False,
+    }
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., DINOv3Trainer]:
+    """Makes a trainer of a preprocessed data set; ``tmp_path / "results"`` is where it may write."""
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    monkeypatch.setenv("nnUNet_dino_precision", "float32")
+    monkeypatch.delenv("nnUNet_dino_weights", raising=False)
+    folder = tmp_path / "preprocessed" / "Dataset009_Spleen"
+    for configuration in PATCH:
+        (folder / f"nnUNetPlans_{configuration}").mkdir(parents=True)
+        (folder / f"nnUNetPlans_{configuration}" / "case.b2nd").touch()
+    (folder / "dataset.json").write_text(json.dumps(DATASET))
+
+    def make(trainer: type[DINOv3Trainer], configuration: str) -> DINOv3Trainer:
+        return trainer(plans(), configuration, 0, dict(DATASET), torch.device("cpu"))
+
+    return make
+
+
+def batch(trainer: DINOv3Trainer, configuration: str) -> dict[str, Any]:
+    size = PATCH[configuration]
+    target = torch.randint(0, 3, (2, 1, *size))
+    if trainer.enable_deep_supervision:
+        step = (slice(None), slice(None), *(slice(None, None, 2 if n > 6 else 1) for n in size))
+        target = [target, target[step]]
+    return {"data": torch.randn(2, 1, *size), "target": target}
+
+
+def learning_rates(trainer: DINOv3Trainer, epochs: list[int]) -> list[list[float]]:
+    rates = []
+    for epoch in epochs:
+        trainer.lr_scheduler.step(epoch)
+        rates.append([group["lr"] for group in trainer.optimizer.param_groups])
+    return rates
+
+
+def test_meddinov3_optimises_decoder_and_vit_apart(make: Callable[..., DINOv3Trainer]) -> None:
+    trainer = make(TinyMedDINOv3, "2d")
+    trainer.initialize()
+    optimizer = trainer.optimizer
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert [(g["lr"], g["betas"], g["weight_decay"]) for g in optimizer.param_groups] == [
+        (3e-4, (0.9, 0.98), 5e-2),
+        (3e-5, (0.9, 0.98), 5e-2),
+    ]
+    names = {id(p): name for name, p in trainer.network.named_parameters()}
+    decoder, vit = ([names[id(p)] for p in group["params"]] for group in optimizer.param_groups)
+    assert all(name.startswith("decoder.") for name in decoder)
+    assert all(name.startswith("slice_encoder.backbone.") for name in vit)
+    assert sorted(decoder + vit) == sorted(names.values())
+
+
+def test_meddinov3_decays_linearly(make: Callable[..., DINOv3Trainer]) -> None:
+    trainer = make(TinyMedDINOv3, "2d")
+    trainer.initialize()
+    assert learning_rates(trainer, [0, 250, 999]) == [
+        pytest.approx([3e-4, 3e-5]),
+        pytest.approx([2.25e-4, 2.25e-5]),
+        pytest.approx([3e-7, 3e-8]),
+    ]
+
+
+def test_a_short_run_decays_over_its_own_length(make: Callable[..., DINOv3Trainer]) -> None:
+    trainer = make(TinyMedDINOv3_5epochs, "2d")
+    trainer.initialize()
+    assert trainer.num_epochs == 5
+    assert learning_rates(trainer, [4]) == [pytest.approx([6e-5, 6e-6])]
+
+
+def test_a_step_of_meddinov3_moves_decoder_and_vit(make: Callable[..., DINOv3Trainer]) -> None:
+    trainer = make(TinyMedDINOv3, "2d")
+    trainer.initialize()
+    trainer.network.train()
+    before = {name: p.detach().clone() for name, p in trainer.network.named_parameters()}
+    assert math.isfinite(trainer.train_step(batch(trainer, "2d"))["loss"])
+    assert [name for name, p in trainer.network.named_parameters() if torch.equal(p, before[name])] == []
+    assert isinstance(trainer.loss, DC_and_CE_loss)
+    assert (trainer.loss.weight_ce, trainer.loss.weight_dice) == (1, 1)
+
+
+def test_validation_may_switch_deep_supervision_on(make: Callable[..., DINOv3Trainer]) -> None:
+    trainer = make(TinyMedDINOv3, "2d")
+    trainer.initialize()
+    trainer.set_deep_supervision_enabled(True)
+    trainer.network.train()
+    assert math.isfinite(trainer.train_step(batch(trainer, "2d"))["loss"])
+
+
+def test_meddinov3_takes_a_configuration_that_inherits_its_network(make: Callable[..., DINOv3Trainer]) -> None:
+    trainer = make(TinyMedDINOv3, "2d_896")
+    assert trainer.configuration_manager.patch_size == [96, 160]
+
+
+def test_meddinov3_refuses_volumes_before_it_writes(make: Callable[..., DINOv3Trainer], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="2D only · got 3d_fullres · use -c 2d or 2d_896"):
+        make(nnUNetTrainerMedDINOv3B, "3d_fullres")
+    assert not (tmp_path / "results").exists()
+
+
+def test_meddinov3_is_the_papers() -> None:
+    dino = nnUNetTrainerMedDINOv3B.dino
+    assert (dino.backbone, dino.weights, dino.adaptation) == ("meddinov3_vitb16", "pretrained", "full")
+    assert (dino.drop_path, dino.token_stride_px, dino.taps_are_normalised) == (0.2, 16, True)
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_a_step_of_tokens_only_leaves_the_backbone_as_it_was(make: Callable[..., DINOv3Trainer], configuration: str) -> None:
+    trainer = make(nnUNetTrainerDINOv3Tiny_TokensOnly, configuration)
+    trainer.initialize()
+    trainer.network.train()
+    frozen = {name for name, p in trainer.network.named_parameters() if not p.requires_grad}
+    assert frozen == {name for name, _ in trainer.network.named_parameters() if name.startswith("slice_encoder.")}
+    before = {name: p.detach().clone() for name, p in trainer.network.named_parameters()}
+    assert math.isfinite(trainer.train_step(batch(trainer, configuration))["loss"])
+    unchanged = {name for name, p in trainer.network.named_parameters() if torch.equal(p, before[name])}
+    lowest = {"decoder.seg_layers.0.weight", "decoder.seg_layers.0.bias"}  # nnU-Net weighs the lowest resolution with zero
+    assert unchanged == frozen | lowest
+    assert isinstance(trainer.loss, DeepSupervisionWrapper)
+    assert isinstance(trainer.loss.loss, DC_and_CE_loss)
+
+
+def test_tokens_only_uses_adamw_and_half_a_cosine(make: Callable[..., DINOv3Trainer]) -> None:
+    trainer = make(nnUNetTrainerDINOv3Tiny_TokensOnly, "3d_fullres")
+    trainer.initialize()
+    assert isinstance(trainer.optimizer, torch.optim.AdamW)
+    expected = [[1e-4 * (1 + math.cos(math.pi * epoch / 1000)) / 2] for epoch in (0, 250, 999)]
+    assert learning_rates(trainer, [0, 250, 999]) == [pytest.approx(rate) for rate in expected]
+
+
+@pytest.mark.parametrize(("num_axes", "size"), [(2, (28, 44)), (3, (6, 28, 44))])
+@pytest.mark.parametrize("channels", [1, 4])
+def test_tokens_only_trains_all_that_is_not_frozen(num_axes: int, size: tuple[int, ...], channels: int) -> None:
+    options = nnUNetTrainerDINOv3Tiny_TokensOnly.dino.to_plans()
+    network = TokensOnly(channels, 3, True, dino=options, **planned(PLAIN_UNET, num_axes)).train()
+    outputs = network(torch.randn(2, channels, *size))
+    assert tuple(outputs[0].shape) == (2, 3, *size)
+    sum(output.square().mean() for output in outputs).backward()
+    trained = {name for name, p in network.named_parameters() if p.requires_grad}
+    assert trained == {name for name, p in network.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize(
+    ("size", "backbone"),
+    [
+        ("S", "dinov3_vits16"),
+        ("SPlus", "dinov3_vits16plus"),
+        ("B", "dinov3_vitb16"),
+        ("L", "dinov3_vitl16"),
+        ("HPlus", "dinov3_vith16plus"),
+    ],
+)
+def test_tokens_only_is_the_papers_in_every_size(size: str, backbone: str) -> None:
+    dino = resolve(f"nnUNetTrainerDINOv3{size}_TokensOnly").dino
+    assert (dino.backbone, dino.weights) == (backbone, "pretrained")
+    assert (dino.adaptation, dino.token_stride_px) == ("frozen", 16)
+
+
+def test_every_registered_name_is_there_with_its_length() -> None:
+    lengths = {"5epochs": 5, "50epochs": 50, "250epochs": 250}
+    names = [name for name, module in TRAINERS.items() if module.endswith((".tokens_only", ".meddinov3"))]
+    assert len(names) == 7 * 4
+    for name in names:
+        assert resolve(name).__name__ == name
+        assert resolve(name).short_run_epochs == lengths.get(name.rsplit("_", 1)[-1])
