@@ -13,7 +13,9 @@ MEAN = "mean"
 def summary_csv(comparison: Comparison) -> str:
     """One row per result and label, and one for the mean Dice per case; empty cells are unknown or undefined."""
     rows = [_row(comparison, entry, key) for entry in comparison.entries for key in (MEAN, *entry.dice.columns)]
-    return pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
+    table = pd.DataFrame(rows)
+    whole = [name for name in table.columns if name.startswith("num_") or name.endswith("_bytes")]
+    return table.astype(dict.fromkeys(whole, "Int64")).to_csv(index=False, lineterminator="\n")
 
 
 def cases_csv(comparison: Comparison) -> str:
