@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,16 @@ def test_import_writes_a_canonical_file_that_is_found(meta_file: Path, target: P
     assert metadata["licence"] == CATALOGUE["small"].licence
     assert weights.locate("small") == target
     assert weights.load("small").digest == DIGEST
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX's")
+def test_a_shared_store_can_be_read_by_the_group(meta_file: Path, target: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        run("weights", "import", meta_file)
+    finally:
+        os.umask(before)
+    assert target.stat().st_mode & 0o777 == 0o640
 
 
 def test_the_store_is_the_folder_that_the_variable_names(

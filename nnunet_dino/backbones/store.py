@@ -151,9 +151,16 @@ def _write(target: Path, loaded: weights.LoadedWeights, metadata: dict[str, str]
     unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         save_file(loaded.state, unfinished, metadata)
+        os.chmod(unfinished, _usual_mode())  # safetensors makes files that only their owner can read
         with open(unfinished, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(unfinished, target)
     finally:
         with suppress(FileNotFoundError):
             unfinished.unlink()
+
+
+def _usual_mode() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
