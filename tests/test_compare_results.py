@@ -9,7 +9,8 @@ from compare_tree import Tree, moving
 from scipy import stats
 
 from nnunet_dino.compare import Entry, Facts, compare_results, words
-from nnunet_dino.compare.comparison import choose_baselines, compare_entries
+from nnunet_dino.compare.baselines import choose_baselines
+from nnunet_dino.compare.comparison import compare_entries
 from nnunet_dino.compare.places import Pictures
 from nnunet_dino.compare.statistics import Difference, SignedRank
 from nnunet_dino.errors import UserError
@@ -130,7 +131,7 @@ def test_other_splits_and_other_lengths_are_warned_of(tmp_path):
         facts=Facts(num_epochs=5, num_iterations=250, device="A GPU"),
     )  # fmt: skip
     comparison = compare_entries([first, second], title="T", pictures=NO_PICTURES)
-    assert "1 cases, such as case_00" in comparison.warnings[0]
+    assert "1 case(s), such as case_00" in comparison.warnings[0]
     assert "5 epochs of 250 iterations against 1000 epochs of 250 iterations" in comparison.warnings[1]
     assert "different devices" in comparison.notes[0] and "A GPU" in comparison.notes[0]
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
+from nnunet_dino.compare.baselines import choose_baselines
+from nnunet_dino.compare.cautions import device_notes, split_warnings, training_warnings
 from nnunet_dino.compare.entries import Entry
 from nnunet_dino.compare.places import Pictures
 from nnunet_dino.compare.statistics import Difference, holm, paired_differences
-from nnunet_dino.errors import UserError, nearest
-
-STOCK_TRAINER = re.compile(r"nnUNetTrainer(_\d+epochs?)?")
+from nnunet_dino.errors import UserError
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,50 +94,11 @@ def compare_entries(
         warnings.append(warning)
     versus = _compare_all([(entries[other], entries[base]) for other, base in baselines])
     entries = _in_reading_order(entries, versus)
-    warnings += _split_warnings(versus) + _training_warnings(versus)
+    pairs = [(pair.entry, pair.baseline) for pair in versus]
+    warnings += split_warnings(pairs) + training_warnings(pairs)
     warnings += [note for entry in entries for note in entry.notes if "training cases" in note]
-    notes = [note for entry in entries for note in entry.notes if note not in warnings] + _device_notes(versus)
+    notes = [note for entry in entries for note in entry.notes if note not in warnings] + device_notes(pairs)
     return Comparison(title, entries, versus, entries[0].label_names, warnings, notes, pictures)
-
-
-def choose_baselines(entries: Sequence[Entry], baseline: str | None) -> list[tuple[int, int]]:
-    """Returns pairs (result, its baseline) of positions in ``entries``.
-
-    Among several candidates (``baseline`` names a trainer, or there are stock results of several configurations) each
-    result takes the one with its own configuration, then its own training length, then its own plans. A candidate is
-    itself compared only if nothing is compared with it.
-    """
-    if baseline is None:
-        candidates = [i for i, entry in enumerate(entries) if STOCK_TRAINER.fullmatch(entry.trainer)] or [0]
-    else:
-        candidates = [i for i, entry in enumerate(entries) if baseline in (entry.name, entry.identifier, entry.trainer)]
-        if not candidates:
-            names = list(dict.fromkeys([*(e.name for e in entries), *(e.identifier for e in entries)]))
-            raise UserError(
-                f"--baseline with the name of a result required · got {baseline!r}{nearest(baseline, names)} · "
-                f"there are {', '.join(entry.name for entry in entries)}"
-            )
-    pairs = [
-        (i, max(candidates, key=lambda j, i=i: _closeness(entries[i], entries[j])))
-        for i in range(len(entries))
-        if i not in candidates
-    ]
-    uses = Counter(base for _, base in pairs)
-    main = max(candidates, key=lambda j: (uses[j], entries[j].configuration == "3d_fullres"))
-    pairs += [(i, main) for i in candidates if i != main and not uses[i]]
-    return sorted(pairs)
-
-
-def _closeness(entry: Entry, candidate: Entry) -> tuple[bool, ...]:
-    def length(trainer: str) -> str:
-        return (re.findall(r"\d+epochs?", trainer) or [""])[0]
-
-    return (
-        entry.configuration == candidate.configuration,
-        length(entry.trainer) == length(candidate.trainer),
-        entry.plans == candidate.plans,
-        candidate.plans == "nnUNetPlans",
-    )
 
 
 def _check_labels(entries: Sequence[Entry]) -> None:
@@ -215,42 +174,3 @@ def _in_reading_order(entries: Sequence[Entry], versus: Sequence[Versus]) -> lis
     base_of = {id(pair.entry): entries.index(pair.baseline) for pair in versus}
     keys = {id(entry): (base_of.get(id(entry), position), id(entry) in base_of) for position, entry in enumerate(entries)}
     return sorted(entries, key=lambda entry: keys[id(entry)])
-
-
-def _split_warnings(versus: Sequence[Versus]) -> list[str]:
-    warnings = []
-    for pair in versus:
-        ours, theirs = pair.entry.fold_of, pair.baseline.fold_of
-        moved = [case for case in pair.entry.cases if case in ours and case in theirs and ours[case] != theirs[case]]
-        if moved:
-            warnings.append(
-                f"{pair.entry.name} and {pair.baseline.name} were trained with different splits: {len(moved)} cases, such as "
-                f"{moved[0]}, were validated in different folds, by models that saw different training cases."
-            )
-    return warnings
-
-
-def _training_warnings(versus: Sequence[Versus]) -> list[str]:
-    warnings = []
-    for pair in versus:
-        lengths = [(e.facts.num_epochs, e.facts.num_iterations) for e in (pair.entry, pair.baseline)]
-        if None not in (*lengths[0], *lengths[1]) and lengths[0] != lengths[1]:
-            ours, theirs = (f"{epochs} epochs of {iterations} iterations" for epochs, iterations in lengths)
-            warnings.append(
-                f"{pair.entry.name} and {pair.baseline.name} were not trained equally long: {ours} against {theirs}."
-            )
-    random = [entry.name for entry in dict.fromkeys(pair.entry for pair in versus) if entry.facts.weights == "random"]
-    if random:
-        warnings.append(
-            f"Random weights: the backbone of {', '.join(random)} was not pretrained. Such a result shows that the parts fit "
-            "together, not what DINOv3 adds."
-        )
-    return warnings
-
-
-def _device_notes(versus: Sequence[Versus]) -> list[str]:
-    devices = {entry.name: entry.facts.device for pair in versus for entry in (pair.entry, pair.baseline)}
-    if len({device for device in devices.values() if device}) < 2:
-        return []
-    listed = "; ".join(f"{name}: {device}" for name, device in devices.items() if device)
-    return [f"Epoch times were measured on different devices ({listed}) and cannot be compared."]

@@ -23,7 +23,7 @@ def cases_csv(comparison: Comparison) -> str:
     parts = []
     for entry in comparison.entries:
         table = entry.dice.assign(**{MEAN: entry.case_means})
-        long = table.rename_axis(index="case", columns="label").stack(future_stack=True).rename("dice").reset_index()
+        long = table.rename_axis("case").reset_index().melt("case", var_name="label", value_name="dice")
         long.insert(0, "result", entry.name)
         long.insert(3, "label_name", [comparison.label_names.get(key, MEAN) for key in long["label"]])
         long.insert(4, "fold", [entry.fold_of.get(case, "") for case in long["case"]])

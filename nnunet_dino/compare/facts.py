@@ -16,6 +16,7 @@ from nnunet_dino.compare.checkpoint import count_parameters
 FACTS_FILE = "nnunet_dino.json"
 """Written by this package's trainers into the fold's output folder when training starts."""
 
+RANDOM = "random"
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth", "checkpoint_latest.pth")
 STOCK_NETWORKS = ("dynamic_network_architectures.", "PlainConvUNet", "ResidualEncoderUNet")
 EPOCH_TIME = re.compile(r"Epoch time:\s*([0-9.]+)\s*s\b")
@@ -69,6 +70,8 @@ def read_facts(folds: Sequence[Path], trainer: str, configuration: str) -> Facts
     records = [_read_json(fold / FACTS_FILE, notes) for fold in folds]
     for name in ("backbone", "adaptation", "weights"):
         found[name] = _shared([record.get(name) for record in records], name, notes)
+    if any(record.get("weights") == RANDOM for record in records):
+        found["weights"] = RANDOM  # one fold of random weights is enough to say so
     debug = [_read_json(fold / "debug.json", notes) for fold in folds]
     found["device"] = _shared([_device(entry) for entry in debug], "device", notes)
     for name, key in (("num_epochs", "num_epochs"), ("num_iterations", "num_iterations_per_epoch")):

@@ -46,7 +46,7 @@ def signed_rank(differences: np.ndarray) -> SignedRank:
 
     Source:
         F. Wilcoxon, Individual comparisons by ranking methods, Biometrics Bulletin 1(6), 1945; computed by
-        ``scipy.stats.wilcoxon``.
+        ``scipy.stats.wilcoxon`` where it is exact or approximate, by enumeration in between.
     """
     # rounding keeps |d| that are equal as fractions of voxel counts tied in floating point as well
     nonzero = np.round(differences[np.abs(differences) > EQUAL_BELOW], 12)
@@ -56,14 +56,20 @@ def signed_rank(differences: np.ndarray) -> SignedRank:
     if num < MIN_NONZERO:
         return SignedRank(None, num, reason=f"{num} non-zero difference{'s' if num > 1 else ''}, {MIN_NONZERO} needed")
     has_ties = len(np.unique(np.abs(nonzero))) < num
-    if not has_ties and num <= MAX_EXACT:
-        method, name = "exact", "exact"
-    elif has_ties and num <= MAX_ENUMERATED:
-        method, name = stats.PermutationMethod(n_resamples=2**MAX_ENUMERATED), "exact (ties enumerated)"
-    else:
-        method, name = "asymptotic", "normal approximation"
-    p = float(stats.wilcoxon(nonzero, zero_method="wilcox", correction=False, method=method).pvalue)
-    return SignedRank(min(p, 1.0), num, method=name)
+    if has_ties and num <= MAX_ENUMERATED:
+        return SignedRank(_enumerated_p(nonzero), num, method="exact (ties enumerated)")
+    exact = not has_ties and num <= MAX_EXACT
+    p = stats.wilcoxon(nonzero, correction=False, method="exact" if exact else "asymptotic").pvalue
+    return SignedRank(min(float(p), 1.0), num, method="exact" if exact else "normal approximation")
+
+
+def _enumerated_p(nonzero: np.ndarray) -> float:
+    """Counts the assignments of signs whose rank sum is as far from its mean as the one seen."""
+    ranks = stats.rankdata(np.abs(nonzero))
+    signs = (np.arange(2 ** len(ranks))[:, None] >> np.arange(len(ranks))) & 1
+    distances = np.abs(signs @ ranks - ranks.sum() / 2)
+    seen = abs(ranks[nonzero > 0].sum() - ranks.sum() / 2)
+    return float(np.mean(distances >= seen - 1e-9))
 
 
 def bootstrap_mean_interval(

@@ -8,6 +8,7 @@ from nnunet_dino.compare.report import Report
 from nnunet_dino.compare.tables import Table
 
 WIDTH = 100
+MAX_ROWS = 40
 
 
 def terminal_text(report: Report) -> str:
@@ -19,6 +20,8 @@ def terminal_text(report: Report) -> str:
 
 
 def _table(table: Table) -> str:
+    if len(table.rows) > MAX_ROWS:
+        return f"{table.title}\n({len(table.rows)} rows: see the report)"
     cells = [list(table.headers), *map(list, table.rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(table.headers))]
     lines = []

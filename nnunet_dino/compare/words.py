@@ -6,6 +6,7 @@ import math
 
 from nnunet_dino.compare.comparison import Comparison, Versus
 from nnunet_dino.compare.entries import Entry
+from nnunet_dino.compare.facts import RANDOM
 from nnunet_dino.compare.statistics import Difference
 
 UNKNOWN = "\N{EN DASH}"
@@ -85,7 +86,7 @@ def seconds(value: float | None) -> str:
 
 def random_weights(entry: Entry) -> bool:
     """Whether the backbone of a result started from random weights."""
-    return entry.facts.weights == "random"
+    return entry.facts.weights == RANDOM
 
 
 def shown_name(entry: Entry) -> str:
