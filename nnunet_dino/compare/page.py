@@ -41,8 +41,12 @@ def _held(text: str) -> str:
 
 
 def _breakable(text: str) -> str:
-    """Escapes text; long names may be broken at their joints."""
-    return escape(re.sub(r"(?<=[a-z0-9])(?=_|DINO)", "\0", _held(text))).replace("\0", "<wbr>")
+    """Escapes text; the long names of trainers and plans may be broken at their joints."""
+
+    def with_joints(name: re.Match) -> str:
+        return re.sub(r"(?<=[a-z0-9])(?=_|DINO)", "\0", name[0])
+
+    return escape(re.sub(r"nnUNet\w+", with_joints, _held(text))).replace("\0", "<wbr>")
 
 
 def _table(table: Table) -> str:
