@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
-from nnunet_dino.trainers.dinov3 import DINOv3Trainer
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
 from nnunet_dino.options import DinoOptions
+from nnunet_dino.trainers.dinov3 import DINOv3Trainer
 from nnunet_dino.training.schedules import EpochSchedule, polynomial
 
 BASE = {"backbone": "dinov3_tiny", "weights": "random"}

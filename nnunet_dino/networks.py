@@ -103,14 +103,21 @@ class TokensOnly(nn.Module):
         deep_supervision: Return the logits of every decoder stage while true, highest resolution first.
         dino: The ``dino`` entry of the plans.
         unet_kwargs: The stock network's own arguments, as planned.
+
+    Raises:
+        UserError: an unknown option, or the label channels of a cascade.
     """
 
     def __init__(
         self, input_channels: int, num_classes: int, deep_supervision: bool = False, *, dino: dict[str, Any], **unet_kwargs: Any
     ) -> None:
         super().__init__()
-        options = DinoOptions.from_plans(dino)
-        self.slice_encoder = build_slice_encoder(options, input_channels)
+        self.slice_encoder = build_slice_encoder(DinoOptions.from_plans(dino), input_channels)
+        if self.slice_encoder.num_image_channels < input_channels:
+            raise UserError(
+                f"TokensOnly: required image channels only · got {input_channels - self.slice_encoder.num_image_channels} "
+                "label channels of a cascade, which it could not see · use another trainer for 3d_cascade_fullres"
+            )
         self.encoder = TokenPyramid(
             self.slice_encoder.num_maps,
             self.slice_encoder.backbone.embed_dim,

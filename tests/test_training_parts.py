@@ -143,6 +143,18 @@ def test_random_weights_in_a_checkpoint_are_taken_over(tmp_path: Path) -> None:
         assert torch.equal(ours, theirs)
 
 
+def test_a_backbone_in_the_file_replaces_the_one_from_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights have no digest any more, so the next checkpoint must hold them."""
+    write_weights(tmp_path / "weights", seed=1)
+    monkeypatch.setenv("nnUNet_dino_weights", str(tmp_path / "weights"))
+    source, network = small_unet(weights="random"), small_unet(weights="pretrained")
+    load_pretrained(network, checkpoint(tmp_path / "random.pth", source))
+    again = small_unet(weights="pretrained")
+    again.load_state_dict(network.state_dict())
+    for ours, theirs in zip(again.slice_encoder(volume()), source.slice_encoder(volume()), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_bad_checkpoints_to_start_from(tmp_path: Path) -> None:
     network = small_unet()
     with pytest.raises(UserError, match="nowhere.pth, which does not exist"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -53,6 +54,13 @@ class nnUNetTrainerMedDINOv3B(MedDINOv3Trainer):
     vit_lr = 3e-5
 
 
+class nnUNetTrainerMedDINOv3B_DINOv3Init(MedDINOv3Trainer):
+    """The same network, started from plain DINOv3 ViT-B/16."""
+
+    dino = replace(nnUNetTrainerMedDINOv3B.dino, backbone="dinov3_vitb16")
+    vit_lr = 1e-4
+
+
 def check_is_2d(plans: dict, configuration: str) -> None:
     """Raises :class:`UserError` unless ``configuration`` is planned with patches of two axes."""
     patch_size = PlansManager(plans).get_configuration(configuration).patch_size
@@ -60,4 +68,4 @@ def check_is_2d(plans: dict, configuration: str) -> None:
         raise UserError(f"MedDINOv3: required a 2D configuration, it is 2D only · got {configuration} · use -c 2d or 2d_896")
 
 
-globals().update(short_runs(nnUNetTrainerMedDINOv3B))
+globals().update(short_runs(nnUNetTrainerMedDINOv3B, nnUNetTrainerMedDINOv3B_DINOv3Init))

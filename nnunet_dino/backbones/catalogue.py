@@ -115,10 +115,10 @@ CATALOGUE: dict[str, BackboneSpec] = {
         ),
         BackboneSpec(
             name="meddinov3_vitb16",
-            timm_model="vit_base_patch16_dinov3_qkvb",
+            timm_model="vit_base_patch16_dinov3",  # trained without qkv bias
             taps=(2, 5, 8, 11),
             embed_dim=768,
-            num_parameters=85_659_648,
+            num_parameters=85_641_216,
             open_hub="ricklisz123/MedDINOv3-ViTB-16-CT-3M",
             open_file="model.pth",
             licence=MEDDINOV3_LICENCE,

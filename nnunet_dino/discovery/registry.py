@@ -42,6 +42,7 @@ _FULL_LENGTH_TRAINERS = {
     "nnUNetTrainerDINOv3HPlus_FT": _DINOV3,
     "nnUNetTrainerDINOv3HPlus_TokensOnly": _TOKENS_ONLY,
     "nnUNetTrainerMedDINOv3B": _MEDDINOV3,
+    "nnUNetTrainerMedDINOv3B_DINOv3Init": _MEDDINOV3,
 }
 
 # Each full-length trainer exists in these lengths as well, in the same module, e.g. nnUNetTrainerDINOv3S_LoRA_50epochs.

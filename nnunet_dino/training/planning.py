@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 
 from nnunet_dino.discovery.folders import require_dataset, require_folder, require_labels
@@ -66,7 +67,8 @@ class DINOv3Planning:
 
     def static_estimate_VRAM_usage(self, patch_size: Sequence[int], input_channels: int, *architecture: Any) -> int:
         """Adds the backbone to nnU-Net's estimate for the convolutions."""
-        convolutions = super().static_estimate_VRAM_usage(patch_size, input_channels, *architecture)
+        with torch.device("meta"):  # nnU-Net builds a network for every patch size it tries; here it costs nothing
+            convolutions = super().static_estimate_VRAM_usage(patch_size, input_channels, *architecture)
         is_2d = len(patch_size) == 2
         batch_size = self.UNet_reference_val_corresp_bs_2d if is_2d else self.UNet_reference_val_corresp_bs_3d
         return convolutions + backbone_outputs(self.dino, patch_size, input_channels, batch_size)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from nnunet_dino.backbones.adaptation import is_adapter
 from nnunet_dino.backbones.adapted import RECORD_KEY
 from nnunet_dino.errors import UserError, one_line_in_stock_commands
+from nnunet_dino.meddinov3_checkpoint import from_published, is_published
 
 SEGMENTATION_HEADS = ".seg_layers."
 CONVOLUTIONAL_PART = ("encoder.", "decoder.")
@@ -46,8 +47,8 @@ def unwrap(network: nn.Module) -> nn.Module:
 def load_pretrained(network: nn.Module, path: str, verbose: bool = False) -> list[str]:
     """Starts ``network`` from an nnU-Net checkpoint; segmentation heads are left as they are.
 
-    A checkpoint of the same kind gives everything. A stock nnU-Net checkpoint of the same plans gives the convolutional part,
-    and the DINOv3 side starts as initialised.
+    A checkpoint of the same kind gives everything, and so does one of MedDINOv3's published trainer. A stock nnU-Net
+    checkpoint of the same plans gives the convolutional part, and the DINOv3 side starts as initialised.
 
     Returns:
         The keys taken over.
@@ -56,6 +57,8 @@ def load_pretrained(network: nn.Module, path: str, verbose: bool = False) -> lis
         UserError: the file is missing or unreadable, or a needed key is missing or has another shape.
     """
     given = _read(path)
+    if is_published(given):
+        given, _ = from_published(network, given, path)
     own = network.state_dict()
     has_dino_side = any(not key.startswith(CONVOLUTIONAL_PART) for key in given)
     backbone_comes_from_file = {key for key in given if _belongs_to_backbone(key)}
@@ -69,7 +72,9 @@ def load_pretrained(network: nn.Module, path: str, verbose: bool = False) -> lis
         _check_fits(path, key, own[key], given)
         needed.append(key)
     taken = sorted({*needed, *backbone_comes_from_file} if has_dino_side else needed)
-    kept = {key: value for key, value in own.items() if not (has_record and _belongs_to_backbone(key))}
+    kept = own
+    if has_dino_side:  # the backbone, or the record of it, is the file's
+        kept = {key: value for key, value in own.items() if not _belongs_to_backbone(key)}
     network.load_state_dict({**kept, **{key: given[key] for key in taken}})
     part = "all parameters but the segmentation heads" if has_dino_side else "the convolutional part (a stock checkpoint)"
     print(f"nnunet-dino: {path} starts {part}: {len(taken)} tensors")

@@ -1,0 +1,29 @@
+"""Trainers with 8 epochs of 50 iterations, for comparisons within minutes on a processor.
+
+    export nnUNet_extTrainer=benchmarks/short_trainers
+    nnUNetv2_train 4 3d_fullres 0 -p nnUNetPlansBS2 -tr nnUNetTrainer_8x50 -device cpu
+"""
+
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_dino.trainers.dinov3 import nnUNetTrainerDINOv3S, nnUNetTrainerDINOv3Tiny
+
+
+class EightTimesFifty:
+    """Mixed into a trainer: 8 epochs of 50 iterations, 5 iterations for the pseudo Dice."""
+
+    def run_training(self) -> None:
+        self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 8, 50, 5
+        super().run_training()
+
+
+class nnUNetTrainer_8x50(EightTimesFifty, nnUNetTrainer):
+    """Stock."""
+
+
+class nnUNetTrainerDINOv3S_8x50(EightTimesFifty, nnUNetTrainerDINOv3S):
+    """The flagship with ViT-S."""
+
+
+class nnUNetTrainerDINOv3Tiny_8x50(EightTimesFifty, nnUNetTrainerDINOv3Tiny):
+    """The flagship with the random tiny ViT."""

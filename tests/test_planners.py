@@ -1,0 +1,169 @@
+"""Plans of this package beside the stock planner's, on a data set of which only names and numbers exist."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import nnUNetPlannerResEncM
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_dino.discovery.registry import PLANNERS
+from nnunet_dino.errors import UserError
+from nnunet_dino.networks import DINOv3UNet
+from nnunet_dino.planners.dinov3 import nnUNetPlannerDINOv3L, nnUNetPlannerDINOv3SResEncM, nnUNetPlannerDINOv3Tiny
+
+NAME = "Dataset907_Boxes"
+SHAPE, SPACING_MM = (150, 512, 448), (3.0, 0.9, 0.9)
+
+
+@pytest.fixture(scope="module")
+def data_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A two-channel data set of large anisotropic volumes, described by its fingerprint; the files themselves are tiny."""
+    root = tmp_path_factory.mktemp("planning")
+    folders = {name: root / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    with pytest.MonkeyPatch.context() as environment:
+        for name, folder in folders.items():
+            folder.mkdir()
+            environment.setenv(name, str(folder))
+        yield write_data_set(folders)
+
+
+def write_data_set(folders: dict[str, Path]) -> Path:
+    raw, preprocessed = folders["nnUNet_raw"] / NAME, folders["nnUNet_preprocessed"] / NAME
+    for folder in (raw / "imagesTr", raw / "labelsTr", preprocessed):
+        folder.mkdir(parents=True)
+    image = sitk.GetImageFromArray(np.zeros((3, 4, 5), dtype=np.int16))
+    for case in range(20):
+        for suffix, place in (("_0000", "imagesTr"), ("_0001", "imagesTr"), ("", "labelsTr")):
+            sitk.WriteImage(image, raw / place / f"case_{case:02d}{suffix}.nii.gz")
+    description = {
+        "channel_names": {"0": "CT", "1": "PET"},
+        "labels": {"background": 0, "box": 1},
+        "numTraining": 20,
+        "file_ending": ".nii.gz",
+    }
+    (raw / "dataset.json").write_text(json.dumps(description))
+    intensities = {
+        "mean": 0.0,
+        "std": 1.0,
+        "percentile_00_5": -1.0,
+        "percentile_99_5": 1.0,
+        "min": -2.0,
+        "max": 2.0,
+        "median": 0.0,
+    }
+    fingerprint = {
+        "spacings": [SPACING_MM] * 20,
+        "shapes_after_crop": [SHAPE] * 20,
+        "foreground_intensity_properties_per_channel": {"0": intensities, "1": intensities},
+        "median_relative_size_after_cropping": 1.0,
+    }
+    (preprocessed / "dataset_fingerprint.json").write_text(json.dumps(fingerprint))
+    return raw
+
+
+@cache
+def plans_of(planner_class: type, **options: Any) -> dict[str, Any]:
+    planner = planner_class(907, **options)
+    with torch.device("meta"):  # the stock planner builds a network for every patch size it tries
+        planner.plan_experiment()
+    folder = Path(planner.raw_dataset_folder.replace("nnUNet_raw", "nnUNet_preprocessed"))
+    return json.loads((folder / f"{planner.plans_identifier}.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("stock_planner", "our_planner"),
+    [(ExperimentPlanner, nnUNetPlannerDINOv3Tiny), (nnUNetPlannerResEncM, nnUNetPlannerDINOv3SResEncM)],
+)
+def test_only_the_network_differs_from_stock_plans(data_set: Path, stock_planner: type, our_planner: type) -> None:
+    stock, ours = plans_of(stock_planner), plans_of(our_planner)
+    assert stock["plans_name"] != ours["plans_name"] == our_planner.default_plans_name
+    for name in ("2d", "3d_fullres"):
+        theirs, mine = stock["configurations"][name], ours["configurations"][name]
+        for key in ("data_identifier", "spacing", "normalization_schemes", "resampling_fn_data_kwargs"):
+            assert mine[key] == theirs[key], key
+        architecture = mine["architecture"]
+        assert architecture["network_class_name"] == "nnunet_dino.networks.DINOv3UNet"
+        assert architecture["arch_kwargs"]["unet"] == theirs["architecture"]["network_class_name"]
+        assert architecture["arch_kwargs"]["dino"]["num_image_channels"] == 2
+    cascade = ours["configurations"]["3d_cascade_fullres"]
+    assert cascade == {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    assert ours["configurations"]["3d_lowres"]["data_identifier"] == f"{our_planner.default_plans_name}_3d_lowres"
+
+
+def test_the_fine_configuration_covers_the_stock_patch(data_set: Path) -> None:
+    plans = plans_of(nnUNetPlannerDINOv3L)
+    stock, fine = plans["configurations"]["2d"], plans["configurations"]["2d_896"]
+    assert fine["patch_size"] == [896, 896]
+    for stock_mm, fine_mm, patch in zip(stock["spacing"], fine["spacing"], stock["patch_size"], strict=True):
+        assert fine_mm == pytest.approx(stock_mm * patch / 896)
+    assert fine["data_identifier"] == "nnUNetDINOv3LPlans_2d_896"
+    assert 2 <= fine["batch_size"] < stock["batch_size"]
+    assert np.prod(fine["architecture"]["arch_kwargs"]["strides"], axis=0).tolist() == [128, 128]
+
+
+def test_a_large_backbone_takes_its_share_of_the_memory(data_set: Path) -> None:
+    sizes = {}
+    for planner in (nnUNetPlannerDINOv3Tiny, nnUNetPlannerDINOv3L):
+        configuration = plans_of(planner)["configurations"]["3d_fullres"]
+        sizes[planner] = np.prod(configuration["patch_size"]) * configuration["batch_size"]
+    assert sizes[nnUNetPlannerDINOv3L] <= sizes[nnUNetPlannerDINOv3Tiny]
+    more_memory = plans_of(nnUNetPlannerDINOv3L, gpu_memory_target_in_gb=24, plans_name="more")["configurations"]["3d_fullres"]
+    assert np.prod(more_memory["patch_size"]) * more_memory["batch_size"] > sizes[nnUNetPlannerDINOv3L]
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres", "2d_896"])
+def test_stock_nnunet_builds_every_configuration(data_set: Path, configuration: str) -> None:
+    manager = PlansManager(plans_of(nnUNetPlannerDINOv3Tiny)).get_configuration(configuration)
+    channels = 3 if configuration == "3d_cascade_fullres" else 2
+    with torch.device("meta"):
+        network = get_network_from_plans(
+            manager.network_arch_class_name,
+            manager.network_arch_init_kwargs,
+            manager.network_arch_init_kwargs_req_import,
+            channels,
+            2,
+            allow_init=False,
+            deep_supervision=True,
+        )
+    assert isinstance(network, DINOv3UNet)
+    assert network.slice_encoder.num_image_channels == 2
+    assert not hasattr(network, "initialize")
+
+
+def test_own_spacing_means_own_data(data_set: Path) -> None:
+    planner = nnUNetPlannerDINOv3Tiny(907, plans_name="mine", overwrite_target_spacing=[2.0, 1.0, 1.0])
+    assert planner.generate_data_identifier("3d_fullres") == "mine_3d_fullres"
+
+
+def test_every_registered_planner_has_its_own_plans_name() -> None:
+    import nnunet_dino.planners.dinov3 as module
+
+    names = {name: getattr(module, name).default_plans_name for name in PLANNERS}
+    assert len(set(names.values())) == len(PLANNERS)
+    assert not any("__" in name for name in (*names, *names.values()))
+
+
+def test_bad_data_sets_are_refused_before_anything_is_written(data_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="908"):
+        nnUNetPlannerDINOv3L(908)
+    before = sorted(data_set.parents[1].rglob("*"))
+    description = (data_set / "dataset.json").read_text()
+    (data_set / "dataset.json").write_text(json.dumps({"labels": {"background": 0}, "channel_names": {"0": "CT"}}))
+    with pytest.raises(UserError, match="background"):
+        nnUNetPlannerDINOv3L(907)
+    (data_set / "dataset.json").write_text(description)
+    assert sorted(data_set.parents[1].rglob("*")) == before
+    monkeypatch.delenv("nnUNet_preprocessed")
+    with pytest.raises(UserError, match="nnUNet_preprocessed is not set"):
+        nnUNetPlannerDINOv3L(907)
