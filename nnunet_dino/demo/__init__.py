@@ -1,0 +1,1 @@
+"""The phantom data set, and nnU-Net's whole run on it."""
