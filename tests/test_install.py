@@ -91,9 +91,19 @@ def lent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what a build needs, so that building leaves nothing in the real checkout."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    for name in ("nnunet_dino", "trainers", "planners"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    checkout = copy_of_checkout(tmp_path_factory.mktemp("source"))
     call(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, checkout)
     return next(folder.glob("nnunet_dino-*.whl"))
 
@@ -120,22 +130,17 @@ def environment(tmp_path: Path, lent: Path) -> Environment:
     return Environment(tmp_path / "environment", lent)
 
 
-def copy_of_checkout(folder: Path) -> Path:
-    """Copies what a build needs into ``folder`` and returns it, so that building leaves nothing in the checkout."""
-    folder.mkdir(exist_ok=True)
-    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
-        if (ROOT / name).is_file():
-            shutil.copy(ROOT / name, folder)
-    for name in ("nnunet_dino", "trainers", "planners"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    return folder
+@pytest.fixture
+def install_ours(environment: Environment, checkout: Path, wheel: Path, tmp_path: Path):
+    """Returns a function that installs this package, as a wheel or editable."""
 
+    def install(how: str) -> None:
+        if how == "wheel":
+            environment.install(wheel)
+        else:
+            environment.install("-e", shutil.copytree(checkout, tmp_path / "checkout"))
 
-def install_ours(environment: Environment, how: str, wheel: Path, folder: Path) -> None:
-    if how == "wheel":
-        environment.install(wheel)
-    else:
-        environment.install("-e", copy_of_checkout(folder))
+    return install
 
 
 def install_nnunet(environment: Environment, how: str, source: Path, folder: Path) -> None:
@@ -149,11 +154,11 @@ def install_nnunet(environment: Environment, how: str, source: Path, folder: Pat
 @pytest.mark.parametrize("theirs", ["normal", "editable"])
 @pytest.mark.parametrize("version", NNUNET_VERSIONS)
 def test_stock_look_up_finds_our_classes(
-    version: str, theirs: str, ours: str, environment: Environment, wheel: Path, nnunet_source, tmp_path: Path
+    version: str, theirs: str, ours: str, environment: Environment, install_ours, nnunet_source, tmp_path: Path
 ) -> None:
     install_nnunet(environment, theirs, nnunet_source(version), tmp_path)
     with_nnunet = environment.files()
-    install_ours(environment, ours, wheel, tmp_path / "checkout")
+    install_ours(ours)
     assert environment.run(LOOK_UP + "print(trainer(), planner())")[-2:] == [TRAINERS, PLANNERS]
     extended = "print(hasattr(recursive_find_python_class, 'extended_by_nnunet_dino'))"
     assert environment.run(LOOK_UP + extended) == ["True"]
@@ -166,10 +171,10 @@ def test_stock_look_up_finds_our_classes(
 @pytest.mark.parametrize("ours", ["wheel", "editable"])
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_worker_processes_find_our_classes(
-    method: str, ours: str, environment: Environment, wheel: Path, nnunet_source, tmp_path: Path
+    method: str, ours: str, environment: Environment, install_ours, nnunet_source, tmp_path: Path
 ) -> None:
     environment.install(nnunet_source("2.8.1"))
-    install_ours(environment, ours, wheel, tmp_path / "checkout")
+    install_ours(ours)
     script = tmp_path / "script.py"
     ask = f"    print(multiprocessing.get_context('{method}').Pool(1).apply(trainer))\n"
     script.write_text(LOOK_UP + "import multiprocessing\nif __name__ == '__main__':\n" + ask)
@@ -207,10 +212,8 @@ def test_doctor_agrees(environment: Environment, wheel: Path, nnunet_source, tmp
 
 
 @pytest.mark.parametrize("ours", ["wheel", "editable"])
-def test_start_up_files_are_installed_recorded_and_silent(
-    ours: str, environment: Environment, wheel: Path, tmp_path: Path
-) -> None:
-    install_ours(environment, ours, wheel, tmp_path / "checkout")
+def test_start_up_files_are_installed_recorded_and_silent(ours: str, environment: Environment, install_ours) -> None:
+    install_ours(ours)
     record = next(environment.site.glob("nnunet_dino-*.dist-info/RECORD")).read_text()
     for name in STARTUP_FILES:
         assert (environment.site / name).is_file()
@@ -239,8 +242,7 @@ print(min(seconds() for _ in range(50)))
     assert float(environment.run(code)[-1]) < 1e-3
 
 
-def test_the_source_distribution_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
-    checkout = copy_of_checkout(tmp_path / "checkout")
+def test_the_source_distribution_builds_the_same_wheel(wheel: Path, checkout: Path, tmp_path: Path) -> None:
     build = "import os, sys; os.chdir(sys.argv[1]); from setuptools import build_meta; build_meta.build_sdist(sys.argv[2])"
     call(sys.executable, "-c", build, checkout, tmp_path)
     sdist = next(tmp_path.glob("nnunet_dino-*.tar.gz"))
