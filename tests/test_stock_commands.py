@@ -1,0 +1,229 @@
+"""nnU-Net's own commands from planning to a shared model, with our trainer, on small phantoms and on the processor."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from numpy.typing import NDArray
+from stock import NUM_TEST, NUM_TRAINING, PHANTOM, SHAPE, Workspace, write_phantoms
+
+from nnunet_dino.demo.phantom import LABELS
+
+pytestmark = pytest.mark.slow
+
+OURS, STOCK = "nnUNetTrainerDINOv3TinySmoke", "nnUNetTrainerSmoke"
+BACKBONE = "slice_encoder.backbone."
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return torch.load(checkpoint, map_location="cpu", weights_only=False)["network_weights"]
+
+
+def array(file: Path) -> NDArray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
+
+
+def probabilities(file: Path) -> NDArray:
+    with np.load(file) as content:
+        return content["probabilities"]
+
+
+def assert_segmentations_of_test_images(folder: Path, workspace: Workspace, dataset: str, labels: set[int]) -> None:
+    """Asserts one segmentation per test image, in the image's space and with known labels only."""
+    images = sorted((workspace.raw(dataset) / "imagesTs").glob("*_0000.nii.gz"))
+    assert len(images) == NUM_TEST
+    for file in images:
+        image, segmentation = sitk.ReadImage(str(file)), sitk.ReadImage(str(folder / file.name.replace("_0000", "")))
+        assert segmentation.GetSize() == image.GetSize() == SHAPE[::-1]
+        for fact in ("GetSpacing", "GetOrigin", "GetDirection"):
+            assert getattr(segmentation, fact)() == pytest.approx(getattr(image, fact)())
+        assert set(np.unique(sitk.GetArrayFromImage(segmentation)).tolist()) <= labels
+
+
+# -- one fold: interrupted, continued, validated again, predicted, shared ------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stock_fold(planned_phantom: Workspace) -> Path:
+    """Fold 0 of stock nnU-Net."""
+    planned_phantom.train(PHANTOM, "3d_fullres", 0, STOCK)
+    return planned_phantom.model(PHANTOM, STOCK, "3d_fullres") / "fold_0"
+
+
+@pytest.fixture(scope="module")
+def our_fold(planned_phantom: Workspace, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor], str]:
+    """Fold 0, interrupted after one epoch and continued: its folder, its weights at the interruption, the second output."""
+    folder = planned_phantom.model(PHANTOM, OURS, "3d_fullres") / "fold_0"
+    args = ("nnUNetv2_train", 801, "3d_fullres", 0, "-tr", OURS, "-device", "cpu")
+    output = planned_phantom.run(*args, expected=-2, nnUNet_n_proc_DA="0", SMOKE_STOP_AFTER="1")
+    assert "Epoch 0" in output
+    assert not (folder / "checkpoint_final.pth").exists()
+    before = weights(folder / "checkpoint_latest.pth")
+    return folder, before, planned_phantom.train(PHANTOM, "3d_fullres", 0, OURS, "--c", "--npz")
+
+
+@pytest.fixture(scope="module")
+def our_prediction(planned_phantom: Workspace, our_fold, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The test images, predicted with probabilities."""
+    output = tmp_path_factory.mktemp("prediction") / "ours"
+    planned_phantom.predict(PHANTOM, "3d_fullres", OURS, output, "--save_probabilities")
+    return output
+
+
+def test_an_interrupted_training_continues_where_it_stopped(our_fold) -> None:
+    folder, _, output = our_fold
+    assert "Epoch 1" in output
+    assert "Epoch 0" not in output
+    checkpoint = torch.load(folder / "checkpoint_final.pth", map_location="cpu", weights_only=False)
+    assert checkpoint["current_epoch"] == 2
+    assert checkpoint["trainer_name"] == OURS
+    assert len(checkpoint["logging"]["train_losses"]) == 2
+
+
+def test_training_changes_the_network_and_leaves_the_frozen_backbone(our_fold) -> None:
+    folder, before, _ = our_fold
+    after = weights(folder / "checkpoint_final.pth")
+    assert before.keys() == after.keys()
+    frozen = {key for key in before if key.startswith(BACKBONE)}
+    assert frozen
+    unchanged = {key for key in before if torch.equal(before[key], after[key])}
+    assert frozen <= unchanged
+    assert {key.split(".")[0] for key in before.keys() - unchanged} == {"encoder", "decoder", "neck", "injections"}
+
+
+def test_validation_can_be_repeated(planned_phantom: Workspace, our_fold) -> None:
+    folder = our_fold[0]
+    before = planned_phantom.summary(PHANTOM, OURS, "3d_fullres", 0)
+    cases = sorted(folder.glob("validation/*.nii.gz"))
+    assert len(cases) == len(before["metric_per_case"]) == 2
+    for file in (folder / "validation").iterdir():
+        file.unlink()
+    planned_phantom.train(PHANTOM, "3d_fullres", 0, OURS, "--val", "--npz")
+    assert planned_phantom.summary(PHANTOM, OURS, "3d_fullres", 0) == before
+    for file in cases:
+        chances = probabilities(file.with_name(file.name.replace(".nii.gz", ".npz")))
+        assert chances.shape == (len(LABELS), *SHAPE)
+        np.testing.assert_allclose(chances.astype(np.float64).sum(0), 1, atol=2e-3)
+        np.testing.assert_array_equal(chances.argmax(0), array(file))
+
+
+def test_new_volumes_are_segmented_in_their_own_space(planned_phantom: Workspace, our_prediction: Path) -> None:
+    assert_segmentations_of_test_images(our_prediction, planned_phantom, PHANTOM, set(LABELS.values()))
+
+
+def test_a_zip_installed_elsewhere_predicts_the_same(planned_phantom: Workspace, our_prediction: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "model.zip"
+    planned_phantom.run("nnUNetv2_export_model_to_zip", "-d", 801, "-o", archive, "-c", "3d_fullres", "-f", 0, "-tr", OURS)
+    elsewhere = Workspace(tmp_path / "elsewhere")
+    elsewhere.run("nnUNetv2_install_pretrained_model_from_zip", archive)
+    elsewhere.raw(PHANTOM).symlink_to(planned_phantom.raw(PHANTOM))
+    elsewhere.predict(PHANTOM, "3d_fullres", OURS, tmp_path / "prediction")
+    files = sorted(our_prediction.glob("*.nii.gz"))
+    assert len(files) == NUM_TEST
+    for file in files:
+        np.testing.assert_array_equal(array(tmp_path / "prediction" / file.name), array(file))
+
+
+def test_an_ensemble_with_stock_is_the_mean_of_both(
+    planned_phantom: Workspace, stock_fold: Path, our_prediction: Path, tmp_path: Path
+) -> None:
+    planned_phantom.predict(PHANTOM, "3d_fullres", STOCK, tmp_path / "stock", "--save_probabilities")
+    planned_phantom.run("nnUNetv2_ensemble", "-i", our_prediction, tmp_path / "stock", "-o", tmp_path / "both", "-np", 1)
+    files = sorted((tmp_path / "both").glob("*.nii.gz"))
+    assert len(files) == NUM_TEST
+    for file in files:
+        name = file.name.replace(".nii.gz", ".npz")
+        mean = (probabilities(our_prediction / name).astype(np.float32) + probabilities(tmp_path / "stock" / name)) / 2
+        np.testing.assert_array_equal(array(file), mean.argmax(0))
+
+
+def test_a_stock_checkpoint_starts_the_convolutional_part(planned_phantom: Workspace, stock_fold: Path) -> None:
+    checkpoint = stock_fold / "checkpoint_final.pth"
+    output = planned_phantom.train(PHANTOM, "3d_fullres", 1, OURS, "-pretrained_weights", checkpoint)
+    given, trained = (
+        weights(checkpoint),
+        weights(planned_phantom.model(PHANTOM, OURS, "3d_fullres") / "fold_1/checkpoint_final.pth"),
+    )
+    shared = [key for key in given if ".seg_layers." not in key]
+    assert f"{len(shared)} tensors" in output
+    # Six steps move the weights a little; weights of another start would be orthogonal to these.
+    kernels = [key for key in shared if given[key].ndim == 5]
+    likeness = [torch.cosine_similarity(given[key].flatten(), trained[key].flatten(), 0).item() for key in kernels]
+    assert len(kernels) > 10
+    assert min(likeness) > 0.9
+
+
+# -- other configurations ------------------------------------------------------------------------------------------------------
+
+
+def test_2d(planned_phantom: Workspace, tmp_path: Path) -> None:
+    planned_phantom.train(PHANTOM, "2d", 0, OURS)
+    assert len(planned_phantom.summary(PHANTOM, OURS, "2d", 0)["metric_per_case"]) == 2
+    planned_phantom.predict(PHANTOM, "2d", OURS, tmp_path)
+    assert_segmentations_of_test_images(tmp_path, planned_phantom, PHANTOM, set(LABELS.values()))
+
+
+def test_five_folds_of_lowres_lead_to_the_cascade(planned_phantom: Workspace, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda fold: planned_phantom.train(PHANTOM, "3d_lowres", fold, OURS, "--npz"), range(5)))
+
+    planned_phantom.run("nnUNetv2_find_best_configuration", 801, "-c", "3d_lowres", "-tr", OURS, "-np", 1)
+    information = json.loads((planned_phantom.folder / "nnUNet_results" / PHANTOM / "inference_information.json").read_text())
+    assert information["best_model_or_ensemble"]["selected_model_or_models"] == [
+        {"configuration": "3d_lowres", "plans_identifier": "nnUNetPlans", "trainer": OURS}
+    ]
+    lowres = planned_phantom.model(PHANTOM, OURS, "3d_lowres")
+    summary = json.loads((lowres / "crossval_results_folds_0_1_2_3_4" / "summary.json").read_text())
+    assert len(summary["metric_per_case"]) == NUM_TRAINING
+
+    planned_phantom.train(PHANTOM, "3d_cascade_fullres", 0, OURS)
+    cascade = planned_phantom.model(PHANTOM, OURS, "3d_cascade_fullres") / "fold_0/checkpoint_final.pth"
+    first_kernel = next(
+        value for key, value in weights(cascade).items() if key.endswith("conv.weight") and key.startswith("encoder")
+    )
+    assert first_kernel.shape[1] == 1 + len(LABELS) - 1  # the scan, and one channel for each organ of the previous stage
+
+    planned_phantom.predict(PHANTOM, "3d_lowres", OURS, tmp_path / "lowres", "-f", 0, 1, 2, 3, 4)
+    planned_phantom.predict(
+        PHANTOM, "3d_cascade_fullres", OURS, tmp_path / "cascade", "-prev_stage_predictions", tmp_path / "lowres"
+    )
+    assert_segmentations_of_test_images(tmp_path / "cascade", planned_phantom, PHANTOM, set(LABELS.values()))
+
+
+# -- other data ----------------------------------------------------------------------------------------------------------------
+
+
+def with_an_unlabelled_corner(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    labels = labels.copy()
+    labels[:2, :20] = 5
+    return labels
+
+
+def test_two_channels_with_regions_and_an_ignore_label(planned_phantom: Workspace, tmp_path: Path) -> None:
+    name = "Dataset802_Regions"
+    regions = {"background": 0, "organs": [1, 2, 3, 4], "textured": [3, 4], "stripes": [4], "ignore": 5}
+    write_phantoms(
+        planned_phantom.raw(name), ("CT", "MR"), regions, {"regions_class_order": [1, 3, 4]}, with_an_unlabelled_corner
+    )
+    planned_phantom.plan(name, "3d_fullres")
+    planned_phantom.train(name, "3d_fullres", 0, OURS)
+    case = planned_phantom.summary(name, OURS, "3d_fullres", 0)["metric_per_case"][0]
+    assert set(case["metrics"]) == {"(1, 2, 3, 4)", "(3, 4)", "4"}
+    planned_phantom.predict(name, "3d_fullres", OURS, tmp_path)
+    assert_segmentations_of_test_images(tmp_path, planned_phantom, name, {0, 1, 3, 4})
+
+
+def test_four_channels(planned_phantom: Workspace, tmp_path: Path) -> None:
+    name = "Dataset803_FourChannels"
+    write_phantoms(planned_phantom.raw(name), ("CT", "T1", "T2", "PET"))
+    planned_phantom.plan(name, "3d_fullres")
+    planned_phantom.train(name, "3d_fullres", 0, OURS)
+    assert len(planned_phantom.summary(name, OURS, "3d_fullres", 0)["metric_per_case"]) == 2
+    planned_phantom.predict(name, "3d_fullres", OURS, tmp_path)
+    assert_segmentations_of_test_images(tmp_path, planned_phantom, name, set(LABELS.values()))

@@ -1,0 +1,42 @@
+"""Trainers of a few seconds for tests, found by nnU-Net through ``nnUNet_extTrainer``."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_dino.trainers.dinov3 import nnUNetTrainerDINOv3Tiny
+
+
+class nnUNetTrainerSmoke(nnUNetTrainer):
+    """The stock trainer: two epochs of three steps, and a checkpoint after each."""
+
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):  # noqa: B008
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        shorten(self)
+
+
+class nnUNetTrainerDINOv3TinySmoke(nnUNetTrainerDINOv3Tiny):
+    """The flagship with a tiny random backbone: two epochs of three steps, and a checkpoint after each.
+
+    The environment variable ``SMOKE_STOP_AFTER`` ends the process after that many epochs, as an interruption does.
+    """
+
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):  # noqa: B008
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        shorten(self)
+
+    def on_epoch_end(self):
+        super().on_epoch_end()
+        if os.environ.get("SMOKE_STOP_AFTER") == str(self.current_epoch):
+            raise KeyboardInterrupt
+
+
+def shorten(trainer: nnUNetTrainer) -> None:
+    torch.set_num_threads(1)
+    trainer.num_epochs = 2
+    trainer.num_iterations_per_epoch = 3
+    trainer.num_val_iterations_per_epoch = 1
+    trainer.save_every = 1
