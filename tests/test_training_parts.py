@@ -11,11 +11,11 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from small_nets import planned, small_unet, volume, write_weights
 
 from nnunet_dino.errors import UserError
+from nnunet_dino.files import write_atomically
 from nnunet_dino.networks import PLAIN_UNET, build_stock_unet
 from nnunet_dino.options import DinoOptions
 from nnunet_dino.training.budget import BYTES_PER_OUTPUT, backbone_outputs
 from nnunet_dino.training.pretrained import load_pretrained
-from nnunet_dino.training.saving import write_atomically
 from nnunet_dino.training.schedules import EpochSchedule, cosine, linear, polynomial
 
 

@@ -21,7 +21,7 @@ from nnunet_dino.backbones.adaptation import (
 )
 from nnunet_dino.backbones.catalogue import get_spec
 from nnunet_dino.backbones.precision import backbone_dtype
-from nnunet_dino.backbones.vit import Backbone
+from nnunet_dino.backbones.vit import Backbone, BackboneOutput
 from nnunet_dino.errors import UserError, nearest, one_line_in_stock_commands
 
 PRETRAINED = "pretrained"
@@ -112,13 +112,14 @@ class AdaptedBackbone(nn.Module):
 
     @torch.compiler.disable
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Returns the patch maps of :meth:`tokens`: one ``n e gh gw`` per tapped block, shallow to deep."""
+        return self.tokens(images).patch_maps
+
+    def tokens(self, images: Tensor) -> BackboneOutput:
         """Encodes images in the backbone's own precision, whatever autocast surrounds it.
 
         Args:
             images: ``n 3 h w``, ``h`` and ``w`` multiples of 16.
-
-        Returns:
-            One patch map ``n e gh gw`` per tapped block, shallow to deep.
 
         Raises:
             UserError: no weights have been loaded.
@@ -129,9 +130,9 @@ class AdaptedBackbone(nn.Module):
         if self.is_frozen:
             self._store_in(dtype)
             with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-                return self.backbone(images.to(dtype)).patch_maps
+                return self.backbone(images.to(dtype))
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
-            return self.backbone(images.float()).patch_maps
+            return self.backbone(images.float())
 
     def _read_local_weights(self) -> None:
         try:

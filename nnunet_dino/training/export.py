@@ -14,7 +14,7 @@ from torch import Tensor
 from nnunet_dino.backbones import weights as weight_files
 from nnunet_dino.backbones.adapted import RECORD_KEY, decode_record
 from nnunet_dino.errors import UserError
-from nnunet_dino.training.saving import write_atomically
+from nnunet_dino.files import write_atomically
 
 NEEDED = ("plans.json", "dataset.json")
 ALSO = ("dataset_fingerprint.json",)

@@ -16,14 +16,15 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from nnunet_dino.errors import one_line_in_stock_commands
+from nnunet_dino.files import write_atomically
 from nnunet_dino.options import DinoOptions
 from nnunet_dino.training.checks import check_data_set, check_folders, check_weights
 from nnunet_dino.training.plans import DINOV3_UNET, build_from_plans
 from nnunet_dino.training.pretrained import install_loader, unwrap
-from nnunet_dino.training.saving import write_atomically
 from nnunet_dino.training.schedules import EpochSchedule, polynomial
 
 FACTS_FILE = "nnunet_dino.json"
+_AFTER_A_FAILED_SAVE = "free disk space or make the folder writable, then continue with --c; the last good checkpoint is kept"
 
 
 class DINOv3Trainer(nnUNetTrainer):
@@ -126,7 +127,7 @@ class DINOv3Trainer(nnUNetTrainer):
             return
         is_final = Path(filename).name == "checkpoint_final.pth"
         with one_line_in_stock_commands(), _without_optimizer_state(self) if is_final else nullcontext():
-            write_atomically(filename, super().save_checkpoint)
+            write_atomically(filename, super().save_checkpoint, _AFTER_A_FAILED_SAVE)
 
     def plot_network_architecture(self) -> None:
         """Does nothing: nnU-Net's plot can hang on networks that are not its own."""

@@ -8,18 +8,22 @@ from collections.abc import Callable
 
 from nnunet_dino.errors import UserError
 
+REMEDY = "free disk space or make the folder writable"
 
-def write_atomically(path: str, write: Callable[[str], None]) -> None:
+
+def write_atomically(path: str, write: Callable[[str], None], remedy: str = REMEDY, suffix: str = ".part") -> None:
     """Writes beside ``path`` and then renames, so that an interruption leaves the old file as it was.
 
     Args:
         path: The file to make or replace.
         write: Writes a file at the path it is given.
+        remedy: What to do if it cannot be written.
+        suffix: Added to ``path`` while it is being written; processes that may write the same file take different ones.
 
     Raises:
         UserError: the file could not be written, for instance because the disk is full. ``path`` is unchanged.
     """
-    temporary = f"{path}.part"
+    temporary = f"{path}{suffix}"
     try:
         write(temporary)
         _flush_to_disk(temporary)
@@ -28,10 +32,7 @@ def write_atomically(path: str, write: Callable[[str], None]) -> None:
         # torch reports a full disk as a RuntimeError of its zip writer, often without the reason.
         _remove(temporary)
         reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"could not save {path} · got {reason} · free disk space or make the folder writable, then continue with --c; "
-            "the last good checkpoint is kept"
-        ) from error
+        raise UserError(f"could not save {path} · got {reason} · {remedy}") from error
     except BaseException:
         _remove(temporary)
         raise
