@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from nnunet_dino import __version__
+from nnunet_dino import __version__, cli_probes
 from nnunet_dino.errors import UserError, leave, nearest
 
 
@@ -204,6 +204,10 @@ def demo(folder: Path, num_epochs: str, device: str, fresh: bool, **numbers: int
     from nnunet_dino.demo.run import run_demo
 
     return run_demo(folder, DemoOptions(num_epochs=int(num_epochs), **numbers), device, fresh, click.echo)
+
+
+for verb in cli_probes.VERBS:
+    main.add_command(verb)
 
 
 def run() -> None:
