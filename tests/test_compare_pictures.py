@@ -14,8 +14,9 @@ from matplotlib.image import imread
 from nnunet_dino.compare import compare_folders, compare_results
 from nnunet_dino.compare.comparison import Versus
 from nnunet_dino.compare.overlays import _crop, case_picture, changed_cases
-from nnunet_dino.compare.plots import DARK, LIGHT, forest_plot, paired_plot
+from nnunet_dino.compare.plots import forest_plot, paired_plot
 from nnunet_dino.compare.volumes import SliceChoice, Volume, choose_slice, edge_letters, read_volume, take_slice
+from nnunet_dino.pages.plot import DARK, LIGHT
 
 
 @pytest.mark.parametrize("code", ["LPS", "RAS", "PIR", "SAL"])

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import io
-from dataclasses import dataclass
-
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,22 +9,9 @@ from matplotlib.figure import Figure
 from nnunet_dino.compare import words
 from nnunet_dino.compare.comparison import Comparison, Versus
 from nnunet_dino.compare.statistics import EQUAL_BELOW, Difference
+from nnunet_dino.pages.plot import Theme, svg
 
 MAX_FOREST_ROWS = 60
-
-
-@dataclass(frozen=True)
-class Theme:
-    """Colours of a plot; better and worse differ for colour-blind readers as well."""
-
-    ink: str
-    faint: str
-    better: str
-    worse: str
-
-
-LIGHT = Theme(ink="#2b2f36", faint="#b9bec7", better="#1f6fb2", worse="#d1701f")
-DARK = Theme(ink="#d5d9e0", faint="#565d69", better="#6cb4ee", worse="#f0a35e")
 
 
 def paired_plot(versus: Versus, theme: Theme) -> bytes:
@@ -37,7 +20,7 @@ def paired_plot(versus: Versus, theme: Theme) -> bytes:
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.35))
     _scatter(left, versus, theme)
     _sorted_differences(right, versus, theme)
-    return _svg(figure, theme)
+    return svg(figure, theme)
 
 
 def _scatter(axes: Axes, versus: Versus, theme: Theme) -> None:
@@ -105,7 +88,7 @@ def forest_plot(comparison: Comparison, theme: Theme) -> bytes | None:
         label.set_fontweight("bold" if bold else "normal")
     axes.tick_params(axis="y", length=0)
     axes.set(ylim=(row - 0.4, -0.6), xlabel="Difference in Dice to the baseline, with 95 % bootstrap interval")
-    return _svg(figure, theme)
+    return svg(figure, theme)
 
 
 def _whisker(axes: Axes, row: int, difference: Difference, theme: Theme, bold: bool) -> None:
@@ -124,19 +107,3 @@ def _colours(values: np.ndarray, theme: Theme) -> list[str]:
 
 def _wrapped(name: str) -> str:
     return name if len(name) <= 40 else name.replace(" · ", "\n")
-
-
-def _svg(figure: Figure, theme: Theme) -> bytes:
-    for axes in figure.axes:
-        axes.set_facecolor("none")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(theme.faint)
-        axes.tick_params(colors=theme.ink, labelsize=9, color=theme.faint)
-        for text in (axes.xaxis.label, axes.yaxis.label):
-            text.set(color=theme.ink, fontsize=9.5)
-        axes.title.set(color=theme.ink)
-        axes._left_title.set(color=theme.ink, fontsize=10)
-    stream = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "nnunet-dino", "svg.fonttype": "path"}):
-        figure.savefig(stream, format="svg", facecolor="none", metadata={"Date": None})
-    return stream.getvalue()

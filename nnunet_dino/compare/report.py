@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
-import platform
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,21 +11,14 @@ from tqdm import tqdm
 from nnunet_dino.compare import words
 from nnunet_dino.compare.comparison import Comparison, Versus
 from nnunet_dino.compare.overlays import CasePicture, case_picture, changed_cases
-from nnunet_dino.compare.plots import DARK, LIGHT, forest_plot, paired_plot
+from nnunet_dino.compare.plots import forest_plot, paired_plot
 from nnunet_dino.compare.statistics import EQUAL_BELOW, MAX_ENUMERATED, MAX_EXACT, MIN_NONZERO
-from nnunet_dino.compare.tables import Table, all_tables
+from nnunet_dino.compare.tables import all_tables
+from nnunet_dino.pages.origin import origin
+from nnunet_dino.pages.plot import DARK, LIGHT, Plot
+from nnunet_dino.pages.table import Table
 
 PACKAGES = ("nnunet-dino", "nnunetv2", "scipy", "numpy", "pandas", "matplotlib", "SimpleITK")
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A plot for light and for dark screens, as SVG."""
-
-    name: str
-    text: str
-    light: bytes
-    dark: bytes
 
 
 @dataclass(frozen=True)
@@ -87,7 +77,7 @@ def make_report(comparison: Comparison, *, command: str | None = None, pictures:
         forest=forest,
         sections=sections,
         method=[*_method(comparison), *comparison.notes],
-        origin=_origin(command),
+        origin=origin(command, PACKAGES),
     )
 
 
@@ -147,15 +137,3 @@ def _method(comparison: Comparison) -> list[str]:
         "about other cases for these networks. How much results vary when training is repeated takes several runs.",
     ]
     return computed
-
-
-def _origin(command: str | None) -> list[tuple[str, str]]:
-    versions = [f"Python {platform.python_version()}"]
-    for package in PACKAGES:
-        try:
-            versions.append(f"{package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    now = datetime.datetime.now(datetime.timezone.utc)
-    made = [("Made on", now.strftime("%d %B %Y, %H:%M UTC")), ("Versions", ", ".join(versions))]
-    return [*([("Command", command)] if command else []), *made]

@@ -2,32 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from nnunet_dino.compare import words
 from nnunet_dino.compare.comparison import Comparison
 from nnunet_dino.compare.entries import Entry
 from nnunet_dino.compare.statistics import Difference
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of text.
-
-    Attributes:
-        title: Heading.
-        headers: Column headings.
-        rows: Cells; as many per row as there are headings.
-        caption: How to read it.
-        num_text_columns: Leading columns that hold names; the others hold numbers.
-    """
-
-    title: str
-    headers: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    caption: str
-    num_text_columns: int = 1
+from nnunet_dino.pages.table import Table
 
 
 def all_tables(comparison: Comparison) -> dict[str, Table]:

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_dino import __version__
 from nnunet_dino.compare.comparison import Comparison
 from nnunet_dino.compare.csv_tables import cases_csv, summary_csv
 from nnunet_dino.compare.markdown import markdown
 from nnunet_dino.compare.page import html
 from nnunet_dino.compare.report import Report, make_report, slug
-from nnunet_dino.errors import UserError
+from nnunet_dino.pages.folder import ReportFolder
 
-RECORD = "nnunet_dino_compare.json"
 PAGE, TEXT, SUMMARY, CASES = "report.html", "report.md", "summary.csv", "cases.csv"
 
 
@@ -67,17 +59,14 @@ def write_report(
         UserError: A file of the same name is in the way, or the folder cannot be written to.
     """
     folder = Path(folder)
-    check_folder(folder, overwrite=overwrite)
+    place = _place(folder, overwrite)
+    place.check()
     report = make_report(comparison, command=command, pictures=pictures)
     files, picture_files = _picture_files(report)
     files[PAGE] = html(report).encode("utf-8")
     files[TEXT] = markdown(report, picture_files).encode("utf-8")
     files[SUMMARY], files[CASES] = summary_csv(comparison).encode("utf-8"), cases_csv(comparison).encode("utf-8")
-    _refuse_foreign(folder, files, overwrite)
-    try:
-        _replace(folder, files)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
+    place.write(files)
     return WrittenReport(folder, folder / PAGE, folder / TEXT, folder / SUMMARY, folder / CASES, report)
 
 
@@ -87,15 +76,11 @@ def check_folder(folder: Path, *, overwrite: bool = False) -> None:
     Raises:
         UserError: A file is in the way, or the folder cannot be written to.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"a folder for the report required · got the file {folder} · give another one with -o")
-    parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    try:
-        with tempfile.TemporaryFile(dir=parent):
-            pass
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    _refuse_foreign(folder, [PAGE, TEXT, SUMMARY, CASES, *_recorded(folder)], overwrite)
+    _place(folder, overwrite).check()
+
+
+def _place(folder: Path, overwrite: bool) -> ReportFolder:
+    return ReportFolder(folder, "compare", (PAGE, TEXT, SUMMARY, CASES), overwrite)
 
 
 def _picture_files(report: Report) -> tuple[dict[str, bytes], dict[int, str]]:
@@ -112,64 +97,3 @@ def _picture_files(report: Report) -> tuple[dict[str, bytes], dict[int, str]]:
                 paths[id(picture)] = f"pictures/{position:02d}-{picture.role}-{slug(picture.case)}.png"
                 files[paths[id(picture)]] = picture.png
     return files, paths
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _recorded(folder: Path) -> dict[str, str]:
-    """Returns names and digests of the files that an earlier report wrote into ``folder``."""
-    try:
-        files = json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    own = files if isinstance(files, dict) else {}
-    return {name: digest for name, digest in own.items() if not os.path.isabs(name) and ".." not in Path(name).parts}
-
-
-def _refuse_foreign(folder: Path, names: Iterable[str], overwrite: bool) -> None:
-    if overwrite:
-        return
-    recorded = _recorded(folder)
-    for name in names:
-        file = folder / name
-        if not file.exists():
-            continue
-        if name not in recorded:
-            raise UserError(
-                f"a folder without other files of the report's names required · got {file}, which no earlier report wrote · "
-                "give another folder with -o, or replace it with --overwrite"
-            )
-        if _digest(file.read_bytes()) != recorded[name]:
-            raise UserError(
-                f"an unchanged earlier report required · got {file}, which was changed since · keep it by giving another "
-                "folder with -o, or replace it with --overwrite"
-            )
-
-
-def _replace(folder: Path, files: dict[str, bytes]) -> None:
-    """Writes all files beside their places first, so that a full disk leaves the earlier report as it was."""
-    stale = set(_recorded(folder)) - set(files)
-    folder.mkdir(parents=True, exist_ok=True)
-    record = {"made_by": f"nnunet-dino compare {__version__}", "files": {name: _digest(files[name]) for name in sorted(files)}}
-    written = files | {RECORD: (json.dumps(record, indent=1) + "\n").encode("utf-8")}
-    scratch = Path(tempfile.mkdtemp(prefix=".report-", dir=folder))
-    try:
-        for name, content in written.items():
-            (scratch / name).parent.mkdir(parents=True, exist_ok=True)
-            (scratch / name).write_bytes(content)
-        for name in written:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(scratch / name, folder / name)
-        for name in stale:
-            (folder / name).unlink(missing_ok=True)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _unwritable(folder: Path, error: OSError) -> UserError:
-    return UserError(
-        f"a folder that can be written to required · got {folder}: {error.strerror or error} · give another one with -o, "
-        "or free space"
-    )
