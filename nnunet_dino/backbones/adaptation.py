@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import peft
 from torch import nn
 
 from nnunet_dino.backbones.vit import Backbone
@@ -42,6 +41,8 @@ def add_lora(backbone: Backbone, rank: int, alpha: float, targets: tuple[str, ..
     for block in backbone.vit.blocks:
         # timm's fused path multiplies by `qkv.weight` directly and would bypass the adapter; this one calls the layer.
         block.attn.qkv_bias_separate = True
+    import peft  # slow to import, and needed for this alone
+
     config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), lora_dropout=0.0, bias="none")
     peft.inject_adapter_in_model(config, backbone.vit.blocks)
 
