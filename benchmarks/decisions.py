@@ -78,6 +78,7 @@ def make_trainer(variant: str, num_epochs: int, num_iterations: int) -> type[nnU
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Trains and validates one variant and returns its record."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     random.seed(arguments.seed)
     np.random.seed(arguments.seed)
     torch.manual_seed(arguments.seed)
@@ -115,7 +116,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "processor": f"{platform.machine()}, {os.cpu_count()} cores",
-        "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip(),
+        "commit": commit,
     }
 
 
