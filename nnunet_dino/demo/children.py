@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
@@ -34,7 +36,11 @@ def run_stage(stage: Stage, environment: Mapping[str, str], log: Path) -> None:
         StageFailed: Its exit code is not 0.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w", encoding="utf-8") as output, progress_bar(stage.title, stage.total, stage.unit) as bar:
+    with (
+        log.open("w", encoding="utf-8") as output,
+        progress_bar(stage.title, stage.total, stage.unit) as bar,
+        _ended_by_signals(),
+    ):
         child = subprocess.Popen(
             stage.command,
             env=environment,
@@ -70,6 +76,18 @@ def last_lines(text: str) -> str:
     """Returns the end of a log, indented; progress bars of the command and empty lines are left out."""
     lines = [line.rstrip() for line in text.splitlines() if line.strip() and "it/s]" not in line and "s/it]" not in line]
     return "\n".join(f"    {line}" for line in lines[-NUM_LAST_LINES:])
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Lets SIGTERM and a closed terminal unwind the stack, so that no command is left running alone."""
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, lambda number, frame: sys.exit(128 + number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _text(log: Path) -> str:
