@@ -202,6 +202,7 @@ def _replace_weights_by_record(module: AdaptedBackbone, state: dict[str, Tensor]
         return
     for key in module._source_keys(prefix):
         del state[key]
+    assert module.digest is not None
     state[prefix + RECORD_KEY] = encode_record(module.name, module.digest)
 
 

@@ -156,10 +156,10 @@ def _with_holm(found: list[Versus]) -> list[Versus]:
     """Adjusts the tests of mean Dice as one family, and the tests of all labels of all results as another one."""
     means = [versus.mean for versus in found]
     classes = [difference for versus in found for difference in versus.classes.values()]
-    means, classes = _adjusted(means), iter(_adjusted(classes))
+    adjusted = iter(_adjusted(classes))
     return [
-        replace(versus, mean=mean, classes={key: next(classes) for key in versus.classes})
-        for versus, mean in zip(found, means, strict=True)
+        replace(versus, mean=mean, classes={key: next(adjusted) for key in versus.classes})
+        for versus, mean in zip(found, _adjusted(means), strict=True)
     ]
 
 

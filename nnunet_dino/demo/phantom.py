@@ -113,9 +113,10 @@ def make_phantom(
     taken = bone.contains(points_mm)
     fine_hu[taken] = BONE_HU
     fractions = [np.zeros(shape)]
-    every = tuple(slice(None, None, parts) for parts in SUBSAMPLES)  # a place is looked for on a coarser grid
+    every = tuple(slice(None, None, parts) for parts in SUBSAMPLES)
+    on_coarse_grid = (slice(None), *every)  # enough to look for a place
     for name in list(LABELS)[1:]:
-        organ = _place(random, name, points_mm[(slice(None), *every)], taken[every], extent_mm, body_radii_mm)
+        organ = _place(random, name, points_mm[on_coarse_grid], taken[every], extent_mm, body_radii_mm)
         inside = organ.contains(points_mm)
         taken |= inside
         fine_hu[inside] = ORGAN_HU + _texture(random, name, points_mm, spacing_mm, inside)

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from nnunet_dino.discovery.boot import switched_off
-from nnunet_dino.discovery.doctor import Check, Finding
+from nnunet_dino.discovery.doctor import Check, Finding, Level
 from nnunet_dino.discovery.folders import PURPOSE, command_to_set
 from nnunet_dino.discovery.probing import ask
 
@@ -133,7 +133,7 @@ def weights() -> Iterator[Finding]:
             yield Finding("ok", f"{name} · {place}")
     missing = [name for name, place in found.items() if not place]
     if missing:
-        level = "warn" if len(missing) == len(found) else "note"
+        level: Level = "warn" if len(missing) == len(found) else "note"
         text = f"not on this machine: {', '.join(missing)} (a training fetches its own at the start)"
         yield Finding(level, text, "nnunet-dino weights fetch NAME, or nnunet-dino weights import FILE")
 

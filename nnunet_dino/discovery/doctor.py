@@ -36,7 +36,9 @@ def examine(checks: dict[str, Check] | None = None) -> Iterator[tuple[str, Findi
         checks: Title of a section and its check; all of :data:`nnunet_dino.discovery.checks.CHECKS` if None.
     """
     if checks is None:
-        from nnunet_dino.discovery.checks import CHECKS as checks
+        from nnunet_dino.discovery.checks import CHECKS
+
+        checks = CHECKS
     for section, check in checks.items():
         try:
             for finding in check():

@@ -7,7 +7,7 @@ it.
 from __future__ import annotations
 
 
-def __getattr__(name: str) -> type:
+def __getattr__(name: str) -> type | None:
     from nnunet_dino.discovery.registry import TRAINERS, resolve
     from nnunet_dino.errors import one_line_in_stock_commands
 
