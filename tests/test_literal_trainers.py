@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from nnunet_dino.trainers.meddinov3 import nnUNetTrainerMedDINOv3B
-from nnunet_dino.trainers.tokens_only import nnUNetTrainerDINOv3Tiny_TokensOnly
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from small_nets import planned
@@ -20,6 +18,8 @@ from small_nets import planned
 from nnunet_dino.discovery.registry import TRAINERS, resolve
 from nnunet_dino.errors import UserError
 from nnunet_dino.networks import PLAIN_UNET, TokensOnly
+from nnunet_dino.trainers.meddinov3 import nnUNetTrainerMedDINOv3B
+from nnunet_dino.trainers.tokens_only import nnUNetTrainerDINOv3Tiny_TokensOnly
 from nnunet_dino.training.trainer import DINOv3Trainer
 
 DATASET = {"labels": {"background": 0, "liver": 1, "spleen": 2}, "channel_names": {"0": "CT"}, "file_ending": ".nii.gz"}

@@ -87,7 +87,7 @@ class nnUNetTrainerDINOv3Tiny_LoRA(LoRA):
 
 
 class FullTuning(DINOv3Trainer):
-    """Every parameter trained; the ViT with a tenth of a hundredth of the decoder's learning rate."""
+    """Every parameter trained; the ViT with a hundredth of the learning rate of the rest."""
 
     vit_lr = 1e-4
 

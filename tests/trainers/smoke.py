@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -32,6 +33,12 @@ class nnUNetTrainerDINOv3TinySmoke(nnUNetTrainerDINOv3Tiny):
         super().on_epoch_end()
         if os.environ.get("SMOKE_STOP_AFTER") == str(self.current_epoch):
             raise KeyboardInterrupt
+
+
+class nnUNetTrainerDINOv3TinyPretrainedSmoke(nnUNetTrainerDINOv3TinySmoke):
+    """The same, with weights that have to be found."""
+
+    dino = replace(nnUNetTrainerDINOv3Tiny.dino, weights="pretrained")
 
 
 def shorten(trainer: nnUNetTrainer) -> None:
