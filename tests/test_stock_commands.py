@@ -214,7 +214,7 @@ def test_two_channels_with_regions_and_an_ignore_label(planned_phantom: Workspac
     planned_phantom.plan(name, "3d_fullres")
     planned_phantom.train(name, "3d_fullres", 0, OURS)
     case = planned_phantom.summary(name, OURS, "3d_fullres", 0)["metric_per_case"][0]
-    assert set(case["metrics"]) == {"(1, 2, 3, 4)", "(3, 4)", "4"}
+    assert set(case["metrics"]) == {"(1, 2, 3, 4)", "(3, 4)", "(4,)"}
     planned_phantom.predict(name, "3d_fullres", OURS, tmp_path)
     assert_segmentations_of_test_images(tmp_path, planned_phantom, name, {0, 1, 3, 4})
 
