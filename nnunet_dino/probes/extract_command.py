@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from nnunet_dino.probes.inputs import IMAGES, SLIDES, VOLUMES, find_items
 from nnunet_dino.probes.layout import StoreFacts
 from nnunet_dino.probes.preprocess import Preprocessing
 from nnunet_dino.probes.read_image import open_image
+from nnunet_dino.probes.read_slide import Tiling, open_slide, require_openslide
 from nnunet_dino.probes.read_volume import Slicing, open_volume
 from nnunet_dino.probes.sources import Item, Source
 from nnunet_dino.probes.store import TOKENS
@@ -44,6 +46,8 @@ def run(
     plane: str,
     every: int,
     per_slice: bool,
+    tissue: str,
+    mpp: float | None,
     dtype: str,
     batch: int | None,
     num_workers: int | None,
@@ -61,13 +65,15 @@ def run(
     """
     part = parse_shard(shard)
     preprocessing = Preprocessing(size_px, fit, window)
-    slicing = Slicing(plane, every)
+    slicing, tiling = Slicing(plane, every), Tiling(tissue, mpp)
     _check(features, dtype, batch, items_per_file)
     kind, items = find_items(inputs, kind, column, root)
     encoder = FrozenEncoder(backbone, pick_device(device))
     pixels = preprocessing.record()
     if kind == VOLUMES:
-        pixels |= {"plane": plane, "every": every}
+        pixels |= asdict(slicing)
+    if kind == SLIDES:
+        pixels |= asdict(tiling)
     facts = StoreFacts(
         kind=kind,
         backbone=backbone,
@@ -82,7 +88,9 @@ def run(
         items_per_file=items_per_file or ITEMS_PER_FILE[kind],
     )
     reading = Reading(
-        opener(kind, preprocessing, slicing), batch or default_batch(size_px), num_workers or min(8, os.cpu_count() or 1)
+        opener(kind, preprocessing, slicing, tiling),
+        batch or default_batch(size_px),
+        num_workers or min(8, os.cpu_count() or 1),
     )
     mine = [i for i in range(len(items)) if (i // facts.items_per_file) % part[1] == part[0]]
     with tqdm(total=len(mine), unit=kind[:-1], disable=None, smoothing=0.05, file=sys.stderr) as bar:
@@ -90,13 +98,14 @@ def run(
     return report(echo, Path(output), facts, outcome)
 
 
-def opener(kind: str, preprocessing: Preprocessing, slicing: Slicing) -> Callable[[Item], Source]:
+def opener(kind: str, preprocessing: Preprocessing, slicing: Slicing, tiling: Tiling) -> Callable[[Item], Source]:
     """Returns the function that opens inputs of a kind."""
     if kind == IMAGES:
         return partial(open_image, preprocessing=preprocessing)
     if kind == VOLUMES:
         return partial(open_volume, preprocessing=preprocessing, slicing=slicing)
-    raise UserError("slides: not yet")
+    require_openslide()
+    return partial(open_slide, preprocessing=preprocessing, tiling=tiling)
 
 
 def parse_shard(text: str | None) -> tuple[int, int]:

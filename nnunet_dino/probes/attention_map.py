@@ -1,0 +1,73 @@
+"""Attention over the tiles of slides, drawn on their overviews."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+
+from nnunet_dino.probes.report import Picture
+from nnunet_dino.probes.sources import Unreadable
+from nnunet_dino.probes.store import FeatureStore
+from nnunet_dino.probes.tile_map import colour_tiles, png
+
+OVERVIEW_PX = 900
+
+
+def attention_pictures(
+    store: FeatureStore | None, ids: Sequence[str], attention: Sequence[np.ndarray], scores: np.ndarray, most: int
+) -> tuple[list[Picture], list[str]]:
+    """Draws the attention on slides, those with the highest scores first.
+
+    Args:
+        store: Where the tiles' places are; None, or a store of something else, gives no pictures.
+        ids: Of the slides.
+        attention: Weights of the tiles of every slide.
+        scores: Of the slides.
+        most: Number of pictures, at most.
+
+    Returns:
+        Pictures, and what a reader must be told where there are none.
+    """
+    if store is None or store.facts.kind != "slides" or most < 1:
+        return [], []
+    try:
+        from nnunet_dino.probes.read_slide import require_openslide
+
+        require_openslide()
+    except ValueError:
+        return [], ["OpenSlide is not installed, so attention is not drawn; it is in attention.safetensors."]
+    pictures, missing = [], []
+    rows = store.good.set_index("id")
+    for position in np.argsort(-scores, kind="stable")[:most]:
+        name = ids[position]
+        try:
+            content = _picture(store, name, str(rows.loc[name, "path"]), int(rows.loc[name, "tile_px"]), attention[position])
+        except Unreadable as error:
+            missing.append(f"{name} ({error})")
+            continue
+        caption = (
+            f"Score {scores[position]:.3f}. Attention of {len(attention[position])} tiles, by rank: yellow is the highest."
+        )
+        pictures.append(Picture(f"attention-{position:04d}", name, caption, content))
+    notes = [f"Attention is not drawn where the slide cannot be read: {', '.join(missing[:5])}."] if missing else []
+    return pictures, notes
+
+
+def _picture(store: FeatureStore, name: str, path: str, tile_px: int, weights: np.ndarray) -> bytes:
+    from nnunet_dino.probes.read_slide import read_overview, slide_of
+
+    slide = slide_of(path)
+    try:
+        overview, downsample = read_overview(slide, max(1.0, max(slide.dimensions) / OVERVIEW_PX))
+    finally:
+        slide.close()
+    (bag,) = store.bags(next(key for key in ("mean", "class") if _holds(store, key)), [name])
+    ranks = weights.argsort(kind="stable").argsort(kind="stable") / max(1, len(weights) - 1)
+    colours = matplotlib.colormaps["viridis"](ranks)[:, :3]
+    return png(overview, colour_tiles(overview, downsample, bag.coordinates, tile_px, colours))
+
+
+def _holds(store: FeatureStore, key: str) -> bool:
+    return {"mean": "patch_mean", "class": "class_token"}[key] in store.facts.tokens

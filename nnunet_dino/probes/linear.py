@@ -1,0 +1,155 @@
+"""One linear layer on frozen features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nnunet_dino.errors import UserError, nearest
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "sgd": lambda parameters, **options: torch.optim.SGD(parameters, momentum=0.9, **options),
+}
+SCHEDULES = ("constant", "cosine")
+KEEPS = ("last", "best")
+INITIAL_STD = 0.01
+
+
+@dataclass(frozen=True)
+class LinearOptions:
+    """How a linear layer is trained.
+
+    Attributes:
+        lr: Learning rate.
+        batch: Inputs per step.
+        epochs: Passes over the training part.
+        optimizer: ``adamw``, ``adam`` or ``sgd`` (with momentum 0.9).
+        weight_decay: Of the optimiser.
+        schedule: ``constant`` or ``cosine`` to zero.
+        keep: The ``last`` epoch or the ``best`` one by the loss on ``val``.
+        standardise: Whether features are given zero mean and unit variance, by the training part.
+        seed: Of the first weights and of the order.
+
+    Raises:
+        UserError: A value is none of these.
+    """
+
+    lr: float = 0.005
+    batch: int = 1024
+    epochs: int = 50
+    optimizer: str = "adamw"
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    keep: str = "last"
+    standardise: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("keep", KEEPS)):
+            value = getattr(self, name)
+            if value not in known:
+                raise UserError(f"--{name}: required one of {', '.join(known)} · got {value!r}{nearest(value, known)}")
+        for name in ("batch", "epochs"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name}: required a number from 1 · got {getattr(self, name)}")
+        if not self.lr > 0 or self.weight_decay < 0:
+            wrong = ("--lr", self.lr) if not self.lr > 0 else ("--weight-decay", self.weight_decay)
+            raise UserError(f"{wrong[0]}: required a positive number · got {wrong[1]:g}")
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """A trained linear layer.
+
+    Attributes:
+        weight: ``c e``.
+        bias: ``c``.
+        shift: Subtracted from features, ``e``.
+        scale: Features are divided by it, ``e``.
+        is_exclusive: Whether scores of classes add up to 1.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    shift: Tensor
+    scale: Tensor
+    is_exclusive: bool
+
+    def scores(self, features: np.ndarray) -> np.ndarray:
+        """Returns probabilities of labels or classes for features ``n e``: ``n c``."""
+        inputs = (torch.from_numpy(features) - self.shift) / self.scale
+        logits = (inputs @ self.weight.T + self.bias).double()
+        return (logits.softmax(1) if self.is_exclusive else logits.sigmoid()).numpy()
+
+
+def train_linear(
+    features: np.ndarray,
+    targets: np.ndarray,
+    is_exclusive: bool,
+    options: LinearOptions,
+    validation: tuple[np.ndarray, np.ndarray] | None = None,
+    device: torch.device | None = None,
+) -> LinearProbe:
+    """Trains a linear layer: cross-entropy for exclusive classes, else binary cross-entropy per label.
+
+    Args:
+        features: ``n e`` of the training part.
+        targets: ``n c``, 0 or 1.
+        is_exclusive: Whether every input has exactly one class.
+        options: How.
+        validation: Features and targets by which the best epoch is chosen, if it is asked for.
+        device: Where to compute; the CPU by default.
+
+    Raises:
+        UserError: The best epoch is asked for without ``validation``.
+    """
+    if options.keep == "best" and validation is None:
+        raise UserError("--keep best: required a val part · got none · keep the last epoch, or give one")
+    device = device or torch.device("cpu")
+    generator = torch.Generator().manual_seed(options.seed)
+    shift = torch.from_numpy(features.mean(0, dtype=np.float64).astype(np.float32))
+    scale = torch.from_numpy(features.std(0, dtype=np.float64).astype(np.float32)).clamp(min=1e-6)
+    if not options.standardise:
+        shift, scale = torch.zeros_like(shift), torch.ones_like(scale)
+    layer = nn.Linear(features.shape[1], targets.shape[1])
+    nn.init.normal_(layer.weight, std=INITIAL_STD, generator=generator)
+    nn.init.zeros_(layer.bias)
+    layer.to(device)
+    inputs, goals = ((torch.from_numpy(features) - shift) / scale).to(device), torch.from_numpy(targets).to(device)
+    held_out = None
+    if validation is not None:
+        held_out = ((torch.from_numpy(validation[0]) - shift) / scale).to(device), torch.from_numpy(validation[1]).to(device)
+    num_steps = options.epochs * -(-len(inputs) // options.batch)
+    optimizer = OPTIMIZERS[options.optimizer](layer.parameters(), lr=options.lr, weight_decay=options.weight_decay)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps) if options.schedule == "cosine" else None
+    best = (float("inf"), None)
+    for _ in range(options.epochs):
+        for chosen in torch.randperm(len(inputs), generator=generator).to(device).split(options.batch):
+            optimizer.zero_grad()
+            _loss(layer(inputs[chosen]), goals[chosen], is_exclusive).backward()
+            optimizer.step()
+            if cosine is not None:
+                cosine.step()
+        if options.keep == "best":
+            with torch.no_grad():
+                loss = float(_loss(layer(held_out[0]), held_out[1], is_exclusive))
+            if loss < best[0]:
+                best = (loss, {name: tensor.clone() for name, tensor in layer.state_dict().items()})
+    if best[1] is not None:
+        layer.load_state_dict(best[1])
+    if not torch.isfinite(layer.weight).all():
+        raise UserError(
+            f"--lr: required one with which training converges · got {options.lr:g} · try a smaller one, or --standardise"
+        )
+    return LinearProbe(layer.weight.detach().cpu(), layer.bias.detach().cpu(), shift, scale, is_exclusive)
+
+
+def _loss(logits: Tensor, targets: Tensor, is_exclusive: bool) -> Tensor:
+    return F.cross_entropy(logits, targets) if is_exclusive else F.binary_cross_entropy_with_logits(logits, targets)

@@ -1,0 +1,77 @@
+"""What ``nnunet-dino probe linear`` does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+
+from safetensors.torch import save
+
+from nnunet_dino.probes.compose import compose, report_folder, write_report
+from nnunet_dino.probes.encoder import pick_device
+from nnunet_dino.probes.evaluation import judge, refuse_single_class
+from nnunet_dino.probes.layout import StoreFacts
+from nnunet_dino.probes.linear import LinearOptions, LinearProbe, train_linear
+from nnunet_dino.probes.prepare import Request, labelled_vectors, with_parts
+from nnunet_dino.probes.report import ProbeReport
+from nnunet_dino.probes.store import FeatureStore
+
+WEIGHTS = "linear.safetensors"
+
+
+def run(echo: Callable[[str], object], request: Request, options: LinearOptions) -> ProbeReport:
+    """Trains a linear layer on a store, judges it and writes the report.
+
+    Raises:
+        UserError: The store, the labels or an option cannot be used.
+    """
+    folder = report_folder(request, WEIGHTS)
+    store = FeatureStore(request.store)
+    labelled, vectors = labelled_vectors(store, request.columns, request.features)
+    labelled, how_split = with_parts(labelled, request.splitting)
+    untrained = refuse_single_class(labelled)
+    train, val = labelled.split == "train", labelled.split == "val"
+    probe = train_linear(
+        vectors[train],
+        labelled.targets[train],
+        labelled.is_exclusive,
+        options,
+        (vectors[val], labelled.targets[val]) if val.any() else None,
+        pick_device(request.device),
+    )
+    scores = probe.scores(vectors)
+    report = compose(
+        request,
+        probe="linear",
+        what="Linear probe",
+        title=f"Linear probe of {store.facts.backbone}",
+        facts=store.facts,
+        num_failed=len(store.failed),
+        labelled=labelled,
+        how_split=how_split,
+        judged=judge(labelled, scores, request.judging),
+        method=_method(options, labelled.is_exclusive),
+        numbers={"options": asdict(options)},
+        untrained=untrained,
+    )
+    weights = _weights_file(probe, labelled.names, store.facts, request.features)
+    write_report(echo, folder, report, labelled, scores, {WEIGHTS: weights})
+    return report
+
+
+def _method(options: LinearOptions, is_exclusive: bool) -> str:
+    loss = "cross-entropy" if is_exclusive else "binary cross-entropy per label"
+    scaled = "features standardised by the training part, " if options.standardise else ""
+    return (
+        f"Probe: one linear layer, {scaled}{loss}, {options.optimizer}, learning rate {options.lr:g} ({options.schedule}), "
+        f"weight decay {options.weight_decay:g}, batch {options.batch}, {options.epochs} epochs, {options.keep} epoch kept, "
+        f"seed {options.seed}."
+    )
+
+
+def _weights_file(probe: LinearProbe, names: tuple[str, ...], facts: StoreFacts, features: str) -> bytes:
+    made_for = {"labels": names, "is_exclusive": probe.is_exclusive, "features": features, "backbone": facts.backbone}
+    metadata = {"nnunet_dino_probe": json.dumps({**made_for, "weights": facts.weights, "preprocessing": facts.preprocessing})}
+    tensors = {name: getattr(probe, name) for name in ("weight", "bias", "shift", "scale")}
+    return save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)

@@ -1,0 +1,174 @@
+"""What scores are worth: AUROC, accuracy, precision and recall, with bootstrap intervals by patient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from nnunet_dino.probes.auroc import weighted_auroc
+
+NUM_ROUNDS = 1000
+ROUNDS_AT_ONCE = 100
+QUANTILES = (0.025, 0.975)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval; NaN where it is undefined."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class LabelMetrics:
+    """One label, or one class against the others.
+
+    Attributes:
+        name: Of the label.
+        num_positive: Inputs that have it.
+        auroc: NaN if all inputs have it, or none.
+        threshold: Scores from here upwards count as found; NaN for exclusive classes, where the highest score counts.
+        accuracy: Fraction of inputs for which "found" is right.
+        precision: Of those found, the fraction that have it; 0 if none is found.
+        recall: Of those that have it, the fraction found; 0 if none has it.
+    """
+
+    name: str
+    num_positive: int
+    auroc: Estimate
+    threshold: float
+    accuracy: Estimate
+    precision: Estimate
+    recall: Estimate
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """How good scores are on one part.
+
+    Attributes:
+        num: Inputs.
+        num_patients: Patients.
+        labels: One entry per label or class.
+        overall: By name: ``auroc`` (mean over labels that have both classes), ``accuracy`` (mean over labels; of exclusive
+            classes the fraction that is right), ``subset_accuracy`` (all labels right), ``precision``, ``recall`` (means over
+            labels), ``micro_precision``, ``micro_recall`` (all decisions together), ``weighted_precision``,
+            ``weighted_recall`` (means weighted by how many have the label).
+        single_class: Labels that all inputs have or none; they have no AUROC and are left out of its mean.
+    """
+
+    num: int
+    num_patients: int
+    labels: list[LabelMetrics]
+    overall: dict[str, Estimate]
+    single_class: list[str]
+
+
+def evaluate(
+    names: tuple[str, ...],
+    targets: np.ndarray,
+    scores: np.ndarray,
+    patients: np.ndarray,
+    thresholds: np.ndarray | None,
+    seed: int = 0,
+    num_rounds: int = NUM_ROUNDS,
+) -> Metrics:
+    """Computes all metrics of one part.
+
+    Args:
+        names: Of the ``c`` labels.
+        targets: ``n c``, 0 or 1.
+        scores: ``n c``, 0..1.
+        patients: Whose the inputs are; intervals come from drawing patients with replacement.
+        thresholds: Per label; None for exclusive classes, of which the one with the highest score is found.
+        seed: Of the drawing.
+        num_rounds: Drawings.
+    """
+    found = scores >= thresholds if thresholds is not None else _highest(scores)
+    whole = _measures(targets, scores, found, np.ones((1, len(targets))), thresholds is None)
+    drawn = [
+        _measures(targets, scores, found, weights, thresholds is None) for weights in _drawings(patients, num_rounds, seed)
+    ]
+    per_label, overall = whole
+    label_rounds = {key: np.concatenate([part[0][key] for part in drawn], axis=1) for key in per_label}
+    overall_rounds = {key: np.concatenate([part[1][key] for part in drawn]) for key in overall}
+    labels = [
+        LabelMetrics(
+            name=name,
+            num_positive=int(targets[:, c].sum()),
+            threshold=float(thresholds[c]) if thresholds is not None else float("nan"),
+            **{key: _estimate(per_label[key][c, 0], label_rounds[key][c]) for key in per_label},
+        )
+        for c, name in enumerate(names)
+    ]
+    return Metrics(
+        num=len(targets),
+        num_patients=len(np.unique(patients)),
+        labels=labels,
+        overall={key: _estimate(overall[key][0], overall_rounds[key]) for key in overall},
+        single_class=[name for c, name in enumerate(names) if len(np.unique(targets[:, c])) < 2],
+    )
+
+
+def _highest(scores: np.ndarray) -> np.ndarray:
+    return np.arange(scores.shape[1]) == scores.argmax(1)[:, None]
+
+
+def _drawings(patients: np.ndarray, num_rounds: int, seed: int) -> Iterator[np.ndarray]:
+    """Yields how often every input counts when patients are drawn with replacement, some rounds at a time."""
+    people, whose = np.unique(patients, return_inverse=True)
+    generator = np.random.default_rng(seed)
+    for start in range(0, num_rounds, ROUNDS_AT_ONCE):
+        rounds = min(ROUNDS_AT_ONCE, num_rounds - start)
+        yield generator.multinomial(len(people), np.full(len(people), 1 / len(people)), rounds)[:, whose]
+
+
+def _measures(
+    targets: np.ndarray, scores: np.ndarray, found: np.ndarray, weights: np.ndarray, is_exclusive: bool
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Returns measures per label, each ``c rounds``, and overall, each ``rounds``."""
+    is_true = targets == 1
+    weights = weights.astype(np.float64)
+    total = weights.sum(1)
+    hits, alarms, missed = (
+        weights @ cells.astype(np.float64) for cells in (found & is_true, found & ~is_true, ~found & is_true)
+    )
+    areas = np.stack([weighted_auroc(targets[:, c], scores[:, c], weights) for c in range(targets.shape[1])])
+    per_label = {
+        "auroc": areas,
+        "accuracy": (1 - (alarms + missed) / total[:, None]).T,
+        "precision": _ratio(hits, hits + alarms).T,
+        "recall": _ratio(hits, hits + missed).T,
+    }
+    all_right = weights @ (found == is_true).all(1).astype(np.float64) / total
+    having = hits + missed
+    share = _ratio(having, having.sum(1, keepdims=True)).T
+    known = np.isfinite(areas)
+    overall = {
+        "auroc": np.where(known.any(0), np.where(known, areas, 0).sum(0) / np.maximum(known.sum(0), 1), np.nan),
+        "accuracy": all_right if is_exclusive else per_label["accuracy"].mean(0),
+        "subset_accuracy": all_right,
+        "precision": per_label["precision"].mean(0),
+        "recall": per_label["recall"].mean(0),
+        "micro_precision": _ratio(hits.sum(1), (hits + alarms).sum(1)),
+        "micro_recall": _ratio(hits.sum(1), having.sum(1)),
+        "weighted_precision": (per_label["precision"] * share).sum(0),
+        "weighted_recall": (per_label["recall"] * share).sum(0),
+    }
+    return per_label, overall
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+
+
+def _estimate(value: float, rounds: np.ndarray) -> Estimate:
+    known = rounds[np.isfinite(rounds)]
+    if not np.isfinite(value) or not len(known):
+        return Estimate(float(value), float("nan"), float("nan"))
+    low, high = np.quantile(known, QUANTILES)
+    return Estimate(float(value), float(low), float(high))

@@ -1,0 +1,155 @@
+"""The tables and sentences that every probe's report has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from nnunet_dino.pages.table import Table
+from nnunet_dino.probes.evaluation import Judged, Judging
+from nnunet_dino.probes.labels import Labelled, count_words
+from nnunet_dino.probes.layout import StoreFacts
+from nnunet_dino.probes.metrics import Estimate
+
+OVERALL = {
+    "auroc": "AUROC, mean over labels",
+    "accuracy": "Accuracy",
+    "subset_accuracy": "Accuracy, all labels right",
+    "precision": "Precision, mean over labels",
+    "recall": "Recall, mean over labels",
+    "micro_precision": "Precision, all decisions",
+    "micro_recall": "Recall, all decisions",
+    "weighted_precision": "Precision, weighted by frequency",
+    "weighted_recall": "Recall, weighted by frequency",
+}
+OF_ONE_LABEL = {"auroc": "AUROC", "accuracy": "Accuracy", "precision": "Precision", "recall": "Recall"}
+
+
+def number(value: float) -> str:
+    """Returns a number with three digits, or a dash where it is undefined."""
+    return f"{value:.3f}" if math.isfinite(value) else "–"
+
+
+def with_interval(estimate: Estimate) -> str:
+    """Returns ``0.712 [0.650, 0.770]``."""
+    if not math.isfinite(estimate.low):
+        return number(estimate.value)
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+
+
+def overall_table(judged: dict[str, Judged], judging: Judging) -> Table:
+    """All overall measures, one column per part."""
+    parts = [part for part in ("test", "val") if part in judged]
+    num_labels = len(judged["test"].metrics.labels)
+    names = OF_ONE_LABEL if num_labels == 1 else OVERALL
+    rows = [[words, *(with_interval(judged[part].metrics.overall[key]) for part in parts)] for key, words in names.items()]
+    caption = "In brackets: 95 % intervals from drawing patients with replacement."
+    if judged["test"].metrics.labels and math.isfinite(judged["test"].metrics.labels[0].threshold):
+        caption += f" Threshold of accuracy, precision and recall: {judging.words}."
+    else:
+        caption += " Accuracy, precision and recall: of the class with the highest score."
+    return Table("Result", ["Measure", *parts], rows, caption)
+
+
+def label_table(judged: Judged) -> Table:
+    """All measures of every label."""
+    rows = [
+        [
+            label.name,
+            f"{label.num_positive} of {judged.metrics.num}",
+            with_interval(label.auroc),
+            number(label.threshold),
+            number(label.accuracy.value),
+            number(label.precision.value),
+            number(label.recall.value),
+        ]
+        for label in judged.metrics.labels
+    ]
+    headers = ["Label", "Positive", "AUROC", "Threshold", "Accuracy", "Precision", "Recall"]
+    caption = "– is undefined: a label that all inputs have, or none, has no AUROC; exclusive classes have no threshold."
+    return Table(f"Labels on {judged.part}", headers, rows, caption)
+
+
+def headline(what: str, judged: Judged) -> str:
+    """Returns the result in one sentence."""
+    metrics = judged.metrics
+    name = (
+        metrics.labels[0].name
+        if len(metrics.labels) == 1
+        else f"mean of {len(metrics.labels) - len(metrics.single_class)} labels"
+    )
+    return (
+        f"{what}: AUROC {with_interval(metrics.overall['auroc'])} on {judged.part} ({name}; {metrics.num} inputs of "
+        f"{metrics.num_patients} patients)."
+    )
+
+
+def store_warnings(facts: StoreFacts, num_failed: int, labelled: Labelled) -> list[str]:
+    """Returns what must be known of the features."""
+    warnings = []
+    if facts.weights_are_random:
+        warnings.append("The backbone's weights are random. The numbers say nothing about DINOv3.")
+    if num_failed:
+        warnings.append(f"{num_failed} inputs could not be read when features were extracted; they are left out.")
+    if labelled.num_without_features:
+        warnings.append(f"{labelled.num_without_features} rows of the label file name inputs that the store has nothing for.")
+    if labelled.num_without_labels:
+        warnings.append(f"{labelled.num_without_labels} inputs of the store have no row in the label file; they are left out.")
+    return warnings
+
+
+def judged_warnings(judged: dict[str, Judged], judging: Judging, untrained: Sequence[str] = ()) -> list[str]:
+    """Returns what must be known of the numbers."""
+    warnings = []
+    if judging.tuned_on == "test" and judging.rule != "0.5":
+        warnings.append(
+            "Paper-style thresholds: they were chosen on the test part itself, so accuracy, precision and recall flatter."
+        )
+    if untrained:
+        warnings.append(f"Only one class in the training part, so nothing was learned of: {_listed(untrained)}.")
+    for one in judged.values():
+        if one.metrics.single_class:
+            count = len(one.metrics.single_class)
+            warnings.append(
+                f"{one.part}: {count} left out of the mean AUROC, with one class only: {_listed(one.metrics.single_class)}."
+            )
+    if judged["test"].untuned:
+        warnings.append(f"Threshold 0.5, as {judging.tuned_on} has one class only: {_listed(judged['test'].untuned)}.")
+    return warnings
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+
+
+def method_of_features(facts: StoreFacts, features: str) -> str:
+    """Returns how the features came about."""
+    pixels = facts.preprocessing
+    window = pixels["window"] if not pixels["window_low_high"] else f"{pixels['window']} ({pixels['window_low_high']})"
+    weights = "random weights" if facts.weights_are_random else f"weights with digest {facts.weights[:12]}"
+    what = {"class": "class token", "mean": "mean of the patch tokens", "both": "class token and mean of the patch tokens"}[
+        features
+    ]
+    planes = f", every {pixels['every']}. {pixels['plane']} slice" if facts.kind == "volumes" else ""
+    return (
+        f"Features: {what} of the last block of {facts.backbone} ({weights}, frozen, {facts.precision}); {facts.kind} shown as "
+        f"{pixels['size_px']} px squares ({pixels['fit']}), intensities {window}{planes}."
+    )
+
+
+def method_of_split(labelled: Labelled, how: str) -> str:
+    """Returns how the parts came about."""
+    people = {part: len(set(labelled.patients[labelled.split == part])) for part in ("train", "val", "test")}
+    shown = ", ".join(f"{part} {count}" for part, count in people.items() if count)
+    return f"Split: {how}. Inputs: {count_words(labelled.split.tolist())}; patients: {shown}; no patient is in two parts."
+
+
+METHOD_OF_METRICS = (
+    "AUROC: area under the ROC curve, ties count half; the mean leaves out labels with one class. Precision of a label that is "
+    "never found is 0. Intervals: percentile bootstrap over patients."
+)
+
+
+def joined(*parts: Iterable[str]) -> list[str]:
+    """Returns the entries of all parts, without empty ones."""
+    return [text for part in parts for text in part if text]

@@ -1,0 +1,69 @@
+"""A slide's overview with its tiles drawn on it."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+LINE = (30, 90, 200)
+
+
+def draw_tiles(overview: np.ndarray, downsample: float, corners: np.ndarray, tile_px: int) -> np.ndarray:
+    """Draws the outline of every tile.
+
+    Args:
+        overview: The slide, ``h w 3``.
+        downsample: Pixels at full resolution per pixel of the overview.
+        corners: Upper left corners at full resolution, x and y, ``n 2``.
+        tile_px: Edge of a tile at full resolution.
+
+    Returns:
+        ``h w 3``.
+    """
+    picture = Image.fromarray(overview)
+    pen = ImageDraw.Draw(picture)
+    for x, y in corners.tolist():
+        pen.rectangle(
+            [x / downsample, y / downsample, (x + tile_px) / downsample - 1, (y + tile_px) / downsample - 1], outline=LINE
+        )
+    return np.asarray(picture)
+
+
+def colour_tiles(
+    overview: np.ndarray, downsample: float, corners: np.ndarray, tile_px: int, colours: np.ndarray, opacity: float = 0.6
+) -> np.ndarray:
+    """Lays a colour over every tile.
+
+    Args:
+        overview: The slide, ``h w 3``.
+        downsample: Pixels at full resolution per pixel of the overview.
+        corners: As for :func:`draw_tiles`.
+        tile_px: Edge of a tile at full resolution.
+        colours: ``n 3``, 0..1.
+        opacity: Of the colours.
+
+    Returns:
+        ``h w 3``.
+    """
+    result = overview.astype(np.float32)
+    for (x, y), colour in zip(corners.tolist(), colours, strict=True):
+        rows = slice(round(y / downsample), round((y + tile_px) / downsample))
+        columns = slice(round(x / downsample), round((x + tile_px) / downsample))
+        result[rows, columns] = (1 - opacity) * result[rows, columns] + opacity * 255 * colour
+    return result.round().astype(np.uint8)
+
+
+def png(*pictures: np.ndarray, gap_px: int = 12) -> bytes:
+    """Returns pictures of one height side by side, as PNG."""
+    height = max(picture.shape[0] for picture in pictures)
+    width = sum(picture.shape[1] for picture in pictures) + gap_px * (len(pictures) - 1)
+    canvas = Image.new("RGB", (width, height), (255, 255, 255))
+    left = 0
+    for picture in pictures:
+        canvas.paste(Image.fromarray(picture), (left, 0))
+        left += picture.shape[1] + gap_px
+    stream = io.BytesIO()
+    canvas.save(stream, "PNG", optimize=True)
+    return stream.getvalue()
