@@ -150,7 +150,7 @@ def plan(dataset: str, planner: str, gpu_memory_gb: float | None, plans_name: st
 @click.option("--labels-folder", metavar="PATH", help="Reference segmentations for --folder; else its summary.json is read.")
 @click.option("--images-folder", metavar="PATH", help="Images for --folder (CASE_0000…), for pictures of single cases.")
 @click.option("--dataset-json", metavar="FILE", help="Label names for --folder; looked for beside predictions and references.")
-@click.option("--baseline", metavar="NAME", help="Result to compare with; default: stock nnUNetTrainer, else the first.")
+@click.option("--baseline", metavar="NAME", help="Result to compare with; default: stock nnUNetTrainer.")
 @click.option("--common", is_flag=True, help="Compare only the cases that all results share, instead of refusing.")
 def compare(**options: Any) -> None:
     """Compare results with a baseline: table, tests and pictures, as a page, Markdown and CSV.

@@ -59,6 +59,12 @@ def test_without_a_stock_result_the_first_is_the_baseline(tmp_path):
     assert pairs(tmp_path, DINO_2D, DINO_3D, other) == {DINO_3D: DINO_2D, other: DINO_2D}
 
 
+def test_without_a_stock_result_a_trainer_without_backbone_is_the_baseline(tmp_path):
+    ours = entry(DINO_3D, {"1": [0.5]}, tmp_path, facts=Facts(backbone="dinov3_vits16"))
+    own = entry("nnUNetTrainer_8x50__nnUNetPlans__3d_fullres", {"1": [0.5]}, tmp_path)
+    assert choose_baselines([ours, own], None) == [(0, 1)]
+
+
 def test_a_named_baseline(tmp_path):
     assert pairs(tmp_path, STOCK_3D, DINO_3D, baseline=DINO_3D) == {STOCK_3D: DINO_3D}
     assert pairs(tmp_path, STOCK_2D, STOCK_3D, DINO_2D, DINO_3D, baseline="nnUNetTrainerDINOv3S") == {

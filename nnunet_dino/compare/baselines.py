@@ -15,12 +15,15 @@ STOCK_TRAINER = re.compile(r"nnUNetTrainer(_\d+epochs?)?")
 def choose_baselines(entries: Sequence[Entry], baseline: str | None) -> list[tuple[int, int]]:
     """Returns pairs (result, its baseline) of positions in ``entries``.
 
+    Without a name, stock trainers are the baselines, else the first trainer without a DINOv3 backbone, else the first result.
     Among several candidates (``baseline`` names a trainer, or there are stock results of several configurations) each
     result takes the one with its own configuration, then its own training length, then its own plans. A candidate is
     itself compared only if nothing is compared with it.
     """
     if baseline is None:
-        candidates = [i for i, entry in enumerate(entries) if STOCK_TRAINER.fullmatch(entry.trainer)] or [0]
+        candidates = [i for i, entry in enumerate(entries) if STOCK_TRAINER.fullmatch(entry.trainer)]
+        without_backbone = [i for i, entry in enumerate(entries) if entry.trainer and not entry.facts.backbone]
+        candidates = candidates or without_backbone[:1] or [0]
     else:
         candidates = [i for i, entry in enumerate(entries) if baseline in (entry.name, entry.identifier, entry.trainer)]
         if not candidates:
