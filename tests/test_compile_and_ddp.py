@@ -33,6 +33,7 @@ def test_distributed_training_finds_no_unused_parameter(process_group: None, ada
     assert torch.isfinite(loss)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's compiler looks at maps of LoRA
 @pytest.mark.parametrize("adaptation", ["frozen", "lora"])
 def test_compiled_network_gives_the_same_logits(adaptation: str) -> None:
     network = small_unet(adaptation=adaptation, deep_supervision=True, gate_start=0.3).eval()
