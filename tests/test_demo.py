@@ -262,7 +262,7 @@ def test_the_whole_demo(tmp_path: Path) -> None:
     for trainer in ("nnUNetTrainer_5epochs", "nnUNetTrainerDINOv3Tiny_5epochs"):
         fold = tmp_path / "demo/nnUNet_results/Dataset999_Phantom" / f"{trainer}__nnUNetPlans__3d_demo" / "fold_0"
         dice = json.loads((fold / "validation" / "summary.json").read_text())["foreground_mean"]["Dice"]
-        assert 0.2 < dice < 0.99  # learnt something, and not everything
+        assert 0.1 < dice < 0.99  # one of the four organs at least, and not everything
 
     again = run_command(args, {}, timeout_seconds=120)
     assert again.returncode == 0
