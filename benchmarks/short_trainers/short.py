@@ -1,7 +1,7 @@
 """Trainers with 8 epochs of 50 iterations, for comparisons within minutes on a processor.
 
-    export nnUNet_extTrainer=benchmarks/short_trainers
-    nnUNetv2_train 4 3d_fullres 0 -p nnUNetPlansBS2 -tr nnUNetTrainer_8x50 -device cpu
+export nnUNet_extTrainer=benchmarks/short_trainers
+nnUNetv2_train 4 3d_fullres 0 -p nnUNetPlansBS2 -tr nnUNetTrainer_8x50 -device cpu
 """
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
