@@ -170,6 +170,7 @@ def knn(**options: Any) -> None:
 @click.option("--epochs", default=200, show_default=True, metavar="N", help="At most.")
 @click.option("--patience", default=20, show_default=True, metavar="N", help="Epochs without progress on val; 0: train all.")
 @click.option("--min-epochs", default=50, show_default=True, metavar="N", help="Before it may stop.")
+@click.option("--bags", default=1, show_default=True, metavar="N", help="Bags per step.")
 @click.option("--balanced/--every-bag", default=True, show_default=True, help="Classes equally often, or every bag once.")
 @click.option("--standardise", is_flag=True, help="Zero mean and unit variance of every feature, by the training bags.")
 @click.option("--maps", default=20, show_default=True, metavar="N", help="Slides whose attention is drawn, at most.")
@@ -189,4 +190,28 @@ def mil(**options: Any) -> None:
     run(click.echo, request(options), record(MilOptions, options), record(FoldOptions, options))
 
 
-VERBS = (extract, probe)
+@click.command("look")
+@click.argument("image")
+@click.option("-o", "output", required=True, metavar="FILE", help="A .png, or an .html page to click on.")
+@click.option("--at", metavar="X,Y", help="Pixel whose token all others are compared with; of a slide at full resolution.")
+@click.option(
+    "--slice", "slices", type=int, multiple=True, metavar="N", help="Of a volume, from 0; may repeat; default: middle."
+)
+@BACKBONE
+@PIXELS
+@click.option("--kind", default="auto", show_default=True, metavar="WHAT", help="images, volumes or slides.")
+@DEVICE
+def look(**options: Any) -> None:
+    """Show what patch tokens see in IMAGE: principal components as colours, and cosine similarity to one token.
+
+    \b
+    nnunet-dino look chest.png -o look.html
+    nnunet-dino look ct.nii.gz --slice 40 --slice 60 --window lung --at 120,80 -o look.png
+    nnunet-dino look slide.svs --tissue biopsy -o tiles.png
+    """
+    from nnunet_dino.probes.look_command import run
+
+    run(click.echo, **options)
+
+
+VERBS = (extract, probe, look)

@@ -85,7 +85,7 @@ def compose(
         pictures: Attention on slides.
     """
     test, plot = judged["test"], roc_plot(judged["test"])
-    of_store = store_warnings(facts, num_failed, labelled)
+    of_store = store_warnings(facts, num_failed, labelled) if facts else []
     several = [label_table(test)] if len(labelled.names) > 1 else []
     of_features = method_of_features(facts, request.features) if facts else f"Features: as {request.store} holds them."
     return ProbeReport(

@@ -207,8 +207,8 @@ def _method(options: MilOptions, num_epochs: Sequence[int]) -> str:
     )
     return (
         f"Probe: projection {layers}{relu}, dropout {options.dropout:g}, gated attention of width {options.attention}, linear "
-        f"head; cross-entropy, {options.optimizer}, learning rate {options.lr:g}, weight decay {options.weight_decay:g}, one "
-        "bag per step, "
+        f"head; cross-entropy, {options.optimizer}, learning rate {options.lr:g}, weight decay {options.weight_decay:g}, "
+        f"{options.bags} {'bag' if options.bags == 1 else 'bags'} per step, "
         f"{'classes drawn equally often' if options.balanced else 'every bag once per epoch'}"
         f"{', features standardised by the training bags' if options.standardise else ''}; {stop} (kept: "
         f"{min(num_epochs)} to {max(num_epochs)}), seed {options.seed}."

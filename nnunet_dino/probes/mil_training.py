@@ -31,6 +31,7 @@ class MilOptions:
         epochs: Passes over the training bags, at most.
         patience: Epochs without a better loss on ``val`` after which training stops; 0 trains all epochs and keeps the last.
         min_epochs: Epochs before it may stop.
+        bags: Bags per step; shorter ones are filled up.
         balanced: Whether every class is drawn equally often.
         standardise: Whether features are given zero mean and unit variance, by the training bags.
         seed: Of the first weights and of the order.
@@ -49,6 +50,7 @@ class MilOptions:
     epochs: int = 200
     patience: int = 20
     min_epochs: int = 50
+    bags: int = 1
     balanced: bool = True
     standardise: bool = False
     seed: int = 0
@@ -59,7 +61,7 @@ class MilOptions:
             raise UserError(f"--optimizer: required one of {', '.join(OPTIMIZERS)} · got {self.optimizer!r}{hint}")
         if not all(part.strip().isdigit() and int(part) for part in self.projection.split(",") if self.projection):
             raise UserError(f"--projection: required widths from 1, with commas · got {self.projection!r}")
-        for name, least in (("attention", 1), ("epochs", 1), ("patience", 0), ("min_epochs", 0)):
+        for name, least in (("attention", 1), ("epochs", 1), ("bags", 1), ("patience", 0), ("min_epochs", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"--{name.replace('_', '-')}: required a number from {least} · got {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
@@ -131,8 +133,9 @@ def train_mil(
         best, stale = (float("inf"), copy.deepcopy(network.state_dict()), 0), 0
         for epoch in range(1, options.epochs + 1):
             network.train()
-            for position in _drawn(train, classes, options.balanced, order):
-                loss = _loss(network, bags[position], classes[position], shift, scale)
+            drawn = _drawn(train, classes, options.balanced, order)
+            for start in range(0, len(drawn), options.bags):
+                loss = _loss(network, bags, classes, drawn[start : start + options.bags], shift, scale)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -142,7 +145,7 @@ def train_mil(
                 continue
             network.eval()
             with torch.no_grad():
-                mean = float(np.mean([float(_loss(network, bags[p], classes[p], shift, scale)) for p in val]))
+                mean = float(np.mean([float(_loss(network, bags, classes, [position], shift, scale)) for position in val]))
             if mean < best[0]:
                 best, stale = (mean, copy.deepcopy(network.state_dict()), epoch), 0
             else:
@@ -154,10 +157,22 @@ def train_mil(
     return TrainedMIL(network.eval(), shift, scale, best[2] if options.patience else options.epochs)
 
 
-def _loss(network: AttentionMIL, bag: np.ndarray, number: int, shift: Tensor, scale: Tensor) -> Tensor:
-    instances = (torch.from_numpy(bag).to(shift.device) - shift) / scale
-    logits, _ = network(instances[None])
-    return F.cross_entropy(logits, torch.tensor([int(number)], device=shift.device))
+def _loss(
+    network: AttentionMIL,
+    bags: Sequence[np.ndarray],
+    classes: np.ndarray,
+    positions: Sequence[int],
+    shift: Tensor,
+    scale: Tensor,
+) -> Tensor:
+    """Returns the mean cross-entropy of some bags."""
+    some = [(torch.from_numpy(bags[position]).to(shift.device) - shift) / scale for position in positions]
+    is_there = None
+    if len(some) > 1:
+        lengths = torch.tensor([len(bag) for bag in some], device=shift.device)
+        is_there = torch.arange(int(lengths.max()), device=shift.device) < lengths[:, None]
+    logits, _ = network(torch.nn.utils.rnn.pad_sequence(some, batch_first=True), is_there)
+    return F.cross_entropy(logits, torch.from_numpy(classes[list(positions)]).to(shift.device))
 
 
 def _drawn(train: np.ndarray, classes: np.ndarray, balanced: bool, order: np.random.Generator) -> np.ndarray:

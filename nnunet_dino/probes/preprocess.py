@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -94,6 +94,32 @@ def to_unit(values: Tensor, low: float, high: float) -> Tensor:
     return ((values.float() - low) / (high - low)).clamp_(0, 1)
 
 
+class Placement(NamedTuple):
+    """Where a resized image lies in its square, in pixels of the square; outside of it where it is cropped."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def placement(shape_hw: tuple[int, int], size_px: int, fit: str, pixel_hw: tuple[float, float] = (1.0, 1.0)) -> Placement:
+    """Returns where an image comes to lie.
+
+    Args:
+        shape_hw: Of the image.
+        size_px: Edge of the square.
+        fit: See :class:`Preprocessing`.
+        pixel_hw: Height and width of a pixel, in any unit; without effect on ``stretch``.
+    """
+    if fit == "stretch":
+        return Placement(0, 0, size_px, size_px)
+    lengths = [count * pixel for count, pixel in zip(shape_hw, pixel_hw, strict=True)]
+    scale = size_px / (max(lengths) if fit == "pad" else min(lengths))
+    height, width = (max(1, round(length * scale)) for length in lengths)
+    return Placement((size_px - height) // 2, (size_px - width) // 2, height, width)
+
+
 def fit_square(images: Tensor, size_px: int, fit: str, pixel_hw: tuple[float, float] = (1.0, 1.0)) -> Tensor:
     """Resizes images to squares, with regard to pixels that are not square themselves.
 
@@ -101,22 +127,14 @@ def fit_square(images: Tensor, size_px: int, fit: str, pixel_hw: tuple[float, fl
         images: ``n c h w``, float.
         size_px: Edge of the square.
         fit: See :class:`Preprocessing`.
-        pixel_hw: Height and width of a pixel, in any unit; without effect on ``stretch``.
+        pixel_hw: See :func:`placement`.
 
     Returns:
         ``n c size_px size_px``.
     """
-    if fit == "stretch":
-        return _resized(images, (size_px, size_px))
-    lengths = [count * pixel for count, pixel in zip(images.shape[2:], pixel_hw, strict=True)]
-    scale = size_px / (max(lengths) if fit == "pad" else min(lengths))
-    height, width = (max(1, round(length * scale)) for length in lengths)
+    top, left, height, width = placement(tuple(images.shape[2:]), size_px, fit, pixel_hw)
     resized = _resized(images, (height, width))
-    if fit == "crop":
-        top, left = (height - size_px) // 2, (width - size_px) // 2
-        return resized[:, :, top : top + size_px, left : left + size_px]
-    top, left = (size_px - height) // 2, (size_px - width) // 2
-    return F.pad(resized, (left, size_px - width - left, top, size_px - height - top))
+    return F.pad(resized, (left, size_px - width - left, top, size_px - height - top))  # negative where it is cropped
 
 
 def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:

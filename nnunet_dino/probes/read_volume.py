@@ -65,7 +65,11 @@ def open_volume(item: Item, preprocessing: Preprocessing, slicing: Slicing) -> S
     Raises:
         Unreadable: The file is missing, damaged, not three-dimensional, or not finite.
     """
-    volume = read_volume(item)
+    return show_slices(read_volume(item), preprocessing, slicing)
+
+
+def show_slices(volume: Volume, preprocessing: Preprocessing, slicing: Slicing) -> Source:
+    """Returns the slices of a volume as images; they are prepared on demand."""
     slices, pixel_hw = take_plane(volume, slicing.plane)
     slices = slices[:: slicing.every]
     low, high = preprocessing.range() or robust_range(volume.values)

@@ -1,0 +1,100 @@
+"""Reading labels and joining them with inputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nnunet_dino.errors import UserError
+from nnunet_dino.probes.labels import LabelColumns, read_labels
+
+IDS = ["a/one.png", "a/two.png", "b/three.png"]
+
+
+@pytest.fixture
+def table(tmp_path):
+    def write(**columns):
+        pd.DataFrame(columns).to_csv(tmp_path / "labels.csv", index=False)
+        return tmp_path / "labels.csv"
+
+    return write
+
+
+def columns(file, *targets, **more) -> LabelColumns:
+    return LabelColumns(file, targets or ("y",), "who", **more)
+
+
+def test_rows_are_joined_in_the_order_of_the_store(table):
+    file = table(file=[IDS[2], IDS[0], "x.png"], who=["P3", "P1", "P9"], y=[1, 0, 1])
+    found = read_labels(columns(file), IDS)
+    assert found.ids == [IDS[0], IDS[2]]
+    assert found.patients.tolist() == ["P1", "P3"]
+    assert found.targets.tolist() == [[0], [1]]
+    assert (found.num_without_features, found.num_without_labels) == (1, 1)
+
+
+@pytest.mark.parametrize("names", [["one.png", "two.png", "three.png"], ["one", "two", "three"]])
+def test_file_names_will_do(table, names):
+    assert read_labels(columns(table(id=names, who=["P", "Q", "R"], y=[0, 1, 0])), IDS).ids == IDS
+
+
+def test_double_endings_are_endings(table):
+    file = table(id=["train_1_a_1.nii.gz"], who=["P"], y=[1])
+    assert read_labels(columns(file), ["x/train_1_a_1.nii.gz"]).ids == ["x/train_1_a_1.nii.gz"]
+
+
+def test_several_columns_are_independent_labels(table):
+    file = table(id=IDS, who=["P", "Q", "R"], cough=[1, 0, 0], fever=[1, 1, 0])
+    found = read_labels(columns(file, "fever", "cough"), IDS)
+    assert (found.names, found.is_exclusive) == (("fever", "cough"), False)
+    assert found.targets.tolist() == [[1, 1], [1, 0], [0, 0]]
+
+
+def test_words_are_exclusive_classes(table):
+    found = read_labels(columns(table(id=IDS, who=["P", "Q", "R"], y=["flu", "cold", "flu"])), IDS)
+    assert (found.names, found.is_exclusive) == (("cold", "flu"), True)
+    assert found.classes.tolist() == [1, 0, 1]
+
+
+def test_grades_are_in_the_order_of_numbers(table):
+    assert read_labels(columns(table(id=IDS, who=["P", "Q", "R"], y=[10, 9, 2])), IDS).names == ("2", "9", "10")
+
+
+def test_labels_in_one_cell(table):
+    file = table(id=IDS, who=["P", "Q", "R"], y=["Mass|Edema", "No Finding", "Mass"])
+    found = read_labels(columns(file, separator="|"), IDS)
+    assert found.names == ("Edema", "Mass")
+    np.testing.assert_array_equal(found.targets, [[1, 1], [0, 0], [0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("cells", "more", "said"),
+    [
+        ({"id": IDS, "who": ["P"] * 3, "y": [0, 1, 0]}, {"targets": ("z",)}, "--target.*'z'"),
+        ({"id": IDS, "y": [0, 1, 0]}, {}, "--patient.*'who'"),
+        ({"name": IDS, "who": ["P"] * 3, "y": [0, 1, 0]}, {}, "name, who, y.*--id"),
+        ({"id": IDS, "who": ["P"] * 3, "y": [0, 1, 0]}, {"split": "part"}, "--split.*'part'"),
+        ({"id": IDS, "who": ["P", "", "R"], "y": [0, 1, 0]}, {}, "--patient.*two.png"),
+        ({"id": IDS, "who": ["P"] * 3, "y": ["0", "", "1"]}, {}, "--target y.*two.png"),
+        ({"id": IDS, "who": ["P"] * 3, "y": ["0", "2", "1"], "z": [0, 1, 0]}, {"targets": ("y", "z")}, "--target y.*'2'"),
+        ({"id": IDS, "who": ["P"] * 3, "y": ["x"] * 3}, {}, "two classes.*'x'"),
+        ({"id": [IDS[0], IDS[0], IDS[1]], "who": ["P"] * 3, "y": [0, 1, 0]}, {}, "two for a/one.png"),
+        ({"id": ["u", "v", "w"], "who": ["P"] * 3, "y": [0, 1, 0]}, {}, "a/one.png.*got u"),
+        ({"id": IDS, "who": ["P", "Q", "R"], "y": [0, 1, 0], "part": ["train", "tset", "test"]}, {"split": "part"}, "'tset'"),
+        (
+            {"id": IDS, "who": ["P", "P", "R"], "y": [0, 1, 0], "part": ["train", "test", "test"]},
+            {"split": "part"},
+            "P .test and",
+        ),
+    ],
+)
+def test_wrong_files_are_refused_with_the_culprit(table, cells, more, said):
+    more = dict(more)
+    with pytest.raises(UserError, match=said):
+        read_labels(columns(table(**cells), *more.pop("targets", ()), **more), IDS)
+
+
+def test_no_file_at_all(tmp_path):
+    with pytest.raises(UserError, match="nothing.csv, which does not exist"):
+        read_labels(columns(tmp_path / "nothing.csv"), IDS)
