@@ -12,7 +12,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import click
+import numpy as np
 import pytest
+from click.testing import CliRunner
+from PIL import Image
 
 from nnunet_dino.backbones.adapted import RECORD_KEY, AdaptedBackbone, LoraOptions
 from nnunet_dino.backbones.catalogue import CATALOGUE, get_spec
@@ -266,8 +269,23 @@ def test_the_record_in_checkpoints_has_the_name_in_the_reference() -> None:
 @pytest.mark.parametrize("page", [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")], ids=page_name)
 def test_python_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    if page.name == "probe.md":
+        monkeypatch.setenv("nnUNet_dino_weights", "random")
+        extract_features(tmp_path / "chest_features")
     for code in fences(page.read_text(encoding="utf-8"), "python"):
         exec(compile(code, page_name(page), "exec"), {"__name__": "example"})
+
+
+def extract_features(store: Path) -> None:
+    """Makes the store that the example reads, of two small images."""
+    images = store.with_name("images")
+    images.mkdir()
+    for seed in (1, 2):
+        pixels = np.random.default_rng(seed).integers(0, 256, (40, 56), dtype=np.uint8)
+        Image.fromarray(pixels).save(images / f"image_{seed}.png")
+    args = ["extract", str(images), "--backbone", "dinov3_tiny", "--size", "64", "-o", str(store)]
+    done = CliRunner().invoke(main, args, standalone_mode=False, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
 
 
 def test_nnunet_finds_the_trainer_of_the_example_and_it_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
