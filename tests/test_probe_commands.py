@@ -1,0 +1,265 @@
+"""``nnunet-dino probe …`` and ``look`` as a person types them, on pictures whose upper half is bright or not."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import SimpleITK as sitk
+from click.testing import CliRunner, Result
+from PIL import Image
+from probe_inputs import TINY, asymmetric_volume, files_of, write_labels, write_pictures
+from safetensors import safe_open
+from sklearn.metrics import roc_auc_score
+
+from nnunet_dino.backbones import weights
+from nnunet_dino.cli import main
+
+VOID = {"meta", "img", "source", "br", "wbr"}
+
+
+@pytest.fixture(autouse=True)
+def random_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(weights.ENVIRONMENT_VARIABLE, "random")
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(main, [*map(str, words)], prog_name="nnunet-dino")
+
+
+def fails(*words: object) -> str:
+    """Runs a command that must fail in the agreed way and returns its one line."""
+    result = run(*words)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("nnunet-dino: error: ")
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with 48 pictures, their labels and a store of their features."""
+    folder = tmp_path_factory.mktemp("probe")
+    write_labels(folder / "labels.csv", write_pictures(folder / "pictures", 48), per_patient=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(weights.ENVIRONMENT_VARIABLE, "random")
+        result = run(
+            "extract", folder / "pictures", "-o", folder / "store", "--backbone", TINY, "--size", 32, "--device", "cpu"
+        )
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def labels(place: Path, *more: object, target: str = "bright") -> list[object]:
+    words = [place / "store", "--labels", place / "labels.csv", "--target", target, "--patient", "who", "--device", "cpu"]
+    return [*words, "--fractions", "0.5,0.25,0.25", "--rounds", 20, *more]
+
+
+class Page(HTMLParser):
+    """Collects what a page refers to and checks that its elements nest."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.references: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.open += [] if tag in VOID else [tag]
+        self.references += [value for name, value in attrs if name in ("src", "srcset", "href")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_a_linear_probe_sees_what_is_bright_and_reports_it(place, tmp_path):
+    result = run("probe", "linear", *labels(place, "--epochs", 200, "-o", tmp_path / "r"))
+    assert result.exit_code == 0, result.output
+    numbers = json.loads((tmp_path / "r" / "report.json").read_text())
+    assert numbers["metrics"]["test"]["overall"]["auroc"]["value"] == 1.0
+    assert "AUROC 1.000 [1.000, 1.000] on test (bright; 12 inputs of 4 patients)" in result.stdout
+    assert "random" in result.stdout, "a reader is told that the numbers say nothing about DINOv3"
+    assert sorted(files_of(tmp_path / "r")) == [
+        "linear.safetensors",
+        "nnunet_dino_probe.json",
+        "pictures/roc.svg",
+        "predictions.csv",
+        "report.html",
+        "report.json",
+        "report.md",
+    ]
+    page = Page((tmp_path / "r" / "report.html").read_text(encoding="utf-8"))
+    assert all(reference.startswith("data:image/") for reference in page.references) and page.references
+    text = (tmp_path / "r" / "report.md").read_text(encoding="utf-8")
+    assert "no patient is in two parts" in text and "adamw, learning rate 0.005" in text
+
+
+def test_predictions_and_report_agree(place, tmp_path):
+    run("probe", "linear", *labels(place, "--epochs", 2, "-o", tmp_path / "r"))
+    table = pd.read_csv(tmp_path / "r" / "predictions.csv")
+    metrics = json.loads((tmp_path / "r" / "report.json").read_text())["metrics"]
+    assert table.groupby("patient")["split"].nunique().max() == 1
+    for part in ("val", "test"):
+        rows = table[table["split"] == part]
+        expected = roc_auc_score(rows["bright"], rows["score bright"])
+        assert metrics[part]["overall"]["auroc"]["value"] == pytest.approx(expected)
+
+
+def test_the_layer_that_is_saved_gives_the_scores_that_are_saved(place, tmp_path):
+    from nnunet_dino.probes.store import FeatureStore
+
+    run("probe", "linear", *labels(place, "--epochs", 3, "--standardise", "-o", tmp_path / "r"))
+    with safe_open(tmp_path / "r" / "linear.safetensors", "numpy") as file:
+        tensors = {name: file.get_tensor(name) for name in ("weight", "bias", "shift", "scale")}
+        made_for = json.loads(file.metadata()["nnunet_dino_probe"])
+    assert (made_for["labels"], made_for["backbone"]) == (["bright"], TINY)
+    ids, vectors = FeatureStore(place / "store").vectors("both")
+    logits = ((vectors - tensors["shift"]) / tensors["scale"]) @ tensors["weight"].T + tensors["bias"]
+    table = pd.read_csv(tmp_path / "r" / "predictions.csv").set_index("id").loc[ids]
+    np.testing.assert_allclose(table["score bright"], 1 / (1 + np.exp(-logits[:, 0])), atol=1e-5)
+
+
+def test_neighbours_report_every_setting(place, tmp_path):
+    result = run("probe", "knn", *labels(place, "-k", "1,5,10,500", "-o", tmp_path / "r"))
+    assert result.exit_code == 0, result.output
+    numbers = json.loads((tmp_path / "r" / "report.json").read_text())
+    assert [(row["k"], row["votes"]) for row in numbers["settings"]] == [
+        (k, v) for k in (1, 5, 10) for v in ("uniform", "softmax")
+    ]
+    assert numbers["metrics"]["test"]["overall"]["auroc"]["value"] > 0.9
+    assert "k = 500" in result.stdout
+    assert numbers["chosen"]["how"] == "the best on val"
+
+
+def test_leaving_one_patient_out(place, tmp_path):
+    assert "--threshold 0.5" in fails("probe", "knn", *labels(place, "-k", "3", "--leave-one-out", "-o", tmp_path / "r"))
+    words = labels(place, "-k", "3", "--leave-one-out", "--threshold", "0.5", "-o", tmp_path / "r")
+    result = run("probe", "knn", *words)
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "r" / "report.json").read_text())["metrics"]["test"]["num"] == 48
+
+
+def test_exclusive_classes(place, tmp_path):
+    table = pd.read_csv(place / "labels.csv")
+    table["kind"] = [("dark", "bright", "odd")[i % 2 if i % 5 else 2] for i in range(len(table))]
+    table.to_csv(tmp_path / "labels.csv", index=False)
+    words = labels(place, "--labels", tmp_path / "labels.csv", "-o", tmp_path / "r", target="kind")
+    result = run("probe", "linear", *words)
+    assert result.exit_code == 0, result.output
+    report = (tmp_path / "r" / "report.md").read_text(encoding="utf-8")
+    assert "mean of 3 labels" in report and "cross-entropy" in report and "the class with the highest score" in report
+
+
+def test_thresholds_chosen_on_test_are_called_what_they_are(place, tmp_path):
+    result = run("probe", "linear", *labels(place, "--threshold-on", "test", "-o", tmp_path / "r"))
+    assert "chosen on the test part itself" in result.stdout
+
+
+def test_bags_from_a_file(tmp_path):
+    generator = np.random.default_rng(0)
+    sizes = generator.integers(2, 5, size=24)
+    targets = np.arange(24) % 2
+    instances = generator.normal(size=(sizes.sum(), 6)).astype(np.float32)
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    for bag in np.flatnonzero(targets):
+        instances[offsets[bag]] += 5
+    np.savez(tmp_path / "toy.npz", instances=instances, offsets=offsets, labels=targets)
+    words = ["--folds", 3, "--repeats", 2, "--projection", "8", "--attention", 4, "--optimizer", "adam", "--lr", 0.02]
+    words += ["--epochs", 25, "--patience", 0, "--device", "cpu", "--rounds", 20, "-o", tmp_path / "r"]
+    result = run("probe", "mil", tmp_path / "toy.npz", *words)
+    assert result.exit_code == 0, result.output
+    numbers = json.loads((tmp_path / "r" / "report.json").read_text())
+    accuracies = [row["accuracy"] for row in numbers["repeats"]]
+    assert len(accuracies) == 2 and min(accuracies) > 0.8
+    assert f"Accuracy {np.mean(accuracies):.3f} ± {np.std(accuracies, ddof=1):.3f}" in result.stdout
+    assert len(numbers["num_epochs"]) == 6
+
+
+def test_a_report_is_made_again_but_foreign_files_stay(place, tmp_path):
+    words = labels(place, "--epochs", 1, "-o", tmp_path / "r")
+    assert run("probe", "linear", *words).exit_code == 0
+    assert run("probe", "linear", *words).exit_code == 0
+    (tmp_path / "r" / "report.md").write_text("my notes")
+    assert "report.md, which was changed" in fails("probe", "linear", *words)
+    assert (tmp_path / "r" / "report.md").read_text() == "my notes"
+
+
+def test_wrong_input_is_one_line_and_writes_nothing(place, tmp_path):
+    report = tmp_path / "r"
+    table = pd.read_csv(place / "labels.csv")
+    torn = table.assign(part=["train", "test"] * 24)
+    torn.to_csv(tmp_path / "torn.csv", index=False)
+    one_class = table.assign(bright=0)
+    one_class.to_csv(tmp_path / "one.csv", index=False)
+    wrong = table.assign(bright=["0", "1", "maybe"] * 16, dim=1)
+    wrong.to_csv(tmp_path / "wrong.csv", index=False)
+    for words, said in (
+        (labels(place, "--labels", tmp_path / "torn.csv", "--split", "part"), r"P\d+ \(test and train\)"),
+        (labels(place, "--labels", tmp_path / "one.csv"), "one class only of bright"),
+        (labels(place, "--labels", tmp_path / "wrong.csv", "--target", "dim"), "'maybe'"),
+        (labels(place, target="brigth"), "'brigth'; did you mean 'bright'"),
+        (labels(place, "--features", "map"), "'map'"),
+        (labels(place, "--fractions", "1,2"), "1, 2"),
+        (labels(place, "--fractions", "a,b,c"), "'a,b,c'"),
+        (labels(place, "--threshold", "best"), "'best'"),
+        (labels(place, "--make-split", "rsna"), "'rsna'; did you mean 'rsna-mgca'"),
+        ([tmp_path / "nowhere", *labels(place)[1:]], "nowhere"),
+    ):
+        assert re.search(said, fails("probe", "linear", *words, "-o", report)), said
+        assert not report.exists(), said
+    assert "musk.npz" in fails("probe", "mil", tmp_path / "musk.npz", "-o", report)
+    assert "--labels" in fails("probe", "mil", place / "store", "-o", report)
+    assert "whole images" in fails("probe", "mil", *labels(place), "-o", report)
+    assert "--repeats" in fails("probe", "mil", *labels(place), "--repeats", 3, "-o", report)
+    assert not report.exists()
+
+
+LOOK = ("--backbone", TINY, "--size", 64, "--device", "cpu")
+
+
+def test_a_look_at_a_picture(place, tmp_path):
+    picture = place / "pictures" / "p001.png"
+    result = run("look", picture, "--at", "5,30", "-o", tmp_path / "look.png", *LOOK)
+    assert result.exit_code == 0, result.output
+    assert "random" in result.stdout
+    with Image.open(tmp_path / "look.png") as image:
+        assert image.size[0] > 2.2 * image.size[1], "three panels side by side"
+    assert run("look", picture, "-o", tmp_path / "look.html", *LOOK).exit_code == 0
+    page = (tmp_path / "look.html").read_text(encoding="utf-8")
+    Page(page)
+    assert '"shape": [1, 4, 4, 128]' in page and '"place": [0, 2, 2]' in page
+
+
+def test_a_look_at_slices(tmp_path):
+    sitk.WriteImage(asymmetric_volume(), str(tmp_path / "v.nii.gz"))
+    words = ("look", tmp_path / "v.nii.gz", "--slice", 1, "--slice", 4, "--plane", "coronal", "--window", "0,700", *LOOK)
+    assert run(*words, "-o", tmp_path / "v.html").exit_code == 0
+    page = (tmp_path / "v.html").read_text(encoding="utf-8")
+    assert '"shape": [2, 4, 4, 128]' in page and "coronal slice 4 of 10" in page
+    assert run(*words, "-o", tmp_path / "v.png").exit_code == 0
+    assert "0 to 9 · got 10" in fails(
+        "look", tmp_path / "v.nii.gz", "--slice", 10, "--plane", "coronal", "-o", tmp_path / "x.png", *LOOK
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("-o", "x.jpg"), "x.jpg"),
+        (("-o", "x.png", "--at", "5"), "'5'"),
+        (("-o", "x.png", "--at", "56,3"), "0,0 to 55,39 · got 56,3"),
+        (("-o", "x.png", "--at", "1,3", "--fit", "crop"), "--fit crop cuts off"),
+        (("-o", "x.png", "--slice", "1"), "--slice"),
+        (("-o", "x.png", "--size", "100"), "got 100"),
+    ],
+)
+def test_wrong_looks_are_one_line(place, tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    assert said in fails("look", place / "pictures" / "p001.png", *LOOK, *words)
+    assert files_of(tmp_path) == {}
