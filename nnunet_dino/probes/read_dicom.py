@@ -8,6 +8,7 @@ import SimpleITK as sitk
 from nnunet_dino.probes.sources import Unreadable
 
 PHOTOMETRIC, CENTER, WIDTH = "0028|0004", "0028|1050", "0028|1051"
+BITS_STORED, IS_SIGNED, INTERCEPT, SLOPE = "0028|0101", "0028|0103", "0028|1052", "0028|1053"
 
 
 def is_dicom(path: str) -> bool:
@@ -19,7 +20,8 @@ def is_dicom(path: str) -> bool:
 def read_dicom_image(path: str) -> tuple[np.ndarray, tuple[float, float] | None]:
     """Returns ``h w c`` intensities after slope and intercept, and the range of the first window in the header.
 
-    MONOCHROME1, where high values are dark, is turned over.
+    MONOCHROME1, where high values are dark, is turned over by ITK, which takes stored values from the highest possible one; the
+    window follows.
 
     Raises:
         Unreadable: The file is damaged, compressed in a way unknown here, or holds several frames.
@@ -39,11 +41,10 @@ def read_dicom_image(path: str) -> tuple[np.ndarray, tuple[float, float] | None]
     if pixels.ndim == 3:
         return pixels[:, :, :3], None
     header_range = _window(reader)
-    pixels = pixels.astype(np.float32)
-    if _header(reader, PHOTOMETRIC) == "MONOCHROME1":
-        pixels = -pixels
-        header_range = (-header_range[1], -header_range[0]) if header_range else None
-    return pixels[:, :, None], header_range
+    if header_range and _header(reader, PHOTOMETRIC) == "MONOCHROME1":
+        turned = _sum_with_turned(reader)
+        header_range = turned - header_range[1], turned - header_range[0]
+    return pixels[:, :, None].astype(np.float32), header_range
 
 
 def _window(reader: sitk.ImageFileReader) -> tuple[float, float] | None:
@@ -55,6 +56,12 @@ def _window(reader: sitk.ImageFileReader) -> tuple[float, float] | None:
     if width <= 1:
         return None
     return center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2
+
+
+def _sum_with_turned(reader: sitk.ImageFileReader) -> float:
+    """Returns what a rescaled value and the same value turned over by ITK add up to."""
+    highest = -1 if _header(reader, IS_SIGNED) == "1" else 2 ** int(_header(reader, BITS_STORED)) - 1
+    return float(_header(reader, SLOPE) or 1) * highest + 2 * float(_header(reader, INTERCEPT) or 0)
 
 
 def _header(reader: sitk.ImageFileReader, key: str) -> str:

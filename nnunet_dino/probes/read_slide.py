@@ -64,6 +64,14 @@ def open_slide(item: Item, preprocessing: Preprocessing, tiling: Tiling) -> Sour
         Unreadable: The file is missing or no slide, its resolution is asked for and not known, or no tissue is found.
     """
     slide = slide_of(item.path)
+    try:
+        return _tiles_of(slide, preprocessing, tiling)
+    except BaseException:
+        slide.close()
+        raise
+
+
+def _tiles_of(slide: AbstractSlide, preprocessing: Preprocessing, tiling: Tiling) -> Source:
     tile_px = _tile_px(slide, preprocessing.size_px, tiling.mpp)
     overview, downsample = read_overview(slide, MASK_DOWNSAMPLE)
     mask = tissue_mask(overview, downsample, tissue_rule(tiling.tissue))

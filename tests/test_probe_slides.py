@@ -1,0 +1,181 @@
+"""Slides: tissue, tiles, and what is read of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from probe_inputs import TINY
+
+from nnunet_dino.backbones import weights
+from nnunet_dino.cli import main
+from nnunet_dino.errors import UserError
+from nnunet_dino.probes.preprocess import Preprocessing
+from nnunet_dino.probes.sources import Item, Unreadable
+from nnunet_dino.probes.store import FeatureStore
+from nnunet_dino.probes.tissue import TissueRule, tile_corners, tissue_mask, tissue_rule
+
+WIDTH, HEIGHT = 3072, 2048
+PINK = (200, 120, 170)
+
+
+def ellipse(downsample: int = 1) -> np.ndarray:
+    """Returns where the slide shows tissue: an ellipse with axes of 2,000 and 1,200 px."""
+    y, x = np.indices((HEIGHT // downsample, WIDTH // downsample))
+    return ((x * downsample - WIDTH / 2) / 1000) ** 2 + ((y * downsample - HEIGHT / 2) / 600) ** 2 <= 1
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory) -> str:
+    """A pyramid of two levels as scanners write it, tiled and with a resolution of 0.25 µm."""
+    pytest.importorskip("openslide", reason="OpenSlide is not installed")
+    tifffile = pytest.importorskip("tifffile", reason="tifffile is not installed")
+    path = tmp_path_factory.mktemp("slides") / "s1.tif"
+    noise = np.random.default_rng(0).integers(-20, 20, size=(HEIGHT, WIDTH, 3))
+    pixels = np.where(ellipse()[..., None], np.clip(np.array(PINK) + noise, 0, 255), 245).astype(np.uint8)
+    options = {"tile": (256, 256), "photometric": "rgb", "resolutionunit": "CENTIMETER"}
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(pixels, resolution=(40000, 40000), **options)
+        writer.write(pixels[::4, ::4], resolution=(10000, 10000), subfiletype=1, **options)
+    return str(path)
+
+
+def test_the_four_points_of_a_tile():
+    """Tiles of 8 px on a mask of the same size: the points lie at 2 and 6, and one of them is enough."""
+    mask = np.zeros((32, 32), bool)
+    mask[0, 0] = mask[31, 31] = True  # the bounding box is everything
+    assert tile_corners(mask, 1, (32, 32), 8).tolist() == []
+    mask[8 + 6, 16 + 2] = True
+    mask[16 + 4, 0 + 4] = True  # the centre alone does not count
+    assert tile_corners(mask, 1, (32, 32), 8).tolist() == [[16, 8]]
+
+
+def test_tiles_do_not_overlap_and_stay_inside():
+    mask = np.ones((50, 70), bool)
+    corners = tile_corners(mask, 2, (139, 99), 24)
+    assert len(np.unique(corners, axis=0)) == len(corners) == (139 // 24) * (99 // 24)
+    assert (corners % 24 == 0).all()
+    assert (corners + 24 <= (139, 99)).all()
+
+
+def test_small_pieces_and_small_holes_do_not_count():
+    """One pixel of the picture is one square of 512 px: areas can be counted by hand."""
+    rule = TissueRule(saturation=8, median_px=1, closing_px=1, min_area=10, min_hole=4, max_holes=1)
+    tissue = np.zeros((20, 40), bool)
+    tissue[2:14, 2:16] = True
+    tissue[4:6, 4:6] = tissue[8:11, 4:7] = tissue[4, 10] = False  # holes of 4, 9 and 1; only the largest stays
+    tissue[2:5, 20:23] = True  # a piece of 9
+    picture = np.where(tissue[..., None], PINK, 250).astype(np.uint8)
+    expected = np.zeros_like(tissue)
+    expected[2:14, 2:16] = True
+    expected[8:11, 4:7] = False
+    np.testing.assert_array_equal(tissue_mask(picture, 512, rule), expected)
+
+
+def test_white_and_black_are_no_tissue():
+    for grey in (0, 128, 255):
+        assert not tissue_mask(np.full((40, 40, 3), grey, np.uint8), 32, tissue_rule("biopsy")).any()
+
+
+def test_unknown_rules_are_refused():
+    with pytest.raises(UserError, match="'bipsy'.*'biopsy'"):
+        tissue_rule("bipsy")
+
+
+def test_tissue_of_a_slide_is_its_ellipse(slide):
+    from nnunet_dino.probes.read_slide import read_overview, slide_of
+
+    opened = slide_of(slide)
+    overview, downsample = read_overview(opened, 32)
+    assert (overview.shape, downsample) == ((64, 96, 3), 32)
+    found = tissue_mask(overview, downsample, tissue_rule("biopsy"))
+    truth = ellipse(32)
+    assert (found & truth).sum() / (found | truth).sum() > 0.93
+    assert found.mean() == pytest.approx(np.pi * 1000 * 600 / (WIDTH * HEIGHT), abs=0.02)
+
+
+def test_tiles_of_a_slide_are_its_pixels(slide):
+    import openslide
+
+    from nnunet_dino.probes.read_slide import Tiling, open_slide
+
+    source = open_slide(Item("s1", slide), Preprocessing(224), Tiling("biopsy"))
+    area = np.pi * 1000 * 600 / 224**2
+    assert source.num_images == pytest.approx(area, rel=0.3)
+    corners = source.coordinates.numpy()
+    tiles = source.images(3, 6)
+    assert tiles.shape == (3, 3, 224, 224)
+    with openslide.OpenSlide(slide) as opened:
+        for tile, (x, y) in zip(tiles, corners[3:6].tolist(), strict=True):
+            expected = np.asarray(opened.read_region((x, y), 0, (224, 224)).convert("RGB"))
+            np.testing.assert_allclose(tile.permute(1, 2, 0).numpy() * 255, expected, atol=1e-3)
+    source.close()
+
+
+def test_resolution_may_be_asked_for(slide):
+    from nnunet_dino.probes.read_slide import Tiling, open_slide
+
+    source = open_slide(Item("s1", slide), Preprocessing(224), Tiling("biopsy", mpp=0.5))
+    assert source.facts["tile_px"] == 448
+    assert source.images(0, 2).shape == (2, 3, 224, 224)
+    source.close()
+
+
+def test_slides_that_cannot_be_used_say_why(slide, tmp_path):
+    from nnunet_dino.probes.read_slide import Tiling, open_slide
+
+    with pytest.raises(Unreadable, match="--tissue default.*100 squares"):
+        open_slide(Item("s1", slide), Preprocessing(224), Tiling())
+    (tmp_path / "x.svs").write_text("no slide")
+    with pytest.raises(Unreadable, match="OpenSlide"):
+        open_slide(Item("x", str(tmp_path / "x.svs")), Preprocessing(224), Tiling())
+    with pytest.raises(Unreadable, match="no such file"):
+        open_slide(Item("y", str(tmp_path / "y.svs")), Preprocessing(224), Tiling())
+    from PIL import Image
+
+    Image.new("RGB", (600, 600), PINK).save(tmp_path / "z.png")
+    with pytest.raises(Unreadable, match="resolution for --mpp 0.5"):
+        open_slide(Item("z", str(tmp_path / "z.png")), Preprocessing(224), Tiling(mpp=0.5))
+
+
+@pytest.fixture
+def random_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(weights.ENVIRONMENT_VARIABLE, "random")
+
+
+def test_slides_become_bags_and_attention_is_drawn(slide, tmp_path, random_weights):
+    import shutil
+
+    for number in range(6):
+        shutil.copy(slide, tmp_path / f"s{number}.tif")
+    options = ["--kind", "slides", "--tissue", "biopsy", "--backbone", TINY, "--size", "224", "--device", "cpu"]
+    run = CliRunner()
+    result = run.invoke(main, ["extract", f"{tmp_path}/*.tif", "-o", str(tmp_path / "store"), *options])
+    assert result.exit_code == 0, result.output
+    store = FeatureStore(tmp_path / "store")
+    bags = store.bags("mean")
+    assert len({bag.features.shape for bag in bags}) == 1 and bags[0].features.shape[1] == 128
+    assert bags[0].coordinates.shape == (len(bags[0].features), 2)
+    (tmp_path / "labels.csv").write_text(
+        "slide,who,tumour,part\n" + "".join(f"s{i}.tif,P{i},{i % 2},{('train', 'test')[i > 3]}\n" for i in range(6))
+    )
+    words = [
+        "probe",
+        "mil",
+        str(tmp_path / "store"),
+        "--labels",
+        str(tmp_path / "labels.csv"),
+        "--target",
+        "tumour",
+        "--patient",
+        "who",
+    ]
+    words += ["--split", "part", "--val-fraction", "0", "--patience", "0", "--epochs", "1", "-o", str(tmp_path / "report")]
+    result = run.invoke(main, words)
+    assert result.exit_code == 0, result.output
+    from safetensors.numpy import load_file
+
+    attention = load_file(tmp_path / "report" / "attention.safetensors")
+    assert {name: len(weights) for name, weights in attention.items()} == {f"s{i}.tif": len(bags[0].features) for i in range(6)}
+    assert all(weights.sum() == pytest.approx(1, abs=1e-5) for weights in attention.values())
+    assert len(list((tmp_path / "report" / "pictures").glob("attention-*.png"))) == 6
