@@ -74,10 +74,10 @@ def test_folders_unset_or_not_writable(planned_phantom: Workspace, tmp_path: Pat
 
 def test_no_labels_and_foreign_plans(planned_phantom: Workspace) -> None:
     preprocessed = planned_phantom.plans_file(PHANTOM).parent
-    foreign = preprocessed.with_name("Dataset802_Foreign")
+    foreign = preprocessed.with_name("Dataset809_Foreign")
     shutil.copytree(preprocessed, foreign)
     description = json.loads((foreign / "dataset.json").read_text())
-    args = ("nnUNetv2_train", 802, "3d_fullres", 0, "-tr", "nnUNetTrainerDINOv3TinySmoke", "-device", "cpu")
+    args = ("nnUNetv2_train", 809, "3d_fullres", 0, "-tr", "nnUNetTrainerDINOv3TinySmoke", "-device", "cpu")
     (foreign / "dataset.json").write_text(json.dumps({**description, "labels": {"background": 0}}))
     assert "required labels beside background" in refused(planned_phantom, *args)
     (foreign / "dataset.json").write_text(json.dumps({**description, "labels": {"background": 0, "spleen": 1}}))
