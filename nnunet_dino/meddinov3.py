@@ -94,9 +94,13 @@ class MedDINOv3(nn.Module):
         self.decoder = TokenDecoder(self.slice_encoder.num_maps * backbone.embed_dim, num_classes)
         keep_buffers_out_of_ddp(self)
 
+    @torch.compiler.disable(recursive=False)
     def forward(self, x: Tensor) -> Tensor:
         """Returns logits ``b classes h w`` for images ``b c h w``."""
-        logits = self.decoder(torch.cat(self.slice_encoder(x), dim=1))
+        return self.slice_encoder.reuse.retry(self._forward, x)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        logits = self.decoder(torch.cat(self.slice_encoder(x), dim=-1).movedim(-1, 1))
         if logits.shape[2:] == x.shape[2:]:
             return logits
         return F.interpolate(logits, x.shape[2:], mode="bilinear", align_corners=False)

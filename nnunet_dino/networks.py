@@ -8,6 +8,7 @@ from __future__ import annotations
 import pydoc
 from typing import Any
 
+import torch
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import Tensor, nn
@@ -77,9 +78,14 @@ class DINOv3UNet(nn.Module):
         )
         keep_buffers_out_of_ddp(self)
 
+    @torch.compiler.disable(recursive=False)
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Returns logits ``b classes d h w`` for ``b c d h w``; a list of them under deep supervision."""
-        tokens = unfold_slices(self.neck(self.slice_encoder(x)), x.shape[0], x.ndim - 2)
+        return self.slice_encoder.reuse.retry(self._forward, x)
+
+    def _forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        tokens = self.slice_encoder.project(x, self.neck).movedim(-1, 1)
+        tokens = unfold_slices(tokens, x.shape[0], x.ndim - 2)
         features = self.encoder.stem(x) if getattr(self.encoder, "stem", None) is not None else x
         skips = []
         for stage, inject in zip(self.encoder.stages, self.injections, strict=True):
@@ -128,9 +134,13 @@ class TokensOnly(nn.Module):
         self.decoder.apply(InitWeights_He(NEGATIVE_SLOPE))
         keep_buffers_out_of_ddp(self)
 
+    @torch.compiler.disable(recursive=False)
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Returns logits ``b classes d h w`` for ``b c d h w``; a list of them under deep supervision."""
-        maps = [unfold_slices(m, x.shape[0], x.ndim - 2) for m in self.slice_encoder(x)]
+        return self.slice_encoder.reuse.retry(self._forward, x)
+
+    def _forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        maps = [unfold_slices(m.movedim(-1, 1), x.shape[0], x.ndim - 2) for m in self.slice_encoder(x)]
         return self.decoder(self.encoder(maps, x.shape[2:]))
 
     def compute_conv_feature_map_size(self, input_size: list[int]) -> int:

@@ -85,12 +85,14 @@ class AdaptedBackbone(nn.Module):
         self.weights_are_random = weights == RANDOM or weight_files.wants_random()
         self.digest: str | None = None
         self._problem: str | None = None
+        self._stayed: list[str] = []
         self.backbone = Backbone(get_spec(name), self.weights_are_random, taps_are_normalised, drop_path)
         if not self.weights_are_random:
             self._read_local_weights()
         self._adapt(lora or LoraOptions())
         self.register_state_dict_post_hook(_replace_weights_by_record)
-        self.register_load_state_dict_pre_hook(_restore_weights_from_record)
+        self.register_load_state_dict_pre_hook(_keep_weights_that_stay)
+        self.register_load_state_dict_post_hook(_forgive_weights_that_stayed)
 
     @property
     def is_frozen(self) -> bool:
@@ -126,13 +128,19 @@ class AdaptedBackbone(nn.Module):
         """
         with one_line_in_stock_commands():
             self._refuse_without_weights()
-        dtype = backbone_dtype(images.device)
+        dtype = self.settle(images.device)
         if self.is_frozen:
-            self._store_in(dtype)
-            with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-                return self.backbone(images.to(dtype))
+            with torch.autocast(images.device.type, enabled=False):
+                return self.backbone.encode_frozen(images.to(dtype))
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
             return self.backbone(images.float())
+
+    def settle(self, device: torch.device) -> torch.dtype:
+        """Returns the type to compute in on ``device``, after storing frozen parameters in it."""
+        dtype = backbone_dtype(device)
+        if self.is_frozen:
+            self._store_in(dtype)
+        return dtype
 
     def _read_local_weights(self) -> None:
         try:
@@ -206,17 +214,40 @@ def _replace_weights_by_record(module: AdaptedBackbone, state: dict[str, Tensor]
     state[prefix + RECORD_KEY] = encode_record(module.name, module.digest)
 
 
-def _restore_weights_from_record(module: AdaptedBackbone, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+def _keep_weights_that_stay(module: AdaptedBackbone, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Takes weights out of ``state`` that are loaded already.
+
+    nnU-Net loads a checkpoint for every image and fold. Frozen weights are the same in all of them, and left alone they tell
+    by their version that what was computed with them still holds.
+    """
+    keys = module._source_keys(prefix)
     encoded = state.pop(prefix + RECORD_KEY, None)
-    if encoded is None:
-        if any(key in state for key in module._source_keys(prefix)):
-            module.digest, module._problem = None, None
-        return
-    with one_line_in_stock_commands():
-        _verify(module, *decode_record(encoded))
+    if encoded is not None:
+        with one_line_in_stock_commands():
+            _verify(module, *decode_record(encoded))
+        module._stayed = [key for key in keys if key not in state]
+    elif any(key in state for key in keys):
+        if module.is_frozen and not module._problem and _are_loaded(module, state, prefix, keys):
+            module._stayed = keys
+            for key in keys:
+                del state[key]
+        module.digest, module._problem = None, None
+
+
+def _are_loaded(module: AdaptedBackbone, state: dict[str, Tensor], prefix: str, keys: list[str]) -> bool:
     own = dict(module.named_parameters())
-    for key in module._source_keys(prefix):
-        state.setdefault(key, own[key.removeprefix(prefix)].detach())
+    for key in keys:
+        parameter, new = own[key.removeprefix(prefix)].detach(), state.get(key)
+        if new is None or new.shape != parameter.shape or not torch.equal(new.to(parameter), parameter):
+            return False
+    return True
+
+
+def _forgive_weights_that_stayed(module: AdaptedBackbone, incompatible: Any) -> None:
+    """Strict loading would call them missing."""
+    stayed, module._stayed = set(module._stayed), []
+    missing = incompatible.missing_keys
+    missing[:] = [key for key in missing if key not in stayed]
 
 
 def _verify(module: AdaptedBackbone, name: str, digest: str) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_dino.backbones.catalogue import BackboneSpec
+from nnunet_dino.backbones.frozen import encode_frozen
 
 PATCH_PX = 16
 
@@ -67,6 +68,21 @@ class Backbone(nn.Module):
             patch_maps=tuple(maps),
             class_tokens=tuple(prefix[:, 0] for prefix in prefixes),
             register_tokens=tuple(prefix[:, 1:] for prefix in prefixes),
+        )
+
+    def encode_frozen(self, images: Tensor) -> BackboneOutput:
+        """Encodes images as :meth:`forward` does in evaluation mode, faster and without a graph.
+
+        The patch maps are views of tokens, with ``e`` last in memory.
+        """
+        gh, gw = (size // PATCH_PX for size in images.shape[2:])
+        with torch.no_grad():
+            tapped = encode_frozen(self.vit, images, self.spec.taps, self.taps_are_normalised)
+        first = self.vit.num_prefix_tokens
+        return BackboneOutput(
+            patch_maps=tuple(tokens[:, first:].unflatten(1, (gh, gw)).movedim(-1, 1) for tokens in tapped),
+            class_tokens=tuple(tokens[:, 0] for tokens in tapped),
+            register_tokens=tuple(tokens[:, 1:first] for tokens in tapped),
         )
 
 

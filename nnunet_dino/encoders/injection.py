@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -12,18 +13,35 @@ from torch import Tensor, nn
 def resample(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Averages where the target is coarser, interpolates linearly where it is finer, axis by axis.
 
+    Both are linear along one axis, so each is a product with a small matrix. Against torch's pooling and interpolation this
+    costs nothing along axes that keep their size, and the way back is a matrix product as well, not a scatter.
+
     Args:
         maps: ``b k d gh gw`` or ``b k gh gw``.
         size: Target size of the spatial axes.
     """
-    size = tuple(size)
-    coarse = tuple(min(have, want) for have, want in zip(maps.shape[2:], size, strict=True))
-    if coarse != tuple(maps.shape[2:]):
-        pool = F.adaptive_avg_pool3d if maps.ndim == 5 else F.adaptive_avg_pool2d
-        maps = pool(maps, coarse)
-    if coarse != size:
-        maps = F.interpolate(maps, size, mode="trilinear" if maps.ndim == 5 else "bilinear", align_corners=False)
+    for axis, target in enumerate(size, start=2):
+        if maps.shape[axis] != target:
+            matrix = resampling_matrix(maps.shape[axis], target, maps.device, maps.dtype)
+            maps = torch.matmul(maps.movedim(axis, -1), matrix).movedim(-1, axis)
     return maps
+
+
+@torch.compiler.assume_constant_result
+def resampling_matrix(have: int, want: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Returns ``have want``: averages of bins if ``want`` is smaller, else linear interpolation between pixel centres."""
+    return _resampling_matrix(have, want, device, dtype)
+
+
+@lru_cache(maxsize=64)
+def _resampling_matrix(have: int, want: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False), torch.no_grad():  # a tensor made in inference mode could not take part in training
+        identity = torch.eye(have)[None]
+        if want < have:
+            matrix = F.adaptive_avg_pool1d(identity, want)[0]
+        else:
+            matrix = F.interpolate(identity, want, mode="linear", align_corners=False)[0]
+        return matrix.to(device, dtype)
 
 
 class TokenInjection(nn.Module):
@@ -42,8 +60,23 @@ class TokenInjection(nn.Module):
         self.gate = nn.Parameter(torch.full((num_features,), float(gate_start)))
 
     def forward(self, features: Tensor, tokens: Tensor) -> Tensor:
-        """Returns features of the same shape ``b f d h w``, given tokens ``b k d gh gw`` (both without ``d`` in 2D)."""
+        """Returns features of the same shape ``b f d h w``, given tokens ``b k d gh gw`` (both without ``d`` in 2D).
+
+        The gate scales the projection, not its result, and the last axis is interpolated while adding: one pass over the
+        features, and none of that size is kept for the way back.
+        """
         size = features.shape[2:]
         coarse = [min(have, want) for have, want in zip(tokens.shape[2:], size, strict=True)]
-        projected = resample(self.project(resample(tokens, coarse)), size)
-        return features + projected * self.gate.view(1, -1, *(1 for _ in size))
+        gated = self._project(resample(tokens, coarse))
+        gated = resample(gated, (*size[:-1], coarse[-1]))
+        if coarse[-1] == size[-1]:
+            return features + gated
+        matrix = resampling_matrix(coarse[-1], size[-1], features.device, features.dtype)
+        with torch.autocast(features.device.type, enabled=False):
+            added = torch.addmm(features.flatten(0, -2), gated.flatten(0, -2).to(features.dtype), matrix)
+        return added.view(features.shape)
+
+    def _project(self, tokens: Tensor) -> Tensor:
+        """Returns the 1 × 1 convolution of tokens, times the gate, as one product with the token's width last in memory."""
+        weight = self.project.weight.flatten(1) * self.gate[:, None]
+        return F.linear(tokens.movedim(1, -1), weight, self.project.bias * self.gate).movedim(-1, 1)

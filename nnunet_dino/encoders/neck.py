@@ -9,6 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+class MapNorm(nn.LayerNorm):
+    """A LayerNorm that computes in the precision of its weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))
+
+
 class TokenNeck(nn.Module):
     """Mixes the patch maps of several blocks into one map (multi-scale token aggregation, Li et al. 2025, sec. 3.2).
 
@@ -21,11 +28,11 @@ class TokenNeck(nn.Module):
 
     def __init__(self, num_maps: int, embed_dim: int, width: int, normalise: bool) -> None:
         super().__init__()
-        self.norms = nn.ModuleList(nn.LayerNorm(embed_dim) if normalise else nn.Identity() for _ in range(num_maps))
+        self.norms = nn.ModuleList(MapNorm(embed_dim) if normalise else nn.Identity() for _ in range(num_maps))
         self.mix = nn.Linear(num_maps * embed_dim, width)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Returns ``n k gh gw`` for ``num_maps`` maps ``n e gh gw``."""
-        last = [norm(m.movedim(1, -1).to(self.mix.weight.dtype)) for norm, m in zip(self.norms, maps, strict=True)]
-        return F.gelu(self.norm(self.mix(torch.cat(last, dim=-1)))).movedim(-1, 1)
+        """Returns ``n gh gw k`` for ``num_maps`` maps ``n gh gw e``."""
+        side_by_side = torch.cat([norm(m) for norm, m in zip(self.norms, maps, strict=True)], dim=-1)
+        return F.gelu(self.norm(self.mix(side_by_side.to(self.mix.weight.dtype))))

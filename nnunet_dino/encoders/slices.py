@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from nnunet_dino.backbones.adapted import AdaptedBackbone
 from nnunet_dino.backbones.vit import PATCH_PX
 from nnunet_dino.encoders.channels import channels_to_images, num_images
+from nnunet_dino.inference.reuse import SliceReuse
 
 NUM_PREFIX_TOKENS = 5
 CHUNK_TOKENS = 16384
+MIN_ROWS = 32
 
 
 def token_grid(size_px: Sequence[int], token_stride_px: int) -> tuple[int, int]:
@@ -38,7 +40,7 @@ class SliceEncoder(nn.Module):
 
     ::
 
-        b c d h w ─► (b·d) c h w ─► resize ─► (b·d) 3 16·gh 16·gw ─► backbone ─► per tap (b·d) e gh gw
+        b c d h w ─► (b·d) c h w ─► resize ─► (b·d) 3 16·gh 16·gw ─► backbone ─► per tap (b·d) gh gw e
 
     A slice is resized so that one token covers ``token_stride_px`` pixels of the input, which enlarges small slices: at a
     stride of 8 a 56 × 40 slice is seen as 112 × 80 pixels and gives 7 × 5 tokens. Intensities are passed on as nnU-Net
@@ -56,23 +58,57 @@ class SliceEncoder(nn.Module):
         self.num_image_channels = num_image_channels
         self.token_stride_px = token_stride_px
         self.num_maps = backbone.num_taps * num_images(num_image_channels)
+        self.reuse = SliceReuse()
 
+    def train(self, mode: bool = True) -> SliceEncoder:
+        """Sets the mode. Training forgets what is remembered of slices; evaluation begins the next image or fold."""
+        super().train(mode)
+        if mode:
+            self.reuse.forget()
+        else:
+            self.reuse.next_pass(keep_maps=self.backbone.is_frozen)
+        return self
+
+    @torch.compiler.disable
     def forward(self, volume: Tensor) -> tuple[Tensor, ...]:
         """Encodes slices in chunks, so that memory does not grow with their number.
+
+        At prediction (evaluation under ``torch.inference_mode``) every distinct slice is encoded once.
 
         Args:
             volume: ``b c d h w`` or ``b c h w``.
 
         Returns:
-            ``num_maps`` maps, each ``(b·d) e gh gw`` (or ``b e gh gw``).
+            ``num_maps`` maps, each ``(b·d) gh gw e`` (or ``b gh gw e``).
         """
         slices = fold_slices(volume[:, : self.num_image_channels])
-        gh, gw = token_grid(slices.shape[2:], self.token_stride_px)
-        chunk = max(1, CHUNK_TOKENS // (gh * gw + NUM_PREFIX_TOKENS))
-        parts = [self._encode(part, (gh * PATCH_PX, gw * PATCH_PX)) for part in slices.split(chunk)]
-        return tuple(torch.cat(maps) if len(maps) > 1 else maps[0] for maps in zip(*parts, strict=True))
+        if self._predicts():
+            self.backbone.settle(slices.device)
+            return self.reuse.maps(slices, self._encode, self.backbone, self._at_least(slices))
+        return self._encode(slices)
 
-    def _encode(self, slices: Tensor, size_px: tuple[int, int]) -> list[Tensor]:
+    def project(self, volume: Tensor, neck: nn.Module) -> Tensor:
+        """Returns ``neck(self(volume))``, tokens ``(b·d) gh gw k``; at prediction the neck, too, sees every slice once."""
+        if not self._predicts():
+            return neck(self(volume))
+        slices = fold_slices(volume[:, : self.num_image_channels])
+        self.backbone.settle(slices.device)
+        keep_maps = self.backbone.is_frozen
+        return self.reuse.tokens(slices, self._encode, self.backbone, self._at_least(slices), neck, keep_maps)
+
+    def _predicts(self) -> bool:
+        return not self.training and torch.is_inference_mode_enabled()
+
+    def _at_least(self, slices: Tensor) -> int:
+        return math.ceil(MIN_ROWS / math.prod(token_grid(slices.shape[2:], self.token_stride_px)))
+
+    def _encode(self, slices: Tensor) -> tuple[Tensor, ...]:
+        gh, gw = token_grid(slices.shape[2:], self.token_stride_px)
+        num_chunks = math.ceil(len(slices) * (gh * gw + NUM_PREFIX_TOKENS) / CHUNK_TOKENS)
+        parts = [self._encode_chunk(part, (gh * PATCH_PX, gw * PATCH_PX)) for part in slices.tensor_split(num_chunks)]
+        return tuple(torch.cat(maps) if len(maps) > 1 else maps[0].contiguous() for maps in zip(*parts, strict=True))
+
+    def _encode_chunk(self, slices: Tensor, size_px: tuple[int, int]) -> list[Tensor]:
         if slices.shape[2:] != size_px:
             slices = F.interpolate(slices.float(), size_px, mode="bilinear", antialias=False)
-        return [tap for image in channels_to_images(slices) for tap in self.backbone(image)]
+        return [tap.movedim(1, -1) for image in channels_to_images(slices) for tap in self.backbone(image)]

@@ -1,0 +1,336 @@
+"""Slices are encoded once: counted in nnU-Net's own predictor, and never with another result."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from small_nets import TINY, planned, small_unet, volume
+from torch import Tensor, nn
+
+from nnunet_dino.encoders.slices import SliceEncoder
+from nnunet_dino.meddinov3 import MedDINOv3
+from nnunet_dino.networks import PLAIN_UNET, TokensOnly
+
+GIB = 1 << 30
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread_in_float32(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("nnUNet_dino_precision", "float32")
+    monkeypatch.setenv("nnUNet_dino_cache_gb", "1")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def predictor(network: nn.Module, patch_size: tuple[int, ...], mirror_axes: tuple[int, ...] | None, num_heads: int = 3) -> Any:
+    """nnU-Net's predictor for ``network``, without the files of a trained model."""
+    result = nnUNetPredictor(device=CPU, allow_tqdm=False, use_mirroring=mirror_axes is not None)
+    label_manager = SimpleNamespace(num_segmentation_heads=num_heads)
+    plans_manager = SimpleNamespace(get_label_manager=lambda dataset_json: label_manager)
+    configuration = SimpleNamespace(patch_size=patch_size)
+    result.manual_initialization(network, plans_manager, configuration, [network.state_dict()], {}, "", mirror_axes)
+    return result
+
+
+def predict(network: nn.Module, image: Tensor, patch_size: tuple[int, ...], mirror_axes: tuple[int, ...] | None) -> Tensor:
+    return predictor(network, patch_size, mirror_axes).predict_logits_from_preprocessed_data(image)
+
+
+def counts(network: nn.Module) -> tuple[int, int]:
+    reuse = network.slice_encoder.reuse
+    return reuse.num_asked, reuse.num_encoded
+
+
+def image(*size: int, channels: int = 1, seed: int = 0) -> Tensor:
+    return torch.randn(channels, *size, generator=torch.Generator().manual_seed(seed))
+
+
+class MeanOfSlices(nn.Module):
+    """Has all of a backbone that a slice encoder asks for, and costs nothing."""
+
+    num_taps, embed_dim, is_frozen = 1, 2, True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([1.0, 2.0]), requires_grad=False)
+
+    def settle(self, device: torch.device) -> torch.dtype:
+        return torch.float32
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        grid = nn.functional.avg_pool2d(images[:, :1], 16)
+        return [grid * self.weight.view(1, 2, 1, 1)]
+
+
+class CountingNetwork(nn.Module):
+    """A slice encoder and nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slice_encoder = SliceEncoder(MeanOfSlices(), 1, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.slice_encoder(x)
+        return torch.zeros(x.shape[0], 1, *x.shape[2:])
+
+
+@pytest.mark.parametrize(
+    ("size", "patch_size", "mirror_axes", "asked", "encoded"),
+    [
+        ((187, 64, 64), (64, 32, 32), (0, 1, 2), 23040, 6732),
+        ((187, 64, 64), (64, 32, 32), None, 2880, 1683),
+        ((187, 64, 64), (64, 32, 32), (1, 2), 11520, 6732),
+        ((12, 64, 64), (12, 64, 64), (0, 1, 2), 96, 48),
+        ((40, 64, 64), (64, 64, 64), (0, 1, 2), 512, 161),
+        ((300, 48, 48), (128, 48, 48), (0, 1, 2), 4096, 1200),
+        ((24, 64, 64), (64, 64), (0, 1), 96, 96),
+    ],
+    ids=["overlap-mirrored", "overlap", "mirrored-in-plane", "one-tile", "padded", "long", "2d"],
+)
+def test_every_distinct_slice_is_encoded_once(
+    size: tuple[int, ...], patch_size: tuple[int, ...], mirror_axes: tuple[int, ...] | None, asked: int, encoded: int
+) -> None:
+    """The counts were taken by instrumenting nnU-Net's predictor with a set of the slices it had seen."""
+    network = CountingNetwork()
+    predictor(network, patch_size, mirror_axes, num_heads=1).predict_logits_from_preprocessed_data(image(*size))
+    assert counts(network) == (asked, encoded)
+
+
+def networks() -> list[Any]:
+    dino = {"backbone": TINY, "weights": "random", "gate_start": 0.5}
+    return [
+        pytest.param(lambda: small_unet(gate_start=0.5), 3, id="unet"),
+        pytest.param(lambda: small_unet(gate_start=0.5, adaptation="lora"), 3, id="lora"),
+        pytest.param(lambda: small_unet(gate_start=0.5, taps_are_normalised=False), 3, id="own-norms"),
+        pytest.param(lambda: small_unet(num_axes=2, gate_start=0.5), 2, id="2d"),
+        pytest.param(lambda: TokensOnly(1, 3, dino=dino, **planned(PLAIN_UNET, 3)), 3, id="tokens-only"),
+        pytest.param(lambda: MedDINOv3(1, 3, dino=dino, **planned(PLAIN_UNET, 2)), 2, id="meddinov3"),
+    ]
+
+
+def show_every_block(network: nn.Module) -> None:
+    """At their start value of 1e-5 the blocks change next to nothing."""
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.endswith(("gamma_1", "gamma_2")):
+                parameter.fill_(0.5)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("build", "num_axes"), networks())
+def test_logits_are_the_same_with_and_without_reuse(
+    build: Any, num_axes: int, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("nnUNet_dino_precision", precision)
+    network = build()
+    show_every_block(network)
+    what = image(10, 28, 20), (6, 20, 12)[-num_axes:], tuple(range(num_axes))
+    with_reuse = predict(network, *what)
+    asked, encoded = counts(network)
+    assert encoded < asked if num_axes == 3 else encoded == asked
+    monkeypatch.setenv("nnUNet_dino_cache_gb", "0")
+    network.slice_encoder.reuse.num_encoded = 0
+    without = predict(network, *what)
+    assert network.slice_encoder.reuse.num_encoded == asked
+    assert without.abs().max() > 0.01
+    if precision == "float32":
+        assert torch.equal(with_reuse, without)
+    else:
+        torch.testing.assert_close(with_reuse, without, rtol=0, atol=2**-6 * without.abs().max().item())
+
+
+@pytest.mark.parametrize("adaptation", ["frozen", "lora"])
+def test_folds_share_what_a_frozen_backbone_returned(adaptation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = small_unet(gate_start=0.5, adaptation=adaptation)
+    what = image(10, 28, 20), (6, 20, 12), (0, 1, 2)
+    folds = [network.state_dict()]
+    for seed in range(4):
+        torch.manual_seed(seed)
+        other = small_unet(gate_start=0.5, adaptation=adaptation).state_dict()
+        folds.append({**folds[0], **{key: value for key, value in other.items() if not key.startswith("slice_encoder.")}})
+    folds = [{key: value.clone() for key, value in fold.items()} for fold in folds]
+    all_folds = predictor(network, *what[1:])
+    predict(network, *what)
+    encoded_by_one = counts(network)[1]
+    all_folds.list_of_parameters = folds
+    together = all_folds.predict_logits_from_preprocessed_data(what[0])
+    again = 0 if adaptation == "frozen" else 5 * encoded_by_one
+    assert counts(network)[1] == encoded_by_one + again
+    monkeypatch.setenv("nnUNet_dino_cache_gb", "0")
+    assert torch.equal(together, all_folds.predict_logits_from_preprocessed_data(what[0]))
+
+
+@pytest.mark.parametrize("kibibytes", [0.5, 30, 200, 1000])
+def test_a_small_memory_reuses_less_and_is_never_wrong(kibibytes: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = small_unet(gate_start=0.5)
+    what = image(14, 28, 20), (6, 20, 12), (0, 1, 2)
+    monkeypatch.setenv("nnUNet_dino_cache_gb", "0")
+    without = predict(network, *what)
+    most = all_of_it(network, what, monkeypatch)
+    monkeypatch.setenv("nnUNet_dino_cache_gb", str(kibibytes * 1024 / GIB))
+    copied = copy.deepcopy(network)
+    watched = []
+    copied.register_forward_hook(lambda *_: watched.append(copied.slice_encoder.reuse.num_bytes))
+    assert torch.equal(predict(copied, *what), without)
+    assert max(watched) <= kibibytes * 1024
+    asked, encoded = counts(copied)
+    assert most <= encoded <= asked
+
+
+def all_of_it(network: nn.Module, what: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setenv("nnUNet_dino_cache_gb", "1")
+    copied = copy.deepcopy(network)
+    predict(copied, *what)
+    return counts(copied)[1]
+
+
+@torch.inference_mode()
+def seen(network: nn.Module, x: Tensor) -> Tensor:
+    return network(x)
+
+
+def test_training_and_gradients_use_and_leave_nothing() -> None:
+    network = small_unet(gate_start=0.5).eval()
+    reuse = network.slice_encoder.reuse
+    seen(network, volume())
+    held = reuse.num_bytes
+    assert held > 0
+    with torch.no_grad():
+        network(volume(seed=1))
+    assert reuse.num_bytes == held
+    network.train()
+    assert reuse.num_bytes == 0
+    network(volume()).square().mean().backward()
+    seen(network, volume())
+    assert reuse.num_bytes == 0
+    network.eval()
+    network(volume()).square().mean().backward()
+
+
+def test_other_weights_are_never_served() -> None:
+    first, second = small_unet(gate_start=0.5).eval(), small_unet(gate_start=0.5).eval()
+    x = volume()
+    expected = seen(second, x)
+    assert not torch.equal(seen(first, x), expected)
+    first.load_state_dict(second.state_dict())
+    assert torch.equal(seen(first, x), expected)
+    with torch.no_grad():
+        for network in (first, second):
+            network.slice_encoder.backbone.backbone.vit.patch_embed.proj.bias.add_(0.5)
+            network.neck.mix.bias.add_(0.5)
+    fresh = copy.deepcopy(second)
+    assert torch.equal(seen(first, x), seen(fresh, x))
+    assert not torch.equal(seen(first, x), expected)
+
+
+@pytest.mark.parametrize("adaptation", ["lora", "full"])
+def test_adapted_weights_are_followed(adaptation: str) -> None:
+    network = small_unet(gate_start=0.5, adaptation=adaptation).eval()
+    show_every_block(network)
+    before = seen(network, volume())
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if parameter.requires_grad and "blocks.2." in name:
+                parameter.add_(0.1)
+    after = seen(network, volume())
+    assert not torch.equal(before, after)
+    assert torch.equal(after, seen(copy.deepcopy(network), volume()))
+
+
+def test_loading_the_same_weights_keeps_what_was_encoded() -> None:
+    network = small_unet(gate_start=0.5).eval()
+    state = {key: value.clone() for key, value in network.state_dict().items()}
+    seen(network, volume())
+    encoded = counts(network)[1]
+    network.load_state_dict(state)
+    network.eval()
+    seen(network, volume())
+    assert counts(network)[1] == encoded
+
+
+def test_slices_of_another_size_type_or_precision_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = small_unet().slice_encoder.eval()
+    wide = torch.zeros(1, 1, 3, 16, 32)
+    with torch.inference_mode():
+        assert {tuple(m.shape[1:3]) for m in encoder(wide)} == {(2, 4)}
+        assert {tuple(m.shape[1:3]) for m in encoder(wide.mT)} == {(4, 2)}
+        assert encoder.reuse.num_encoded == 2
+        before = encoder(wide)[0].dtype
+        monkeypatch.setenv("nnUNet_dino_precision", "bfloat16")
+        assert before is torch.float32
+        assert encoder(wide)[0].dtype is torch.bfloat16
+
+
+def test_results_are_the_callers_own() -> None:
+    encoder = small_unet().slice_encoder.eval()
+    with torch.inference_mode():
+        first = [m.clone() for m in encoder(volume())]
+        for _ in range(2):
+            for served in encoder(volume()):
+                served.zero_()
+        for expected, served in zip(first, encoder(volume()), strict=True):
+            assert torch.equal(expected, served)
+
+
+def test_copies_and_state_hold_no_slices() -> None:
+    network = small_unet(gate_start=0.5).eval()
+    names = list(network.state_dict())
+    size = len(pickle.dumps(network))
+    expected = seen(network, volume())
+    assert network.slice_encoder.reuse.num_bytes > 0
+    assert list(network.state_dict()) == names
+    assert abs(len(pickle.dumps(network)) - size) < 1000
+    for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        assert other.slice_encoder.reuse.num_bytes == 0
+        assert torch.equal(seen(other.eval(), volume()), expected)
+
+
+@pytest.mark.parametrize("build", [lambda: small_unet(gate_start=0.5), networks()[4].values[0]], ids=["unet", "tokens-only"])
+def test_when_memory_runs_out_it_frees_its_own_and_goes_on(build: Any) -> None:
+    network = build().eval()
+    expected = seen(network, volume(seed=1))
+    seen(network, volume())
+    reuse = network.slice_encoder.reuse
+    decode, failures = network.decoder.forward, []
+
+    def full_while_slices_are_held(skips: list[Tensor]) -> Tensor:
+        if len(failures) < 1:
+            failures.append(reuse.num_bytes)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decode(skips)
+
+    network.decoder.forward = full_while_slices_are_held
+    assert torch.equal(seen(network, volume(seed=1)), expected)
+    assert failures[0] > reuse.num_bytes > 0
+
+
+def test_memory_that_runs_out_without_slices_is_nnunets_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_dino_cache_gb", "0")
+    network = small_unet().eval()
+
+    def full(skips: list[Tensor]) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    network.decoder.forward = full
+    with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
+        seen(network, volume())
+
+
+def test_a_compiled_network_reuses_too() -> None:
+    network = small_unet(gate_start=0.5).eval()
+    expected = seen(network, volume())
+    torch._dynamo.reset()
+    compiled = torch.compile(copy.deepcopy(network), backend="eager").eval()
+    for _ in range(2):
+        torch.testing.assert_close(seen(compiled, volume()), expected)
+    assert counts(compiled._orig_mod) == (24, 12)
