@@ -1,0 +1,302 @@
+"""Stores: the same bits whatever happened on the way, and clear words where something is wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import SimpleITK as sitk
+import torch
+from click.testing import CliRunner, Result
+from probe_inputs import TINY, asymmetric_volume, files_of, write_pictures
+from safetensors.torch import load_file, save_file
+
+from nnunet_dino.backbones import weights
+from nnunet_dino.cli import main
+from nnunet_dino.errors import UserError
+from nnunet_dino.probes.encoder import MEAN, STD, FrozenEncoder, default_batch, pick_device
+from nnunet_dino.probes.store import FeatureStore
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def random_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(weights.ENVIRONMENT_VARIABLE, "random")
+    monkeypatch.setenv("nnUNet_dino_precision", "float32")
+
+
+def extract(*arguments: object) -> Result:
+    words = ["extract", *map(str, arguments), "--backbone", TINY, "--size", "32", "--device", "cpu"]
+    return CliRunner().invoke(main, words, prog_name="nnunet-dino")
+
+
+def fails(*arguments: object) -> str:
+    """Runs an extraction that must fail in the agreed way and returns its one line."""
+    result = extract(*arguments)
+    assert (result.exit_code, result.stdout) == (2, ""), result.output
+    assert result.stderr.startswith("nnunet-dino: error: ")
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("in") / "pictures"
+    write_pictures(folder, 11)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(pictures, tmp_path_factory) -> Path:
+    """A store made in one go, three pictures per file."""
+    store = tmp_path_factory.mktemp("out") / "store"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(weights.ENVIRONMENT_VARIABLE, "random")
+        patch.setenv("nnUNet_dino_precision", "float32")
+        result = extract(pictures, "-o", store, "--per-file", 3, "--batch", 2)
+    assert result.exit_code == 0, result.output
+    return store
+
+
+def test_features_are_those_of_timm(pictures, whole):
+    """Class token and patch mean of timm's own forward pass on pictures prepared by hand."""
+    from PIL import Image
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        from nnunet_dino.backbones.catalogue import get_spec
+        from nnunet_dino.backbones.vit import Backbone
+
+        vit = Backbone(get_spec(TINY), random=True).vit.eval()
+    ids, found = FeatureStore(whole).vectors("both")
+    assert ids == [f"p{i:03d}.png" for i in range(11)]
+    for row in (0, 7, 10):
+        grey = torch.from_numpy(np.array(Image.open(pictures / ids[row]))).float()[None, None] / 255
+        height = round(32 * 40 / 56)
+        small = torch.nn.functional.interpolate(grey, (height, 32), mode="bilinear", antialias=True)
+        square = torch.nn.functional.pad(small, (0, 0, (32 - height) // 2, 32 - height - (32 - height) // 2))
+        normal = (square.expand(1, 3, 32, 32) - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+        with torch.no_grad():
+            tokens = vit.forward_features(normal)[0]
+        expected = torch.cat([tokens[0], tokens[5:].mean(0)])
+        np.testing.assert_allclose(found[row], expected.numpy(), atol=2e-5)
+
+
+def test_grey_is_colour_with_equal_channels():
+    encoder = FrozenEncoder(TINY, torch.device("cpu"))
+    grey = torch.rand(2, 1, 32, 48)
+    for one, three in zip(encoder(grey), encoder(grey.repeat(1, 3, 1, 1)), strict=True):
+        torch.testing.assert_close(one, three)
+
+
+def test_the_index_says_where_everything_is(whole, pictures):
+    index = pd.read_csv(whole / "index.csv")
+    assert index["id"].tolist() == [f"p{i:03d}.png" for i in range(11)]
+    assert index["path"].tolist() == [str(pictures / name) for name in index["id"]]
+    assert index["file"].tolist() == [f"features/{i // 3:06d}.safetensors" for i in range(11)]
+    assert index["row"].tolist() == [i % 3 for i in range(11)]
+    assert set(index["shape"]) == {"40 × 56"}
+    assert set(index["weights"]) == {FrozenEncoder(TINY, torch.device("cpu")).digest}
+    tensors = load_file(whole / index["file"][4])
+    np.testing.assert_array_equal(tensors["class_token"][1], FeatureStore(whole).vectors("class")[1][4])
+
+
+def test_one_two_and_three_parts_give_the_same_store(pictures, whole, tmp_path):
+    for parts in (2, 3):
+        store = tmp_path / f"{parts}"
+        for part in reversed(range(1, parts + 1)):
+            result = extract(pictures, "-o", store, "--per-file", 3, "--batch", 2, "--shard", f"{part}/{parts}")
+            assert result.exit_code == 0, result.output
+            assert ("left to other shards" in result.stdout) == (part > 1)
+        assert files_of(store) == files_of(whole)
+
+
+def test_torchrun_says_which_part(pictures, whole, tmp_path, monkeypatch):
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        extract(pictures, "-o", tmp_path / "s", "--per-file", 3, "--batch", 2)
+    assert files_of(tmp_path / "s") == files_of(whole)
+
+
+def test_what_is_there_is_not_done_again(pictures, whole, tmp_path):
+    assert extract(pictures, "-o", tmp_path / "s", "--per-file", 3, "--batch", 2, "--shard", "2/2").exit_code == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "s" / "features").iterdir()}
+    assert len(before) == 2
+    assert extract(pictures, "-o", tmp_path / "s", "--per-file", 3, "--batch", 2).exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert files_of(tmp_path / "s") == files_of(whole)
+
+
+def test_an_unfinished_store_is_not_read(pictures, tmp_path):
+    extract(pictures, "-o", tmp_path / "s", "--per-file", 3, "--shard", "1/2")
+    with pytest.raises(UserError, match="2 of 4 files are missing"):
+        FeatureStore(tmp_path / "s")
+
+
+@pytest.mark.slow
+def test_kill_in_the_middle_and_run_again(tmp_path):
+    """SIGKILL after the first file is there; the finished store equals one that was never interrupted."""
+    write_pictures(tmp_path / "in", 60)
+    command = [sys.executable, "-m", "nnunet_dino.cli", "extract", "in", "--backbone", TINY, "--size", "64", "--per-file", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    begun = subprocess.Popen([*command, "-o", "cut"], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    while begun.poll() is None and len(list((tmp_path / "cut").glob("features/*.safetensors"))) < 2:
+        time.sleep(0.002)
+    begun.send_signal(signal.SIGKILL)
+    begun.wait()
+    done = len(list((tmp_path / "cut").glob("features/*.safetensors")))
+    assert 2 <= done < 30, "killed in the middle"
+    (tmp_path / "cut" / "features" / f"000029.safetensors.part-{os.uname().nodename}-{begun.pid}").write_text("half")
+    for name in ("cut", "whole"):
+        subprocess.run([*command, "-o", name], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert files_of(tmp_path / "cut") == files_of(tmp_path / "whole")
+
+
+def test_unreadable_files_are_listed_and_the_rest_is_done(tmp_path):
+    names = write_pictures(tmp_path / "in", 6)
+    good = (tmp_path / "in" / names[1]).read_bytes()
+    (tmp_path / "in" / names[1]).write_bytes(good[: len(good) // 2])
+    (tmp_path / "in" / names[4]).write_text("no picture")
+    result = extract(tmp_path / "in", "-o", tmp_path / "s", "--per-file", 3)
+    assert result.exit_code == 1
+    assert "2 could not be read" in result.stdout
+    assert f"{names[4]}: cannot identify" in result.stdout
+    store = FeatureStore(tmp_path / "s")
+    ids, vectors = store.vectors()
+    assert ids == [names[i] for i in (0, 2, 3, 5)] and vectors.shape == (4, 256)
+    assert store.failed["id"].tolist() == [names[1], names[4]]
+
+    (tmp_path / "in" / names[1]).write_bytes(good)
+    write_pictures(tmp_path / "other", 6)
+    (tmp_path / "in" / names[4]).write_bytes((tmp_path / "other" / names[4]).read_bytes())
+    assert extract(tmp_path / "in", "-o", tmp_path / "s", "--per-file", 3).exit_code == 0, "the reason is gone: done now"
+    assert extract(tmp_path / "in", "-o", tmp_path / "fresh", "--per-file", 3).exit_code == 0
+    assert files_of(tmp_path / "s") == files_of(tmp_path / "fresh")
+
+
+def test_a_store_of_something_else_is_not_continued(pictures, whole, tmp_path, monkeypatch):
+    import shutil
+
+    store = shutil.copytree(whole, tmp_path / "s")
+    before = files_of(store)
+    options = (pictures, "-o", store, "--per-file", 3)
+    assert "window" in fails(*options, "--window", "lung")
+    assert "dtype" in fails(*options, "--dtype", "float16")
+    assert "tokens" in fails(*options, "--features", "class")
+    (tmp_path / "more").mkdir()
+    write_pictures(tmp_path / "more", 12)
+    assert "p011.png" in fails(tmp_path / "more", "-o", store, "--per-file", 3)
+    state = {
+        name: value + 0.01
+        for name, value in FrozenEncoder(TINY, torch.device("cpu"))._backbone.backbone.vit.state_dict().items()
+    }
+    state = {name: value for name, value in state.items() if not name.endswith(("periods", "k_bias"))}
+    save_file(state, tmp_path / f"{TINY}.safetensors")
+    monkeypatch.setenv(weights.ENVIRONMENT_VARIABLE, str(tmp_path / f"{TINY}.safetensors"))
+    assert "weights it was begun with" in fails(*options)
+    assert files_of(store) == before
+
+
+def test_a_folder_of_other_files_is_left_alone(pictures, tmp_path):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "thesis.docx").write_text("precious")
+    assert "holds other files" in fails(pictures, "-o", tmp_path / "s")
+    assert files_of(tmp_path / "s") == {"thesis.docx": b"precious"}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--shard", "0/2"), "'0/2'"),
+        (("--shard", "3/2"), "'3/2'"),
+        (("--features", "cls"), "'cls'.*'class'"),
+        (("--dtype", "bfloat16"), "'bfloat16'"),
+        (("--batch", 0), "--batch.*got 0"),
+        (("--device", "gpu"), "--device.*'gpu'"),
+        (("--window", "chest"), "'chest'"),
+        (("--plane", "top"), "'top'"),
+        (("--tissue", "skin"), "'skin'"),
+        (("--mpp", -1), "--mpp.*-1"),
+    ],
+)
+def test_wrong_options_are_one_line(pictures, tmp_path, options, said):
+    import re
+
+    words = ["extract", str(pictures), "-o", str(tmp_path / "s"), "--backbone", TINY, *map(str, options)]
+    result = CliRunner().invoke(main, words, prog_name="nnunet-dino")
+    assert result.exit_code == 2
+    assert re.search(said, result.stderr), result.stderr
+    assert not (tmp_path / "s").exists()
+
+
+def test_volumes_are_the_mean_of_their_slices(tmp_path):
+    (tmp_path / "in").mkdir()
+    for number, code in enumerate(("LPS", "PIR")):
+        sitk.WriteImage(asymmetric_volume(code=code), str(tmp_path / "in" / f"v{number}.nii.gz"))
+    result = extract(tmp_path / "in", "-o", tmp_path / "s", "--per-slice", "--batch", 4, "--window", "0,700")
+    assert result.exit_code == 0, result.output
+    store = FeatureStore(tmp_path / "s")
+    _, vectors = store.vectors("mean")
+    bags = store.bags("mean")
+    assert [bag.features.shape for bag in bags] == [(6, 128), (6, 128)]
+    np.testing.assert_allclose(vectors[0], bags[0].features.mean(0), atol=1e-6)
+    np.testing.assert_array_equal(bags[0].features, bags[1].features)
+    assert bags[0].coordinates is None
+    assert store.index["spacing_mm"].tolist() == ["2.5 × 1.5 × 1"] * 2
+
+
+def test_patch_maps_are_kept_whole(pictures, tmp_path):
+    extract(pictures, "-o", tmp_path / "s", "--features", "map", "--dtype", "float16")
+    store = FeatureStore(tmp_path / "s")
+    found = store.patch_map("p003.png")
+    assert (found.shape, found.dtype) == ((128, 2, 2), np.float16)
+    mean = FeatureStore(tmp_path / "s")
+    with pytest.raises(UserError, match="'mean'.*with map"):
+        mean.vectors("mean")
+
+
+def test_what_a_store_does_not_have_is_named(whole):
+    store = FeatureStore(whole)
+    with pytest.raises(UserError, match="single slices or tiles.*whole images"):
+        store.bags("mean")
+    with pytest.raises(UserError, match="'map'"):
+        store.patch_map("p000.png")
+    with pytest.raises(UserError, match="'clas'.*'class'"):
+        store.vectors("clas")
+    with pytest.raises(UserError, match=r"store.json|no_store"):
+        FeatureStore(whole.parent / "no_store")
+
+
+def test_features_that_are_not_finite_are_named(whole, tmp_path):
+    import shutil
+
+    from safetensors import safe_open
+
+    store = shutil.copytree(whole, tmp_path / "s")
+    file = store / "features" / "000001.safetensors"
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    tensors = load_file(file)
+    tensors["class_token"][2, 5] = float("nan")
+    save_file(tensors, file, metadata)
+    with pytest.raises(UserError, match="NaN.*p005.png"):
+        FeatureStore(store).vectors("class")
+
+
+def test_sizes_of_batches():
+    assert (default_batch(224), default_batch(512), default_batch(2048)) == (81, 15, 1)
+
+
+def test_devices():
+    assert pick_device("cpu") == torch.device("cpu")
+    with pytest.raises(UserError, match="'tpu9'"):
+        pick_device("tpu9")
