@@ -51,8 +51,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def make_trainer(variant: str, num_epochs: int, num_iterations: int) -> type[nnUNetTrainer]:
-    """Returns a trainer class for ``variant`` with a short training."""
+def make_trainer(
+    variant: str, num_epochs: int, num_iterations: int, num_validation_cases: int | None = None
+) -> type[nnUNetTrainer]:
+    """Returns a trainer class for ``variant`` with a short training, validated on the first cases of the fold."""
     options = {**BASE, **VARIANTS[variant]}
     optimizer, lr = options.pop("optimizer", None), options.pop("lr", None)
     base = nnUNetTrainer if variant == "stock" else DINOv3Trainer
@@ -63,6 +65,10 @@ def make_trainer(variant: str, num_epochs: int, num_iterations: int) -> type[nnU
             self.num_epochs = num_epochs
             self.num_iterations_per_epoch = num_iterations
             self.num_val_iterations_per_epoch = 5
+
+        def do_split(self):
+            training, validation = super().do_split()
+            return training, validation[:num_validation_cases]
 
         if optimizer == "adamw":
 
@@ -91,7 +97,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     configuration["batch_size"] = arguments.batch_size
     if arguments.patch:
         configuration["patch_size"] = arguments.patch
-    trainer_class = make_trainer(arguments.variant, arguments.epochs, arguments.iterations)
+    trainer_class = make_trainer(arguments.variant, arguments.epochs, arguments.iterations, arguments.validation_cases)
     dataset_json = load_json(str(folder / "dataset.json"))
     trainer = trainer_class(plans, "3d_fullres", 0, dataset_json, torch.device("cpu"))
     started = time.time()
@@ -145,6 +151,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=50)
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--patch", type=int, nargs=3, help="d h w; default as planned")
+    parser.add_argument("--validation-cases", type=int, help="validate on so many cases of the fold; default all")
     parser.add_argument("--out", type=Path, default=Path("runs"))
     parser.add_argument("--table", type=Path, help="print the records in this folder")
     arguments = parser.parse_args()

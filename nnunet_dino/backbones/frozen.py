@@ -87,7 +87,8 @@ def _attend(attention: nn.Module, x: Tensor, rotation: tuple[Tensor, Tensor], me
     qkv = qkv.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)  # 3 n heads t channels
     turned = memory("turned", 2, *qkv.shape[1:])
     if _multiplies_fastest(x):
-        attended = _weighted_values(*_rotate_in_own_type(turned, qkv[:2], *rotation), qkv[2], memory)
+        queries, keys = _rotate_in_own_type(turned, qkv[:2], *rotation)
+        attended = _weighted_values(queries, keys, qkv[2], memory)
     else:
         queries, keys = _rotate(turned, qkv[:2], *rotation)
         attended = F.scaled_dot_product_attention(queries, keys, qkv[2], scale=1.0)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
+
+from nnunet_dino.inference.fingerprint import Key
 
 
 class Retention:
@@ -39,7 +41,7 @@ class Retention:
     def __len__(self) -> int:
         return len(self._awaited) + len(self._done)
 
-    def __contains__(self, key: Hashable) -> bool:
+    def __contains__(self, key: Key) -> bool:
         return key in self._awaited or key in self._done
 
     def set_capacity(self, capacity: int) -> None:
@@ -53,7 +55,7 @@ class Retention:
         self._generation_start = self._now + 1
         self._num_new = self._num_returned = 0
 
-    def ask(self, keys: Iterable[Hashable]) -> None:
+    def ask(self, keys: Iterable[Key]) -> None:
         """Takes note that ``keys`` (each once) are asked for, and holds them all until :meth:`shrink`."""
         for key in keys:
             timeline = self._done if self._came_from_afar(key) or key in self._done else self._awaited
@@ -62,7 +64,7 @@ class Retention:
             self._awaited.discard(key)
             timeline.append(key, self._now)
 
-    def shrink(self) -> list[Hashable]:
+    def shrink(self) -> list[Key]:
         """Returns the keys that are forgotten so that the rest fits."""
         forgotten = []
         if len(self) > self.capacity and self._num_new > self._num_returned:
@@ -73,7 +75,7 @@ class Retention:
             forgotten.append(self._pop_victim())
         return forgotten
 
-    def _came_from_afar(self, key: Hashable) -> bool:
+    def _came_from_afar(self, key: Key) -> bool:
         last = self._asked.time_of(key)
         if last is None:
             self._num_new += 1
@@ -87,7 +89,7 @@ class Retention:
             self._longest_that_fits = max(self._longest_that_fits, distance)
         return distance > self._longest_that_fits
 
-    def _pop_victim(self) -> Hashable:
+    def _pop_victim(self) -> Key:
         far, near = (self._asked.time_back(distance) for distance in (self._longest, self._longest_that_fits))
         for timeline, time in ((self._awaited, far), (self._done, near), (self._awaited, near)):
             if number := timeline.count_before(time):
@@ -100,36 +102,36 @@ class _Timeline:
 
     def __init__(self) -> None:
         self._times: list[int] = []
-        self._keys: list[Hashable] = []
-        self._time_of: dict[Hashable, int] = {}
+        self._keys: list[Key] = []
+        self._time_of: dict[Key, int] = {}
 
     def __len__(self) -> int:
         return len(self._keys)
 
-    def __contains__(self, key: Hashable) -> bool:
+    def __contains__(self, key: Key) -> bool:
         return key in self._time_of
 
-    def time_of(self, key: Hashable) -> int | None:
+    def time_of(self, key: Key) -> int | None:
         return self._time_of.get(key)
 
-    def append(self, key: Hashable, time: int) -> None:
+    def append(self, key: Key, time: int) -> None:
         """Puts ``key`` in at ``time``, which is later than that of all others."""
         self.discard(key)
         self._times.append(time)
         self._keys.append(key)
         self._time_of[key] = time
 
-    def discard(self, key: Hashable) -> None:
+    def discard(self, key: Key) -> None:
         if key in self._time_of:
             self.pop(bisect_left(self._times, self._time_of[key]))
 
-    def pop(self, index: int) -> Hashable:
+    def pop(self, index: int) -> Key:
         del self._times[index]
         key = self._keys.pop(index)
         del self._time_of[key]
         return key
 
-    def pop_before(self, time: int) -> list[Hashable]:
+    def pop_before(self, time: int) -> list[Key]:
         number = self.count_before(time)
         gone = self._keys[:number]
         del self._times[:number], self._keys[:number]
