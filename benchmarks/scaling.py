@@ -2,8 +2,8 @@
 
     python benchmarks/scaling.py
 
-Memory is the peak of a process of its own per row. What the caller gets back (maps of all slices) is part of it, and printed
-beside it.
+Parts are slices, or positions of nnU-Net's window, which overlap by half. Memory is the peak of a process of its own per row;
+the maps that the caller gets back are part of it, and printed beside it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nnunet_dino.options import DinoOptions, build_slice_encoder
 
 
 def encode(arguments: Any, num_slices: int) -> dict[str, Any]:
-    """Encodes slices and gives their maps away one chunk after the other, as they come."""
+    """Encodes slices."""
     device = begin(arguments)
     options = {"backbone": BACKBONES[arguments.backbone], "weights": "random"}
     encoder = build_slice_encoder(DinoOptions.from_plans(options), 1).to(device).train()
@@ -35,6 +35,7 @@ def encode(arguments: Any, num_slices: int) -> dict[str, Any]:
     return {
         "what": f"frozen encoding, {arguments.backbone}",
         "slices": num_slices,
+        "parts": num_slices,
         "s": statistics.median(seconds(lambda: encoder(volume), device) for _ in range(arguments.rounds)),
         "peak MiB": peak,
         "before, MiB": before,
@@ -66,6 +67,7 @@ def predict(arguments: Any, num_slices: int) -> dict[str, Any]:
     return {
         "what": f"prediction, {arguments.backbone}",
         "slices": num_slices,
+        "parts": 2 * num_slices // arguments.patch[0] - 1,
         "s": statistics.median(taken),
         "peak MiB": peak,
         "before, MiB": before,
@@ -90,7 +92,7 @@ def main() -> None:
             for num_slices in arguments.slices:
                 row = pool.apply(measure, (arguments, num_slices))
                 first = first or row
-                row["time per slice, × first"] = row["s"] / row["slices"] / (first["s"] / first["slices"])
+                row["time per part, × first"] = row["s"] / row["parts"] / (first["s"] / first["parts"])
                 row["memory, × first"] = row["peak MiB"] / first["peak MiB"]
                 rows.append(row)
                 print({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}, flush=True)

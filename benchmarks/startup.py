@@ -1,6 +1,6 @@
 """Start-up of Python and of a stock command, with and without the start-up hook, in turn.
 
-    python benchmarks/startup.py
+    python benchmarks/startup.py --rounds 30
 
 Two empty environments are made that find the packages of this one by path; one of them has the two files that the
 installation puts into site-packages. Everything else is the same.
@@ -54,7 +54,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         pythons = {name: environment(Path(folder, name), name == "with") for name in ("with", "without")}
         for title, words in COMMANDS.items():
-            number = arguments.starts if words[-1] == "pass" else arguments.rounds
+            number = arguments.starts if words[-1] == "pass" else max(2, arguments.rounds)
             taken: dict[str, list[float]] = {"with": [], "without": []}
             for turn in range(number + 1):
                 for name in ("with", "without") if turn % 2 else ("without", "with"):
@@ -70,7 +70,7 @@ def main() -> None:
                     "with, ms": statistics.median(taken["with"]),
                     "without, ms": statistics.median(taken["without"]),
                     "difference, ms": statistics.median(differences),
-                    "middle half of the differences, ms": f"{quartiles[0]:+.2f} … {quartiles[2]:+.2f}",
+                    "middle half, ms": f"{quartiles[0]:+.2f} … {quartiles[2]:+.2f}",
                 }
             )
             print(rows[-1], flush=True)
