@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from dynamic_network_architectures.building_blocks.patch_encode_decode import LayerNormNd
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
-from timm.layers import DropPath
 from torch import Tensor, nn
 
+from nnunet_dino.backbones.quiet_timm import timm
 from nnunet_dino.backbones.vit import PATCH_PX
 from nnunet_dino.encoders.slices import token_grid
 from nnunet_dino.errors import UserError
@@ -126,5 +126,5 @@ def _check(deep_supervision: bool, conv_op: type[nn.Module]) -> None:
 def _drop_paths_alike(vit: nn.Module, rate: float) -> None:
     """Gives every block the same stochastic depth rate; timm raises it from zero in the first block to ``rate`` in the last."""
     for block in vit.blocks:
-        block.drop_path1 = DropPath(rate)
-        block.drop_path2 = DropPath(rate)
+        block.drop_path1 = timm.layers.DropPath(rate)
+        block.drop_path2 = timm.layers.DropPath(rate)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor
 
 from nnunet_dino.backbones.catalogue import CATALOGUE, BackboneSpec
 from nnunet_dino.backbones.formats import Conversion, ConversionReport, Dropped
+from nnunet_dino.backbones.quiet_timm import timm
 from nnunet_dino.errors import UserError
 
 # Half a unit in the last place of bfloat16 is 2^-9 of the value; one more bit for files that were cut, not rounded.

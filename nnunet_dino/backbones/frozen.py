@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Mlp
 from torch import Tensor, nn
+
+from nnunet_dino.backbones.quiet_timm import timm
 
 SCORES_AT_A_TIME = 1 << 24
 
@@ -72,7 +73,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tens
 
 
 def _feed(mlp: nn.Module, x: Tensor, memory: _Memory) -> Tensor:
-    if type(mlp) is not Mlp or not isinstance(mlp.act, nn.GELU) or mlp.act.approximate != "none":
+    if type(mlp) is not timm.layers.Mlp or not isinstance(mlp.act, nn.GELU) or mlp.act.approximate != "none":
         return mlp(x)
     hidden = _linear(x, mlp.fc1.weight, mlp.fc1.bias, memory("hidden", *x.shape[:2], mlp.fc1.out_features))
     return mlp.fc2(torch.ops.aten.gelu_(hidden))

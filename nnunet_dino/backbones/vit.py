@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import timm
 import torch
 from torch import Tensor, nn
 
 from nnunet_dino.backbones.catalogue import BackboneSpec
 from nnunet_dino.backbones.frozen import encode_frozen
+from nnunet_dino.backbones.quiet_timm import timm
 
 PATCH_PX = 16
 
