@@ -9,7 +9,6 @@ import platform
 import statistics
 import subprocess
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -18,8 +17,6 @@ from typing import Any
 import torch
 
 from nnunet_dino.backbones.precision import backbone_dtype
-
-warnings.filterwarnings("ignore", message=".*torch.jit.interface.*", category=FutureWarning)
 
 PACKAGES = ("torch", "nnunetv2", "timm")
 

@@ -8,6 +8,7 @@ installation puts into site-packages. Everything else is the same.
 
 from __future__ import annotations
 
+import compileall
 import shutil
 import statistics
 import subprocess
@@ -33,7 +34,8 @@ def environment(folder: Path, with_hook: bool) -> Path:
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
     (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n" + str(BOOT.parents[2]) + "\n")
     if with_hook:
-        shutil.copy(BOOT, packages / "_nnunet_dino_boot.py")
+        module = shutil.copy(BOOT, packages / "_nnunet_dino_boot.py")
+        compileall.compile_file(module, quiet=1)  # as pip does
         (packages / "nnunet_dino.pth").write_text("import _nnunet_dino_boot; _nnunet_dino_boot.register()\n")
     return folder / "bin" / "python"
 
