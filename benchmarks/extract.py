@@ -12,17 +12,18 @@ from __future__ import annotations
 import argparse
 import itertools
 import statistics
-import subprocess
 import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from common import begin, finish, parser, resident_mib
 from PIL import Image
 
-from nnunet_dino.probes.encoder import FrozenEncoder, default_batch, pick_device
+from nnunet_dino.probes.encoder import FrozenEncoder, default_batch
 from nnunet_dino.probes.encoding import Reading
 from nnunet_dino.probes.extract import extract
 from nnunet_dino.probes.inputs import find_items
@@ -30,34 +31,32 @@ from nnunet_dino.probes.layout import StoreFacts
 from nnunet_dino.probes.preprocess import Preprocessing
 from nnunet_dino.probes.read_image import open_image
 
-ROUNDS = 5
-
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=1000, help="in all rounds together")
-    parser.add_argument("--edge", type=int, default=256, help="pixels of the PNG files")
-    parser.add_argument("--size", type=int, default=224, help="pixels shown to the backbone")
-    parser.add_argument("--backbone", default="dinov3_vits16")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--device", default="auto")
-    given = parser.parse_args()
-    encoder = FrozenEncoder(given.backbone, pick_device(given.device))
+    options = parser(__doc__)
+    options.add_argument("--images", type=int, default=1000, help="in all rounds together")
+    options.add_argument("--edge", type=int, default=256, help="pixels of the PNG files")
+    options.add_argument("--size", type=int, default=224, help="pixels shown to the backbone")
+    options.add_argument("--backbone", default="dinov3_vits16")
+    options.add_argument("--workers", type=int, default=2)
+    given = options.parse_args()
+    device = begin(given)
+    encoder = FrozenEncoder(given.backbone, device)
     batch = default_batch(given.size)
-    per_round = given.images // ROUNDS
+    per_round = given.images // given.rounds
     with tempfile.TemporaryDirectory() as folder:
         write_pictures(Path(folder, "in"), per_round, given.edge)
         encode_alone(encoder, batch, given.size, 2)  # warm up
         clocks: dict[str, list[float]] = {name: [] for name in ("extract", "extract cpu", "encoder", "encoder cpu")}
         memory = []
-        for number in range(ROUNDS):
+        for number in range(given.rounds):
             with timed(clocks, "extract"):
                 run_extract(Path(folder), f"store{number}", encoder, batch, given)
             memory.append(resident_mib())
             with timed(clocks, "encoder"):
                 encode_alone(encoder, batch, given.size, per_round)
-    report(given, clocks, memory, per_round, encoder)
+    finish("extract", given, device, rows(clocks, memory, per_round))
 
 
 def write_pictures(folder: Path, count: int, edge: int) -> None:
@@ -116,29 +115,24 @@ class timed:
         self.clocks[f"{self.name} cpu"].append(time.process_time() - self.began[1])
 
 
-def resident_mib() -> float:
-    """Returns the memory that this process holds now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
-
-
-def report(
-    given: argparse.Namespace, clocks: dict[str, list[float]], memory: list[float], count: int, encoder: FrozenEncoder
-) -> None:
-    """Prints what was measured."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
-    ).stdout
-    print(
-        f"{given.backbone}, {given.size} px of {given.edge} px PNG, {encoder.device}, {encoder.dtype}, {given.workers} workers,"
-    )
-    print(f"{torch.get_num_threads()} threads, {ROUNDS} rounds of {count} images, torch {torch.__version__},")
-    print(f"commit {commit.strip()}")
-    for unit, ending in (("by the clock", ""), ("of the processor", " cpu")):
+def rows(clocks: dict[str, list[float]], memory: list[float], count: int) -> list[dict[str, Any]]:
+    """Returns one row by the clock and one by the processor's time."""
+    result = []
+    for unit, ending in (("the clock", ""), ("the processor", " cpu")):
         whole, alone = (statistics.median(clocks[name + ending]) for name in ("extract", "encoder"))
         ratios = [a / b for a, b in zip(clocks["extract" + ending], clocks["encoder" + ending], strict=True)]
-        print(f"{unit}: extract {count / whole:.1f}, encoder alone {count / alone:.1f} images/s")
-        print(f"  on top {statistics.median(ratios) - 1:+.1%}, rounds from {min(ratios) - 1:+.1%} to {max(ratios) - 1:+.1%}")
-    print("resident memory after each round, MiB: " + ", ".join(f"{value:.0f}" for value in memory))
+        result.append(
+            {
+                "seconds of": unit,
+                "images a round": count,
+                "extract, images/s": count / whole,
+                "encoder alone, images/s": count / alone,
+                "on top": statistics.median(ratios) - 1,
+                "of rounds": f"{min(ratios) - 1:+.3f} … {max(ratios) - 1:+.3f}",
+            }
+        )
+    result[0]["resident after each round, MiB"] = " ".join(f"{value:.0f}" for value in memory)
+    return result
 
 
 if __name__ == "__main__":

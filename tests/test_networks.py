@@ -67,7 +67,7 @@ def test_mirrored_slices_give_mirrored_tokens() -> None:
 def test_chunks_do_not_change_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = small_unet().slice_encoder
     whole = encoder(volume())
-    monkeypatch.setattr("nnunet_dino.encoders.slices.CHUNK_TOKENS", 30)
+    monkeypatch.setattr("nnunet_dino.encoders.slices.CHUNK_TOKENS_ON_CPU", 30)
     for one, many in zip(whole, encoder(volume()), strict=True):
         torch.testing.assert_close(one, many, rtol=0.02, atol=0.02)
 

@@ -16,6 +16,7 @@ from nnunet_dino.inference.reuse import SliceReuse
 
 NUM_PREFIX_TOKENS = 5
 CHUNK_TOKENS = 16384
+CHUNK_TOKENS_ON_CPU = 4096  # as fast, and intermediate results stay small
 MIN_ROWS = 32
 
 
@@ -104,7 +105,8 @@ class SliceEncoder(nn.Module):
 
     def _encode(self, slices: Tensor) -> tuple[Tensor, ...]:
         gh, gw = token_grid(slices.shape[2:], self.token_stride_px)
-        num_chunks = math.ceil(len(slices) * (gh * gw + NUM_PREFIX_TOKENS) / CHUNK_TOKENS)
+        at_a_time = CHUNK_TOKENS_ON_CPU if slices.device.type == "cpu" else CHUNK_TOKENS
+        num_chunks = math.ceil(len(slices) * (gh * gw + NUM_PREFIX_TOKENS) / at_a_time)
         parts = [self._encode_chunk(part, (gh * PATCH_PX, gw * PATCH_PX)) for part in slices.tensor_split(num_chunks)]
         return tuple(torch.cat(maps) if len(maps) > 1 else maps[0].contiguous() for maps in zip(*parts, strict=True))
 
