@@ -146,7 +146,7 @@ def test_number_of_validation_cases_is_that_of_nnunets_split(num_cases: int, exp
     assert num_validation(num_cases) == expected == len(split[0]["val"])
 
 
-def test_the_demo_configuration_has_a_quarter_of_the_features(tmp_path: Path) -> None:
+def test_the_demo_configuration_has_a_quarter_of_the_features_and_a_smaller_patch(tmp_path: Path) -> None:
     architecture = {
         "network_class_name": "some.Network",
         "arch_kwargs": {"n_stages": 3, "features_per_stage": [32, 64, 128], "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]]},
@@ -159,7 +159,7 @@ def test_the_demo_configuration_has_a_quarter_of_the_features(tmp_path: Path) ->
     add_demo_configuration(file)
     resolved = PlansManager(str(file)).get_configuration("3d_demo")
     assert resolved.network_arch_init_kwargs == {**architecture["arch_kwargs"], "features_per_stage": [8, 16, 32]}
-    assert (resolved.patch_size, resolved.data_identifier) == ([16, 56, 56], "data")
+    assert (resolved.patch_size, resolved.data_identifier) == ([12, 48, 48], "data")
     assert json.loads(file.read_text())["configurations"]["3d_fullres"] == full
 
 

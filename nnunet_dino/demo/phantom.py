@@ -10,7 +10,7 @@ One axial slice, not to scale::
      │  ▓▓▓ spots  ≡≡≡≡       │     ≡  ellipsoid with stripes     label 4
       ╲            ≡≡≡≡      ╱      ■  bone, not labelled
        ╰───────■──────────╯
-        body −60 HU, all organs +60 HU on average
+        body −60 HU, all organs +100 HU on average
 
 Arrays and coordinates are ordered ``d h w`` (SimpleITK's array order), in millimetres from the centre of the volume.
 """
@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 LABELS = {"background": 0, "ellipsoid": 1, "tube": 2, "spots": 3, "stripes": 4}
-SHAPE = (16, 56, 56)
+SHAPE = (12, 64, 64)
 SPACING_MM = (3.0, 1.0, 1.0)
-AIR_HU, BODY_HU, ORGAN_HU, BONE_HU = -1000.0, -60.0, 60.0, 500.0
-TEXTURE_HU = 60.0
-NOISE_HU = 20.0
+AIR_HU, BODY_HU, ORGAN_HU, BONE_HU = -1000.0, -60.0, 100.0, 500.0
+TEXTURE_HU = 90.0
+NOISE_HU = 15.0
 STRIPE_PERIOD_MM = 5.0
 SPOT_SIZE_MM = 1.2
 GAP_MM = 2.0
