@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from nnunet_dino.inference.reuse import SliceReuse
 
 NUM_PREFIX_TOKENS = 5
 CHUNK_TOKENS = 16384
-CHUNK_TOKENS_ON_CPU = 4096  # as fast, and intermediate results stay small
+CHUNK_TOKENS_ON_CPU = 2048  # as fast, and intermediate results stay small
 MIN_ROWS = 32
 
 
@@ -105,12 +105,29 @@ class SliceEncoder(nn.Module):
 
     def _encode(self, slices: Tensor) -> tuple[Tensor, ...]:
         gh, gw = token_grid(slices.shape[2:], self.token_stride_px)
+        size_px = gh * PATCH_PX, gw * PATCH_PX
         at_a_time = CHUNK_TOKENS_ON_CPU if slices.device.type == "cpu" else CHUNK_TOKENS
         num_chunks = math.ceil(len(slices) * (gh * gw + NUM_PREFIX_TOKENS) / at_a_time)
-        parts = [self._encode_chunk(part, (gh * PATCH_PX, gw * PATCH_PX)) for part in slices.tensor_split(num_chunks)]
-        return tuple(torch.cat(maps) if len(maps) > 1 else maps[0].contiguous() for maps in zip(*parts, strict=True))
+        if num_chunks == 1:
+            return tuple(m.contiguous() for m in self._encode_chunk(slices, size_px))
+        chunks = (self._encode_chunk(part, size_px) for part in slices.tensor_split(num_chunks))
+        if self.backbone.is_frozen:
+            return _fill(len(slices), chunks)
+        return tuple(torch.cat(maps) for maps in zip(*chunks, strict=True))
 
     def _encode_chunk(self, slices: Tensor, size_px: tuple[int, int]) -> list[Tensor]:
         if slices.shape[2:] != size_px:
             slices = F.interpolate(slices.float(), size_px, mode="bilinear", antialias=False)
         return [tap.movedim(1, -1) for image in channels_to_images(slices) for tap in self.backbone(image)]
+
+
+def _fill(num: int, chunks: Iterable[Sequence[Tensor]]) -> tuple[Tensor, ...]:
+    """Joins maps of ``num`` slices as they come, so that no more than one chunk of them exists twice."""
+    whole: tuple[Tensor, ...] = ()
+    done = 0
+    for maps in chunks:
+        whole = whole or tuple(m.new_empty((num, *m.shape[1:])) for m in maps)
+        for target, m in zip(whole, maps, strict=True):
+            target[done : done + len(m)] = m
+        done += len(maps[0])
+    return whole
