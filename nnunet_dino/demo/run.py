@@ -13,7 +13,8 @@ from nnunet_dino.demo.stages import Stage, make_stages, num_validation
 
 ENDING = (
     "What this shows: the whole way works on this machine. What it does not show: what DINOv3 adds, because the backbone "
-    "here is tiny and its weights are random."
+    "here is tiny and its weights are random; nor which network is better, because after so few steps chance decides which "
+    "organs one of them has found."
 )
 
 
