@@ -137,7 +137,8 @@ class AdaptedBackbone(nn.Module):
 
     def settle(self, device: torch.device) -> torch.dtype:
         """Returns the type to compute in on ``device``, after storing frozen parameters in it."""
-        dtype = backbone_dtype(device)
+        with one_line_in_stock_commands():
+            dtype = backbone_dtype(device)
         if self.is_frozen:
             self._store_in(dtype)
         return dtype

@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from nnunet_dino.errors import one_line_in_stock_commands
 from nnunet_dino.inference.budget import budget_bytes
 from nnunet_dino.inference.fingerprint import Key, slice_keys
 from nnunet_dino.inference.memo import SliceMemo
@@ -135,7 +136,8 @@ class SliceReuse:
     def _keys(self, slices: Tensor) -> list[Key] | None:
         self.num_asked += len(slices)
         if self._budget is None:
-            self._budget = int(self._share * budget_bytes(slices.device, self.num_bytes))
+            with one_line_in_stock_commands():
+                self._budget = int(self._share * budget_bytes(slices.device, self.num_bytes))
         if self._budget:
             return slice_keys(slices)
         self.num_encoded += len(slices)
