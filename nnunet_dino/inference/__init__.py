@@ -1,0 +1,1 @@
+"""Slice reuse: at prediction every distinct slice is encoded once."""
