@@ -97,6 +97,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     configuration["batch_size"] = arguments.batch_size
     if arguments.patch:
         configuration["patch_size"] = arguments.patch
+    if arguments.narrow > 1:
+        kwargs = configuration["architecture"]["arch_kwargs"]
+        kwargs["features_per_stage"] = [features // arguments.narrow for features in kwargs["features_per_stage"]]
     trainer_class = make_trainer(arguments.variant, arguments.epochs, arguments.iterations, arguments.validation_cases)
     dataset_json = load_json(str(folder / "dataset.json"))
     trainer = trainer_class(plans, "3d_fullres", 0, dataset_json, torch.device("cpu"))
@@ -114,6 +117,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "iterations": arguments.iterations,
         "batch_size": arguments.batch_size,
         "patch": configuration["patch_size"],
+        "narrow": arguments.narrow,
         "dice": {label: metrics["Dice"] for label, metrics in summary["mean"].items()},
         "mean_dice": summary["foreground_mean"]["Dice"],
         "num_cases": len(summary["metric_per_case"]),
@@ -151,6 +155,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=50)
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--patch", type=int, nargs=3, help="d h w; default as planned")
+    parser.add_argument("--narrow", type=int, default=1, help="divide the planned features of every stage by this")
     parser.add_argument("--validation-cases", type=int, help="validate on so many cases of the fold; default all")
     parser.add_argument("--out", type=Path, default=Path("runs"))
     parser.add_argument("--table", type=Path, help="print the records in this folder")
