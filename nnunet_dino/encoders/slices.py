@@ -107,7 +107,7 @@ class SliceEncoder(nn.Module):
         gh, gw = token_grid(slices.shape[2:], self.token_stride_px)
         size_px = gh * PATCH_PX, gw * PATCH_PX
         at_a_time = CHUNK_TOKENS_ON_CPU if slices.device.type == "cpu" else CHUNK_TOKENS
-        num_chunks = math.ceil(len(slices) * (gh * gw + NUM_PREFIX_TOKENS) / at_a_time)
+        num_chunks = min(len(slices), math.ceil(len(slices) * (gh * gw + NUM_PREFIX_TOKENS) / at_a_time))
         if num_chunks == 1:
             return tuple(m.contiguous() for m in self._encode_chunk(slices, size_px))
         chunks = (self._encode_chunk(part, size_px) for part in slices.tensor_split(num_chunks))
