@@ -6,7 +6,8 @@ One variant per call, so that several can run side by side:
     python benchmarks/decisions.py --dataset 4 --variant flagship --seed 1 --out runs/
     python benchmarks/decisions.py --table runs/
 
-nnU-Net's folders must be set and the data set planned and preprocessed. Every run writes ``OUT/DATASET-VARIANT-SEED.json`` with
+nnU-Net's folders must be set and the data set planned and preprocessed. Augmentation runs in the main process unless
+``nnUNet_n_proc_DA`` says otherwise, so a seed repeats a run. Every run writes ``OUT/DATASET-VARIANT-SEED.json`` with
 the options, the result, versions, processor and commit; ``--table`` prints all of them as Markdown.
 """
 
@@ -36,6 +37,7 @@ from nnunet_dino.training.schedules import EpochSchedule, polynomial
 BASE = {"backbone": "dinov3_tiny", "weights": "random"}
 VARIANTS: dict[str, dict[str, Any]] = {
     "stock": {},
+    "stock-adamw-1e-3": {"optimizer": "adamw", "lr": 1e-3},
     "flagship": {},
     "gate-0": {"gate_start": 0.0},
     "gate-1": {"gate_start": 1.0},
@@ -57,7 +59,7 @@ def make_trainer(
     """Returns a trainer class for ``variant`` with a short training, validated on the first cases of the fold."""
     options = {**BASE, **VARIANTS[variant]}
     optimizer, lr = options.pop("optimizer", None), options.pop("lr", None)
-    base = nnUNetTrainer if variant == "stock" else DINOv3Trainer
+    base = nnUNetTrainer if variant.startswith("stock") else DINOv3Trainer
 
     class Variant(base):
         def __init__(self, plans, configuration, fold, dataset_json, device):
@@ -76,7 +78,7 @@ def make_trainer(
                 adamw = torch.optim.AdamW([p for p in self.network.parameters() if p.requires_grad], lr, weight_decay=3e-5)
                 return adamw, EpochSchedule(adamw, polynomial, self.num_epochs)
 
-    if variant != "stock":
+    if base is DINOv3Trainer:
         Variant.dino = DinoOptions.from_plans(options)
     Variant.__name__ = f"Decision_{variant.replace('-', '_')}"
     return Variant
@@ -85,13 +87,14 @@ def make_trainer(
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Trains and validates one variant and returns its record."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    os.environ.setdefault("nnUNet_n_proc_DA", "0")
     random.seed(arguments.seed)
     np.random.seed(arguments.seed)
     torch.manual_seed(arguments.seed)
     name = maybe_convert_to_dataset_name(arguments.dataset)
     folder = Path(str(nnUNet_preprocessed), name)
-    plans = load_json(str(folder / "nnUNetPlans.json"))
-    plans["plans_name"] = f"decisions{arguments.seed}"
+    plans = load_json(str(folder / f"{arguments.plans}.json"))
+    plans["plans_name"] = f"{arguments.plans}_decisions{arguments.seed}"
     plans["continue_training"] = False
     configuration = plans["configurations"]["3d_fullres"]
     configuration["batch_size"] = arguments.batch_size
@@ -113,6 +116,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "variant": arguments.variant,
         "seed": arguments.seed,
         "options": VARIANTS[arguments.variant],
+        "plans": arguments.plans,
+        "augmentation_workers": int(os.environ["nnUNet_n_proc_DA"]),
         "epochs": arguments.epochs,
         "iterations": arguments.iterations,
         "batch_size": arguments.batch_size,
@@ -150,6 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", type=int, default=4)
     parser.add_argument("--variant", choices=VARIANTS)
+    parser.add_argument("--plans", default="nnUNetPlans")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--iterations", type=int, default=50)
