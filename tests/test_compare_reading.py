@@ -356,12 +356,14 @@ def test_what_a_trainer_of_ours_wrote_is_shown_as_it_is(tree):
         "adaptation": "frozen", "weights": "random",
     }  # fmt: skip
     debug = {"num_epochs": "5", "num_iterations_per_epoch": "50", "device": "cuda:0", "gpu_name": "A GPU"}
+    debug["optimizer"] = "SGD (\nParameter Group 0\n    lr: 0.01\n)"
     model = tree.add("nnUNetTrainerDINOv3S", facts=facts, debug=debug)
     (model / "fold_1" / "training_log_2026_1_3_00_00_00.txt").write_text("x: Epoch time: 99.25 s\nEpoch time: soon\n")
     found = read_results(tree.folder)[0].facts
     assert (found.num_params_total, found.num_params_trained) == (53_000_000, 31_000_000)
     assert (found.backbone, found.adaptation, found.weights) == ("dinov3_vits16", "frozen", "random")
     assert (found.num_epochs, found.num_iterations, found.device) == (5, 50, "A GPU")
+    assert found.optimizer == "SGD"
     assert (found.epoch_s, found.num_epochs_timed) == (11.0, 7)
     tree.write_json(model / "fold_1" / "nnunet_dino.json", facts | {"weights": "0f3a"})
     (model / "fold_0" / "debug.json").write_text("{", encoding="utf-8")

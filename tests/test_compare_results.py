@@ -142,6 +142,17 @@ def test_other_splits_and_other_lengths_are_warned_of(tmp_path):
     assert "different devices" in comparison.notes[0] and "A GPU" in comparison.notes[0]
 
 
+def test_another_optimiser_is_warned_of(tmp_path):
+    scores = {"1": [0.5, 0.6]}
+    facts = [Facts(optimizer=name) for name in ("SGD", "AdamW", None)]
+    names = [STOCK_3D, DINO_3D, DINO_3D.replace("DINOv3", "DINOv3Other")]
+    entries = [entry(name, scores, tmp_path, facts=fact) for name, fact in zip(names, facts, strict=True)]
+    comparison = compare_entries(entries, title="T", pictures=NO_PICTURES)
+    assert list(comparison.warnings) == [
+        f"{DINO_3D} was trained with AdamW, {STOCK_3D} with SGD: what differs is not the network alone.",
+    ]
+
+
 def test_random_weights_are_said_plainly(tmp_path):
     scores = {"1": [0.5, 0.6, 0.7]}
     comparison = compare_entries(

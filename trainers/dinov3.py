@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
+
+import torch
 
 from nnunet_dino.options import DinoOptions
+from nnunet_dino.training.schedules import EpochSchedule, polynomial
 from nnunet_dino.training.trainer import DINOv3Trainer, short_runs
 
 
@@ -42,6 +46,62 @@ class nnUNetTrainerDINOv3Tiny(DINOv3Trainer):
     """A random ViT of 0.9 million parameters, frozen, for demonstrations and tests."""
 
     dino = DinoOptions("dinov3_tiny", weights="random")
+
+
+class Adam1en3(DINOv3Trainer):
+    """AdamW as in nnU-Net's ``nnUNetTrainerAdam1en3``, its stock twin in a comparison; learns sooner in short trainings."""
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net reads exactly this signature)
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.initial_lr = 1e-3
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
+        """AdamW with ``amsgrad`` and nnU-Net's polynomial decay."""
+        optimizer = torch.optim.AdamW(self.parameter_groups(), self.initial_lr, weight_decay=self.weight_decay, amsgrad=True)
+        return optimizer, EpochSchedule(optimizer, polynomial, self.num_epochs)
+
+
+class nnUNetTrainerDINOv3S_Adam1en3(Adam1en3):
+    """DINOv3 ViT-S/16, frozen, with AdamW."""
+
+    dino = nnUNetTrainerDINOv3S.dino
+
+
+class nnUNetTrainerDINOv3SPlus_Adam1en3(Adam1en3):
+    """DINOv3 ViT-S+/16, frozen, with AdamW."""
+
+    dino = nnUNetTrainerDINOv3SPlus.dino
+
+
+class nnUNetTrainerDINOv3B_Adam1en3(Adam1en3):
+    """DINOv3 ViT-B/16, frozen, with AdamW."""
+
+    dino = nnUNetTrainerDINOv3B.dino
+
+
+class nnUNetTrainerDINOv3L_Adam1en3(Adam1en3):
+    """DINOv3 ViT-L/16, frozen, with AdamW."""
+
+    dino = nnUNetTrainerDINOv3L.dino
+
+
+class nnUNetTrainerDINOv3HPlus_Adam1en3(Adam1en3):
+    """DINOv3 ViT-H+/16, frozen, with AdamW."""
+
+    dino = nnUNetTrainerDINOv3HPlus.dino
+
+
+class nnUNetTrainerDINOv3Tiny_Adam1en3(Adam1en3):
+    """A random ViT of 0.9 million parameters, frozen, with AdamW."""
+
+    dino = nnUNetTrainerDINOv3Tiny.dino
 
 
 class LoRA(DINOv3Trainer):
@@ -136,6 +196,12 @@ globals().update(
         nnUNetTrainerDINOv3L,
         nnUNetTrainerDINOv3HPlus,
         nnUNetTrainerDINOv3Tiny,
+        nnUNetTrainerDINOv3S_Adam1en3,
+        nnUNetTrainerDINOv3SPlus_Adam1en3,
+        nnUNetTrainerDINOv3B_Adam1en3,
+        nnUNetTrainerDINOv3L_Adam1en3,
+        nnUNetTrainerDINOv3HPlus_Adam1en3,
+        nnUNetTrainerDINOv3Tiny_Adam1en3,
         nnUNetTrainerDINOv3S_LoRA,
         nnUNetTrainerDINOv3SPlus_LoRA,
         nnUNetTrainerDINOv3B_LoRA,

@@ -1,4 +1,4 @@
-"""What a reader must know before trusting a difference: other splits, other training lengths, random weights."""
+"""What a reader must know before trusting a difference: other splits, training lengths or optimisers, random weights."""
 
 from __future__ import annotations
 
@@ -23,13 +23,19 @@ def split_warnings(pairs: Sequence[tuple[Entry, Entry]]) -> list[str]:
 
 
 def training_warnings(pairs: Sequence[tuple[Entry, Entry]]) -> list[str]:
-    """Names results that were trained for another time than their baseline, and backbones that were not pretrained."""
+    """Names results trained for another time or by another optimiser than their baseline, and backbones not pretrained."""
     warnings = []
     for entry, baseline in pairs:
         lengths = [(e.facts.num_epochs, e.facts.num_iterations) for e in (entry, baseline)]
         if None not in (*lengths[0], *lengths[1]) and lengths[0] != lengths[1]:
             ours, theirs = (f"{epochs} epochs of {iterations} iterations" for epochs, iterations in lengths)
             warnings.append(f"{entry.name} and {baseline.name} were not trained equally long: {ours} against {theirs}.")
+        optimizer, other = entry.facts.optimizer, baseline.facts.optimizer
+        if optimizer and other and optimizer != other:
+            warnings.append(
+                f"{entry.name} was trained with {optimizer}, {baseline.name} with {other}: what differs is not the network "
+                "alone."
+            )
     random = [entry.name for entry in dict.fromkeys(entry for pair in pairs for entry in pair) if entry.facts.weights == RANDOM]
     if random:
         warnings.append(

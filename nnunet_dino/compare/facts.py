@@ -35,6 +35,7 @@ class Facts:
         num_epochs_timed: Epochs behind that median.
         num_epochs: Planned length of training.
         num_iterations: Iterations per epoch.
+        optimizer: Class of the optimiser, such as ``"SGD"``.
         device: Where training ran.
         backbone: Name of the vision transformer, for trainers of this package.
         adaptation: How it was adapted.
@@ -50,6 +51,7 @@ class Facts:
     num_epochs_timed: int = 0
     num_epochs: int | None = None
     num_iterations: int | None = None
+    optimizer: str | None = None
     device: str | None = None
     backbone: str | None = None
     adaptation: str | None = None
@@ -76,6 +78,7 @@ def read_facts(folds: Sequence[Path], trainer: str, configuration: str) -> Facts
     found["device"] = _shared([_device(entry) for entry in debug], "device", notes)
     for name, key in (("num_epochs", "num_epochs"), ("num_iterations", "num_iterations_per_epoch")):
         found[name] = _shared([_integer(entry.get(key)) for entry in debug], key, notes)
+    found["optimizer"] = _shared([_optimizer(entry) for entry in debug], "optimizer", notes)
     times = [float(seconds) for fold in folds for seconds in _epoch_times(fold)]
     found |= {"epoch_s": statistics.median(times) if times else None, "num_epochs_timed": len(times)}
     checkpoints = _checkpoints(folds)
@@ -140,6 +143,12 @@ def _shared(values: list, name: str, notes: list[str]):
 
 def _integer(value: object) -> int | None:
     return int(str(value)) if re.fullmatch(r"\d+", str(value)) else None
+
+
+def _optimizer(debug: dict) -> str | None:
+    """Returns ``"SGD"`` of ``"SGD (\\nParameter Group 0 …"``, which is how nnU-Net writes it down."""
+    name = re.match(r"(\w+) \(", str(debug.get("optimizer", "")))
+    return name[1] if name else None
 
 
 def _device(debug: dict) -> str | None:
