@@ -34,7 +34,7 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 
 # What the installation writes into .venv comes from these files; the rest of the package is read from where it lies.
-$(INSTALLED): setup.py pyproject.toml nnunet_dino/discovery/boot.py
+$(INSTALLED): setup.py pyproject.toml nnunet_dino/nnunet/discovery/boot.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 	  echo "Python 3.10 or later required · got $$($(PYTHON) --version 2>/dev/null | grep . || echo nothing that runs) as $(PYTHON) · for example: make install PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/python || { \

@@ -19,7 +19,7 @@ BOOT = "_nnunet_dino_boot"
 
 # What lies beside the package at the top of site-packages. Python reads `.pth` up to 3.17 and `.start` (PEP 829) from 3.15 on.
 STARTUP_FILES = {
-    f"{BOOT}.py": (ROOT / "nnunet_dino" / "discovery" / "boot.py").read_text(encoding="utf-8"),
+    f"{BOOT}.py": (ROOT / "nnunet_dino" / "nnunet" / "discovery" / "boot.py").read_text(encoding="utf-8"),
     "nnunet_dino.pth": f"import {BOOT}; {BOOT}.register()\n",
     "nnunet_dino.start": f"{BOOT}:register\n",
 }
@@ -69,6 +69,6 @@ def add_to_wheel(wheel: Path, files: dict[str, str]) -> None:
 setup(
     packages=[*find_packages(include=["nnunet_dino", "nnunet_dino.*"]), "nnunet_dino.trainers", "nnunet_dino.planners"],
     package_dir={"nnunet_dino.trainers": "trainers", "nnunet_dino.planners": "planners"},
-    package_data={"nnunet_dino.discovery": ["ext_trainer/*.py"]},
+    package_data={"nnunet_dino.nnunet.discovery": ["ext_trainer/*.py"]},
     cmdclass={"build_py": BuildPyWithHook, "editable_wheel": EditableWheelWithHook},
 )

@@ -30,9 +30,9 @@ from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
-from nnunet_dino.options import DinoOptions
+from nnunet_dino.networks.options import DinoOptions
+from nnunet_dino.nnunet.schedules import EpochSchedule, polynomial
 from nnunet_dino.trainers.dinov3 import DINOv3Trainer
-from nnunet_dino.training.schedules import EpochSchedule, polynomial
 
 BASE = {"backbone": "dinov3_tiny", "weights": "random"}
 VARIANTS: dict[str, dict[str, Any]] = {

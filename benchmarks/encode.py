@@ -22,8 +22,8 @@ from networks import BACKBONES
 
 from nnunet_dino.backbones.precision import backbone_dtype
 from nnunet_dino.backbones.vit import PATCH_PX
-from nnunet_dino.encoders.slices import NUM_PREFIX_TOKENS, token_grid
-from nnunet_dino.options import DinoOptions, build_slice_encoder
+from nnunet_dino.networks.options import DinoOptions, build_slice_encoder
+from nnunet_dino.networks.slices import NUM_PREFIX_TOKENS, token_grid
 
 EDGES = {"cpu": 2048, "cuda": 8192}
 REPEATS = 4

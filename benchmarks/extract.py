@@ -23,13 +23,13 @@ import torch
 from common import begin, finish, parser, resident_mib
 from PIL import Image
 
-from nnunet_dino.probes.encoder import FrozenEncoder, default_batch
-from nnunet_dino.probes.encoding import Reading
-from nnunet_dino.probes.extract import extract
-from nnunet_dino.probes.inputs import find_items
-from nnunet_dino.probes.layout import StoreFacts
-from nnunet_dino.probes.preprocess import Preprocessing
-from nnunet_dino.probes.read_image import open_image
+from nnunet_dino.features.encode import Reading
+from nnunet_dino.features.encoder import FrozenEncoder, default_batch
+from nnunet_dino.features.extract import extract
+from nnunet_dino.features.inputs import find_items
+from nnunet_dino.features.picture import open_image
+from nnunet_dino.features.pixels import Preprocessing
+from nnunet_dino.features.store.layout import StoreFacts
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch import Tensor, nn
 
-from nnunet_dino.networks import PLAIN_UNET, DINOv3UNet, build_stock_unet
+from nnunet_dino.networks.unet import PLAIN_UNET, DINOv3UNet, build_stock_unet
 
 BASE_FEATURES, MOST_FEATURES = 32, 320
 NUM_CLASSES = 3

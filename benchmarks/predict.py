@@ -25,8 +25,8 @@ from networks import BACKBONES, NUM_CLASSES, flagship
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from torch import Tensor, nn
 
-from nnunet_dino.inference.budget import ENVIRONMENT_VARIABLE
-from nnunet_dino.inference.reuse import SliceReuse
+from nnunet_dino.networks.memo_bytes import ENVIRONMENT_VARIABLE
+from nnunet_dino.networks.slice_reuse import SliceReuse
 
 POSITIONS_ALONG_D = 5
 

@@ -18,8 +18,8 @@ from common import begin, finish, parser, peak_mib, resident_mib, seconds
 from networks import BACKBONES, flagship
 from predict import predictor
 
-from nnunet_dino.inference.reuse import SliceReuse
-from nnunet_dino.options import DinoOptions, build_slice_encoder
+from nnunet_dino.networks.options import DinoOptions, build_slice_encoder
+from nnunet_dino.networks.slice_reuse import SliceReuse
 
 
 def encode(arguments: Any, num_slices: int) -> dict[str, Any]:

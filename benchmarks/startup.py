@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from common import finish, parser
 
-BOOT = Path(__file__).parents[1] / "nnunet_dino" / "discovery" / "boot.py"
+BOOT = Path(__file__).parents[1] / "nnunet_dino" / "nnunet" / "discovery" / "boot.py"
 COMMANDS = {
     "python -c pass": ["-c", "pass"],
     "nnUNetv2_train -h": ["-c", "from nnunetv2.run.run_training import run_training_entry; run_training_entry()", "-h"],
@@ -32,7 +32,7 @@ def environment(folder: Path, with_hook: bool) -> Path:
     """Makes an environment and returns its Python."""
     venv.create(folder, with_pip=False)
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
-    (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n" + str(BOOT.parents[2]) + "\n")
+    (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n" + str(BOOT.parents[3]) + "\n")
     if with_hook:
         module = shutil.copy(BOOT, packages / "_nnunet_dino_boot.py")
         compileall.compile_file(module, quiet=1)  # as pip does

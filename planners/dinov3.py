@@ -8,8 +8,8 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
     nnUNetPlannerResEncM,
 )
 
-from nnunet_dino.options import DinoOptions
-from nnunet_dino.training.planning import DINOv3Planning
+from nnunet_dino.networks.options import DinoOptions
+from nnunet_dino.nnunet.planning import DINOv3Planning
 
 
 class nnUNetPlannerDINOv3Tiny(DINOv3Planning, ExperimentPlanner):

@@ -16,10 +16,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from nnunet_dino import __version__
-from nnunet_dino.backbones import store as store_room
-from nnunet_dino.backbones import weights
 from nnunet_dino.backbones.catalogue import CATALOGUE
-from nnunet_dino.cli import main
+from nnunet_dino.backbones.weights import load as weights
+from nnunet_dino.backbones.weights import store as store_room
+from nnunet_dino.cli.main import main
 
 STATE = canonical_state()
 DIGEST = weights.digest_of(STATE)
@@ -235,7 +235,7 @@ def test_help_and_version() -> None:
 
 def test_the_module_runs_in_its_own_process(tmp_path: Path) -> None:
     (tmp_path / "page.pth").write_text("<html>log in</html>")
-    command = [sys.executable, "-m", "nnunet_dino.cli", "weights", "verify", str(tmp_path / "page.pth")]
+    command = [sys.executable, "-m", "nnunet_dino.cli.main", "weights", "verify", str(tmp_path / "page.pth")]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert result.stdout == ""

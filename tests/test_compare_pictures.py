@@ -16,7 +16,7 @@ from nnunet_dino.compare.comparison import Versus
 from nnunet_dino.compare.overlays import _crop, case_picture, changed_cases
 from nnunet_dino.compare.plots import forest_plot, paired_plot
 from nnunet_dino.compare.volumes import SliceChoice, Volume, choose_slice, edge_letters, read_volume, take_slice
-from nnunet_dino.pages.plot import DARK, LIGHT
+from nnunet_dino.reports.plot import DARK, LIGHT
 
 
 @pytest.mark.parametrize("code", ["LPS", "RAS", "PIR", "SAL"])

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from compare_tree import DATASET, LABELS, Tree, evaluate, moving, reference, save, shifted
 
+from nnunet_dino._errors import UserError
 from nnunet_dino.compare import compare_folders, compare_results
 from nnunet_dino.compare.facts import is_stock, read_facts
 from nnunet_dino.compare.places import dataset_name
 from nnunet_dino.compare.read_results import read_results
 from nnunet_dino.compare.summary_json import case_of, label_key, label_values, read_summary
-from nnunet_dino.errors import UserError
 
 STOCK = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
 

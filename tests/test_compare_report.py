@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from compare_tree import DATASET, Tree, moving
 
-from nnunet_dino.cli import main
+from nnunet_dino._errors import UserError
+from nnunet_dino.cli.main import main
 from nnunet_dino.compare import check_folder, compare_results, terminal_text, write_report
-from nnunet_dino.errors import UserError
 
 VOID = {"meta", "img", "source", "br", "wbr"}
 PAGES = ("report.html", "report.md", "summary.csv", "cases.csv")

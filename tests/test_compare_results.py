@@ -8,12 +8,12 @@ import pytest
 from compare_tree import Tree, moving
 from scipy import stats
 
+from nnunet_dino._errors import UserError
 from nnunet_dino.compare import Entry, Facts, compare_results, words
 from nnunet_dino.compare.baselines import choose_baselines
 from nnunet_dino.compare.comparison import compare_entries
 from nnunet_dino.compare.places import Pictures
 from nnunet_dino.compare.statistics import Difference, SignedRank
-from nnunet_dino.errors import UserError
 
 NO_PICTURES = Pictures({}, (), {}, ".nii.gz", "none")
 

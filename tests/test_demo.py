@@ -15,13 +15,13 @@ from click.testing import CliRunner
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from stock import run_command
 
-from nnunet_dino.cli import main
+from nnunet_dino._errors import UserError
+from nnunet_dino.cli.main import main
 from nnunet_dino.demo import run as demo_run
 from nnunet_dino.demo.children import StageFailed, last_lines, run_stage
 from nnunet_dino.demo.folder import MARKER, DemoFolder, DemoOptions
 from nnunet_dino.demo.plans import add_demo_configuration
 from nnunet_dino.demo.stages import Stage, make_stages, num_validation
-from nnunet_dino.errors import UserError
 
 SMALL = DemoOptions(num_cases=5, num_epochs=5, num_test=2)
 ROOT = Path(__file__).parents[1]

@@ -13,10 +13,10 @@ from types import ModuleType
 
 import pytest
 
-from nnunet_dino.discovery import boot, hook, registry
-from nnunet_dino.errors import UserError
+from nnunet_dino._errors import UserError
+from nnunet_dino.nnunet.discovery import boot, hook, registry
 
-ROOT = Path(registry.__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 TRAINER_ROOT = "nnunetv2.training.nnUNetTrainer"
 PLANNER_ROOT = "nnunetv2.experiment_planning"
 
@@ -196,7 +196,7 @@ def site(tmp_path: Path) -> Path:
     (tmp_path / "_nnunet_dino_boot.py").write_text(Path(boot.__file__).read_text())
     package = tmp_path / "nnunet_dino"
     (package / "trainers").mkdir(parents=True)
-    for part in ("__init__.py", "errors.py", "discovery"):
+    for part in ("__init__.py", "_errors.py", "nnunet"):
         (package / part).symlink_to(ROOT / "nnunet_dino" / part)
     (package / "trainers" / "__init__.py").touch()
     (package / "trainers" / "dinov3.py").write_text("class nnUNetTrainerDINOv3S: pass\n")
@@ -214,7 +214,7 @@ def python(site: Path, code: str, **environment: str) -> str:
         env={**plain, **environment, "PYTHONDONTWRITEBYTECODE": "1"},
         check=False,
     )
-    assert done.stderr == ""
+    assert done.stderr == "", done.stderr
     assert done.returncode == 0
     return done.stdout.strip()
 
@@ -264,7 +264,7 @@ def test_without_nnunet_nothing_happens(site: Path) -> None:
 
 
 def test_without_the_package_the_look_up_stays_as_it_was(site: Path) -> None:
-    (site / "nnunet_dino" / "discovery").unlink()
+    (site / "nnunet_dino" / "nnunet").unlink()
     assert python(site, BOOT + FIND) == "None"
 
 
@@ -283,7 +283,7 @@ def test_a_look_up_that_fails_to_import_can_be_imported_again(site: Path) -> Non
 
 @pytest.fixture
 def external() -> ModuleType:
-    file = ROOT / "nnunet_dino" / "discovery" / "ext_trainer" / "nnunet_dino_trainers.py"
+    file = ROOT / "nnunet_dino" / "nnunet" / "discovery" / "ext_trainer" / "nnunet_dino_trainers.py"
     spec = importlib.util.spec_from_file_location("nnunet_dino_trainers", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -19,9 +19,9 @@ from PIL import Image
 
 from nnunet_dino.backbones.adapted import RECORD_KEY, AdaptedBackbone, LoraOptions
 from nnunet_dino.backbones.catalogue import CATALOGUE, get_spec
-from nnunet_dino.cli import main
-from nnunet_dino.discovery.registry import PLANNERS, SHORT_RUNS, TRAINERS, resolve
-from nnunet_dino.options import DinoOptions
+from nnunet_dino.cli.main import main
+from nnunet_dino.networks.options import DinoOptions
+from nnunet_dino.nnunet.discovery.registry import PLANNERS, SHORT_RUNS, TRAINERS, resolve
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

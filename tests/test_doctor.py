@@ -12,10 +12,14 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from nnunet_dino import cli
-from nnunet_dino.discovery import checks, doctor, folders, plan, probing
-from nnunet_dino.discovery.doctor import Finding
-from nnunet_dino.errors import UserError
+from nnunet_dino import _nnunet_folders as folders
+from nnunet_dino._errors import UserError
+from nnunet_dino.cli import main as cli
+from nnunet_dino.nnunet import plan_dataset as plan
+from nnunet_dino.nnunet.doctor import ask as probing
+from nnunet_dino.nnunet.doctor import checks
+from nnunet_dino.nnunet.doctor import report as doctor
+from nnunet_dino.nnunet.doctor.report import Finding
 
 DATASET = "Dataset009_Spleen"
 

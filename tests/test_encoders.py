@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.precision import backbone_dtype
-from nnunet_dino.encoders.channels import channels_to_images, num_images
-from nnunet_dino.encoders.injection import resample
-from nnunet_dino.encoders.slices import fold_slices, token_grid, unfold_slices
-from nnunet_dino.errors import UserError
+from nnunet_dino.networks.channels import channels_to_images, num_images
+from nnunet_dino.networks.injection import resample
+from nnunet_dino.networks.slices import fold_slices, token_grid, unfold_slices
 
 
 @pytest.mark.parametrize(

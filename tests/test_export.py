@@ -10,8 +10,8 @@ import pytest
 import torch
 from small_nets import small_unet, volume, write_weights
 
-from nnunet_dino.errors import UserError
-from nnunet_dino.training.export import embed_backbone, export_model
+from nnunet_dino._errors import UserError
+from nnunet_dino.nnunet.export import embed_backbone, export_model
 
 
 @pytest.fixture

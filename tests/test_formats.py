@@ -25,12 +25,12 @@ from checkpoints import (
 from timm.models.eva import checkpoint_filter_fn
 from torch import Tensor
 
+from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.catalogue import CATALOGUE, get_spec
-from nnunet_dino.backbones.fit import architecture, fit
-from nnunet_dino.backbones.formats import ConversionReport, to_timm
 from nnunet_dino.backbones.vit import Backbone
-from nnunet_dino.backbones.weights import digest_of
-from nnunet_dino.errors import UserError
+from nnunet_dino.backbones.weights.fit import architecture, fit
+from nnunet_dino.backbones.weights.formats import ConversionReport, to_timm
+from nnunet_dino.backbones.weights.load import digest_of
 
 MAX_RELATIVE_ERROR = 1e-5
 

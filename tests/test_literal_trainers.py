@@ -17,13 +17,13 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.optimizer.nnUNetTrainerAdam import nnUNetTrainerAdam1en3
 from small_nets import planned
 
-from nnunet_dino.discovery.registry import TRAINERS, resolve
-from nnunet_dino.errors import UserError
-from nnunet_dino.networks import PLAIN_UNET, TokensOnly
+from nnunet_dino._errors import UserError
+from nnunet_dino.networks.unet import PLAIN_UNET, TokensOnly
+from nnunet_dino.nnunet.discovery.registry import TRAINERS, resolve
+from nnunet_dino.nnunet.trainer import DINOv3Trainer
 from nnunet_dino.trainers.dinov3 import nnUNetTrainerDINOv3Tiny, nnUNetTrainerDINOv3Tiny_Adam1en3
 from nnunet_dino.trainers.meddinov3 import nnUNetTrainerMedDINOv3B
 from nnunet_dino.trainers.tokens_only import nnUNetTrainerDINOv3Tiny_TokensOnly
-from nnunet_dino.training.trainer import DINOv3Trainer
 
 DATASET = {"labels": {"background": 0, "liver": 1, "spleen": 2}, "channel_names": {"0": "CT"}, "file_ending": ".nii.gz"}
 PATCH = {"2d": [48, 80], "3d_fullres": [6, 20, 12]}

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from small_nets import planned, small_unet
 from torch import Tensor, nn
 
+from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.catalogue import CATALOGUE
-from nnunet_dino.errors import UserError
-from nnunet_dino.meddinov3 import MedDINOv3
-from nnunet_dino.meddinov3_checkpoint import is_published, load_published
-from nnunet_dino.networks import PLAIN_UNET
+from nnunet_dino.networks.meddinov3 import MedDINOv3
+from nnunet_dino.networks.meddinov3_checkpoint import is_published, load_published
+from nnunet_dino.networks.unet import PLAIN_UNET
 
 # A DINOv3-trainer checkpoint without qkv bias, an image, and the patch maps that Meta's own code computes for it.
 REFERENCE = Path(__file__).parent / "fixtures" / "meddinov3_teacher.pt"

@@ -6,8 +6,8 @@ import pytest
 import torch
 from small_nets import FEATURES, planned, small_unet, volume
 
-from nnunet_dino.errors import UserError
-from nnunet_dino.networks import PLAIN_UNET, RESIDUAL_UNET, TokensOnly, build_stock_unet
+from nnunet_dino._errors import UserError
+from nnunet_dino.networks.unet import PLAIN_UNET, RESIDUAL_UNET, TokensOnly, build_stock_unet
 
 
 def step(network: torch.nn.Module, x: torch.Tensor) -> None:
@@ -68,7 +68,7 @@ def test_chunks_do_not_change_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = small_unet().slice_encoder
     whole = encoder(volume())
     for num_tokens in (30, 5):  # several slices at a time; less than one slice has
-        monkeypatch.setattr("nnunet_dino.encoders.slices.CHUNK_TOKENS_ON_CPU", num_tokens)
+        monkeypatch.setattr("nnunet_dino.networks.slices.CHUNK_TOKENS_ON_CPU", num_tokens)
         for one, many in zip(whole, encoder(volume()), strict=True):
             torch.testing.assert_close(one, many, rtol=0.02, atol=0.02)
 

@@ -17,9 +17,9 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_dino.discovery.registry import PLANNERS
-from nnunet_dino.errors import UserError
-from nnunet_dino.networks import DINOv3UNet
+from nnunet_dino._errors import UserError
+from nnunet_dino.networks.unet import DINOv3UNet
+from nnunet_dino.nnunet.discovery.registry import PLANNERS
 from nnunet_dino.planners.dinov3 import nnUNetPlannerDINOv3L, nnUNetPlannerDINOv3SResEncM, nnUNetPlannerDINOv3Tiny
 
 NAME = "Dataset907_Boxes"

@@ -17,8 +17,8 @@ from probe_inputs import TINY, asymmetric_volume, files_of, write_labels, write_
 from safetensors import safe_open
 from sklearn.metrics import roc_auc_score
 
-from nnunet_dino.backbones import weights
-from nnunet_dino.cli import main
+from nnunet_dino.backbones.weights import load as weights
+from nnunet_dino.cli.main import main
 
 VOID = {"meta", "img", "source", "br", "wbr"}
 
@@ -112,7 +112,7 @@ def test_predictions_and_report_agree(place, tmp_path):
 
 
 def test_the_layer_that_is_saved_gives_the_scores_that_are_saved(place, tmp_path):
-    from nnunet_dino.probes.store import FeatureStore
+    from nnunet_dino.features.store.reader import FeatureStore
 
     run("probe", "linear", *labels(place, "--epochs", 3, "--standardise", "-o", tmp_path / "r"))
     with safe_open(tmp_path / "r" / "linear.safetensors", "numpy") as file:

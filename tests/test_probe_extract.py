@@ -18,11 +18,11 @@ from click.testing import CliRunner, Result
 from probe_inputs import TINY, asymmetric_volume, files_of, write_pictures
 from safetensors.torch import load_file, save_file
 
-from nnunet_dino.backbones import weights
-from nnunet_dino.cli import main
-from nnunet_dino.errors import UserError
-from nnunet_dino.probes.encoder import MEAN, STD, FrozenEncoder, default_batch, pick_device
-from nnunet_dino.probes.store import FeatureStore
+from nnunet_dino._errors import UserError
+from nnunet_dino.backbones.weights import load as weights
+from nnunet_dino.cli.main import main
+from nnunet_dino.features.encoder import MEAN, STD, FrozenEncoder, default_batch, pick_device
+from nnunet_dino.features.store.reader import FeatureStore
 
 ROOT = Path(__file__).parents[1]
 
@@ -146,7 +146,19 @@ def test_an_unfinished_store_is_not_read(pictures, tmp_path):
 def test_kill_in_the_middle_and_run_again(tmp_path):
     """SIGKILL after the first file is there; the finished store equals one that was never interrupted."""
     write_pictures(tmp_path / "in", 60)
-    command = [sys.executable, "-m", "nnunet_dino.cli", "extract", "in", "--backbone", TINY, "--size", "64", "--per-file", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "nnunet_dino.cli.main",
+        "extract",
+        "in",
+        "--backbone",
+        TINY,
+        "--size",
+        "64",
+        "--per-file",
+        "2",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     begun = subprocess.Popen([*command, "-o", "cut"], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
     while begun.poll() is None and len(list((tmp_path / "cut").glob("features/*.safetensors"))) < 2:

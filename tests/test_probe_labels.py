@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nnunet_dino.errors import UserError
+from nnunet_dino._errors import UserError
 from nnunet_dino.probes.labels import LabelColumns, read_labels
 
 IDS = ["a/one.png", "a/two.png", "b/three.png"]

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from nnunet_dino.errors import UserError
+from nnunet_dino._errors import UserError
 from nnunet_dino.probes.knn import KnnOptions, knn_scores
 from nnunet_dino.probes.linear import LinearOptions, train_linear
 

@@ -6,8 +6,8 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.metrics.pairwise import cosine_similarity
 
-from nnunet_dino.probes.look import pca_colours, similarity
-from nnunet_dino.probes.look_picture import quantised
+from nnunet_dino.features.look import pca_colours, similarity
+from nnunet_dino.features.look_picture import quantised
 
 TOKENS = np.random.default_rng(0).normal(size=(2, 5, 7, 11)) * np.linspace(3, 0.1, 11) + 4
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from nnunet_dino.errors import UserError
+from nnunet_dino._errors import UserError
 from nnunet_dino.probes.auroc import auroc, weighted_auroc
 from nnunet_dino.probes.evaluation import Judging, judge, refuse_single_class
 from nnunet_dino.probes.labels import Labelled

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_dino.errors import UserError
+from nnunet_dino._errors import UserError
 from nnunet_dino.probes.bags import read_arrays
 from nnunet_dino.probes.mil import AttentionMIL, GatedAttentionPool
 from nnunet_dino.probes.mil_training import MilOptions, train_mil

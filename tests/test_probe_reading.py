@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from probe_inputs import asymmetric_volume
 
-from nnunet_dino.errors import UserError
-from nnunet_dino.probes.inputs import find_items
-from nnunet_dino.probes.preprocess import Preprocessing, fit_square, placement
-from nnunet_dino.probes.read_image import open_image, read_pixels
-from nnunet_dino.probes.read_volume import Slicing, open_volume, read_volume, take_plane
-from nnunet_dino.probes.sources import Item, Unreadable
+from nnunet_dino._errors import UserError
+from nnunet_dino.features.inputs import find_items
+from nnunet_dino.features.items import Item, Unreadable
+from nnunet_dino.features.picture import open_image, read_pixels
+from nnunet_dino.features.pixels import Preprocessing, fit_square, placement
+from nnunet_dino.features.volume import Slicing, open_volume, read_volume, take_plane
 
 PLAIN = Preprocessing(16, "stretch")
 
@@ -170,7 +170,7 @@ def test_orientation_decides_and_not_the_order_in_the_file(tmp_path, ending, cod
 
 def test_planes_are_shown_as_they_are_looked_at():
     d, h, w = np.indices((6, 10, 14))
-    from nnunet_dino.probes.read_volume import Volume
+    from nnunet_dino.features.volume import Volume
 
     volume = Volume(np.stack([d, h, w], -1), (2.5, 1.5, 1.0))
     axial, spacing = take_plane(volume, "axial")

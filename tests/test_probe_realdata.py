@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 from probe_inputs import TINY, files_of
 
-from nnunet_dino.backbones import weights
-from nnunet_dino.probes.store import FeatureStore
+from nnunet_dino.backbones.weights import load as weights
+from nnunet_dino.features.store.reader import FeatureStore
 
 pytestmark = [pytest.mark.realdata, pytest.mark.slow]
 ROOT = Path(__file__).parents[1]
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 
 def run(folder: Path, *words: object) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", weights.ENVIRONMENT_VARIABLE: "random"}
-    command = [sys.executable, "-m", "nnunet_dino.cli", *map(str, words)]
+    command = [sys.executable, "-m", "nnunet_dino.cli.main", *map(str, words)]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout

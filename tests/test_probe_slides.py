@@ -7,13 +7,13 @@ import pytest
 from click.testing import CliRunner
 from probe_inputs import TINY
 
-from nnunet_dino.backbones import weights
-from nnunet_dino.cli import main
-from nnunet_dino.errors import UserError
-from nnunet_dino.probes.preprocess import Preprocessing
-from nnunet_dino.probes.sources import Item, Unreadable
-from nnunet_dino.probes.store import FeatureStore
-from nnunet_dino.probes.tissue import TissueRule, tile_corners, tissue_mask, tissue_rule
+from nnunet_dino._errors import UserError
+from nnunet_dino.backbones.weights import load as weights
+from nnunet_dino.cli.main import main
+from nnunet_dino.features.items import Item, Unreadable
+from nnunet_dino.features.pixels import Preprocessing
+from nnunet_dino.features.store.reader import FeatureStore
+from nnunet_dino.features.tissue import TissueRule, tile_corners, tissue_mask, tissue_rule
 
 WIDTH, HEIGHT = 3072, 2048
 PINK = (200, 120, 170)
@@ -83,7 +83,7 @@ def test_unknown_rules_are_refused():
 
 
 def test_tissue_of_a_slide_is_its_ellipse(slide):
-    from nnunet_dino.probes.read_slide import read_overview, slide_of
+    from nnunet_dino.features.slide import read_overview, slide_of
 
     opened = slide_of(slide)
     overview, downsample = read_overview(opened, 32)
@@ -97,7 +97,7 @@ def test_tissue_of_a_slide_is_its_ellipse(slide):
 def test_tiles_of_a_slide_are_its_pixels(slide):
     import openslide
 
-    from nnunet_dino.probes.read_slide import Tiling, open_slide
+    from nnunet_dino.features.slide import Tiling, open_slide
 
     source = open_slide(Item("s1", slide), Preprocessing(224), Tiling("biopsy"))
     area = np.pi * 1000 * 600 / 224**2
@@ -113,7 +113,7 @@ def test_tiles_of_a_slide_are_its_pixels(slide):
 
 
 def test_resolution_may_be_asked_for(slide):
-    from nnunet_dino.probes.read_slide import Tiling, open_slide
+    from nnunet_dino.features.slide import Tiling, open_slide
 
     source = open_slide(Item("s1", slide), Preprocessing(224), Tiling("biopsy", mpp=0.5))
     assert source.facts["tile_px"] == 448
@@ -122,7 +122,7 @@ def test_resolution_may_be_asked_for(slide):
 
 
 def test_slides_that_cannot_be_used_say_why(slide, tmp_path):
-    from nnunet_dino.probes.read_slide import Tiling, open_slide
+    from nnunet_dino.features.slide import Tiling, open_slide
 
     with pytest.raises(Unreadable, match="--tissue default.*100 squares"):
         open_slide(Item("s1", slide), Preprocessing(224), Tiling())

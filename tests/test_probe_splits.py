@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nnunet_dino.errors import UserError
+from nnunet_dino._errors import UserError
 from nnunet_dino.probes.labels import LabelColumns, read_labels
 from nnunet_dino.probes.prepare import Splitting, with_parts
 from nnunet_dino.probes.splits import checked_split, folds, rsna_split_of_mgca, split_by_patient

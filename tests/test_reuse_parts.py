@@ -12,11 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnunet_dino.errors import UserError
-from nnunet_dino.inference.budget import budget_bytes, free_host_bytes
-from nnunet_dino.inference.fingerprint import BLOCK_WORDS, slice_keys
-from nnunet_dino.inference.memo import SliceMemo
-from nnunet_dino.inference.retention import Retention
+from nnunet_dino._errors import UserError
+from nnunet_dino.networks.fingerprint import BLOCK_WORDS, slice_keys
+from nnunet_dino.networks.memo_bytes import budget_bytes, free_host_bytes
+from nnunet_dino.networks.retention import Retention
+from nnunet_dino.networks.slice_memo import SliceMemo
 
 CPU = torch.device("cpu")
 Calls = list[list[tuple[int, ...]] | None]
@@ -184,9 +184,9 @@ def test_budget_that_is_no_number(text: str, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_budget_is_a_quarter_of_free_host_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("nnUNet_dino_cache_gb", raising=False)
-    monkeypatch.setattr("nnunet_dino.inference.budget.free_host_bytes", lambda: 1000)
+    monkeypatch.setattr("nnunet_dino.networks.memo_bytes.free_host_bytes", lambda: 1000)
     assert budget_bytes(CPU, held_bytes=200) == 300
-    monkeypatch.setattr("nnunet_dino.inference.budget.free_host_bytes", lambda: None)
+    monkeypatch.setattr("nnunet_dino.networks.memo_bytes.free_host_bytes", lambda: None)
     assert budget_bytes(CPU, held_bytes=200) == 1 << 30
 
 

@@ -14,9 +14,9 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from small_nets import TINY, planned, small_unet, volume
 from torch import Tensor, nn
 
-from nnunet_dino.encoders.slices import SliceEncoder
-from nnunet_dino.meddinov3 import MedDINOv3
-from nnunet_dino.networks import PLAIN_UNET, TokensOnly
+from nnunet_dino.networks.meddinov3 import MedDINOv3
+from nnunet_dino.networks.slices import SliceEncoder
+from nnunet_dino.networks.unet import PLAIN_UNET, TokensOnly
 
 GIB = 1 << 30
 CPU = torch.device("cpu")

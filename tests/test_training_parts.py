@@ -10,13 +10,13 @@ import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from small_nets import planned, small_unet, volume, write_weights
 
-from nnunet_dino.errors import UserError
-from nnunet_dino.files import write_atomically
-from nnunet_dino.networks import PLAIN_UNET, build_stock_unet
-from nnunet_dino.options import DinoOptions
-from nnunet_dino.training.budget import BYTES_PER_OUTPUT, backbone_outputs
-from nnunet_dino.training.pretrained import load_pretrained
-from nnunet_dino.training.schedules import EpochSchedule, cosine, linear, polynomial
+from nnunet_dino._errors import UserError
+from nnunet_dino._files import write_atomically
+from nnunet_dino.networks.options import DinoOptions
+from nnunet_dino.networks.unet import PLAIN_UNET, build_stock_unet
+from nnunet_dino.nnunet.memory import BYTES_PER_OUTPUT, backbone_outputs
+from nnunet_dino.nnunet.pretrained import load_pretrained
+from nnunet_dino.nnunet.schedules import EpochSchedule, cosine, linear, polynomial
 
 
 def optimizer_of(*learning_rates: float) -> torch.optim.SGD:

@@ -16,10 +16,11 @@ import torch
 from checkpoints import FIXTURES, as_hugging_face, as_meta, as_trainer, canonical_state, small_spec, without_bias
 from safetensors.torch import save_file
 
-from nnunet_dino.backbones import hub, weights
+from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.catalogue import CATALOGUE, get_spec
 from nnunet_dino.backbones.vit import Backbone
-from nnunet_dino.errors import UserError
+from nnunet_dino.backbones.weights import hub
+from nnunet_dino.backbones.weights import load as weights
 
 STATE = canonical_state()
 DIGEST = weights.digest_of(STATE)

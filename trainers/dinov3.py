@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from nnunet_dino.options import DinoOptions
-from nnunet_dino.training.schedules import EpochSchedule, polynomial
-from nnunet_dino.training.trainer import DINOv3Trainer, short_runs
+from nnunet_dino.networks.options import DinoOptions
+from nnunet_dino.nnunet.schedules import EpochSchedule, polynomial
+from nnunet_dino.nnunet.trainer import DINOv3Trainer, short_runs
 
 
 class nnUNetTrainerDINOv3S(DINOv3Trainer):

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_dino.errors import UserError, one_line_in_stock_commands
-from nnunet_dino.options import DinoOptions
-from nnunet_dino.training.plans import MEDDINOV3
-from nnunet_dino.training.schedules import EpochSchedule, linear
-from nnunet_dino.training.trainer import DINOv3Trainer, short_runs
+from nnunet_dino._errors import UserError, one_line_in_stock_commands
+from nnunet_dino.networks.options import DinoOptions
+from nnunet_dino.nnunet.plans import MEDDINOV3
+from nnunet_dino.nnunet.schedules import EpochSchedule, linear
+from nnunet_dino.nnunet.trainer import DINOv3Trainer, short_runs
 
 
 class MedDINOv3Trainer(DINOv3Trainer):

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from nnunet_dino.options import DinoOptions
-from nnunet_dino.training.plans import TOKENS_ONLY
-from nnunet_dino.training.schedules import EpochSchedule, cosine
-from nnunet_dino.training.trainer import DINOv3Trainer, short_runs
+from nnunet_dino.networks.options import DinoOptions
+from nnunet_dino.nnunet.plans import TOKENS_ONLY
+from nnunet_dino.nnunet.schedules import EpochSchedule, cosine
+from nnunet_dino.nnunet.trainer import DINOv3Trainer, short_runs
 
 
 class TokensOnlyTrainer(DINOv3Trainer):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.backbones.vit import Backbone
-from nnunet_dino.errors import UserError, nearest
 
 ADAPTATIONS = ("frozen", "lora", "full")
 LORA_TARGETS = ("qkv", "proj", "fc1", "fc2", "fc1_g", "fc1_x")

@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from nnunet_dino.errors import UserError
+from nnunet_dino._errors import UserError
 
 ENVIRONMENT_VARIABLE = "nnUNet_dino_precision"
 _BY_NAME = {"bfloat16": torch.bfloat16, "float32": torch.float32}

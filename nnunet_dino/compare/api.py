@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from nnunet_dino._errors import UserError
 from nnunet_dino.compare.comparison import Comparison, compare_entries
 from nnunet_dino.compare.places import Pictures, dataset_name, first_channels, pictures_of_dataset, results_folder
 from nnunet_dino.compare.read_folders import read_folders
 from nnunet_dino.compare.read_results import read_results
-from nnunet_dino.errors import UserError
 
 OUTPUT_NAME = "nnunet_dino_compare"
 

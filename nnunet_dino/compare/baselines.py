@@ -6,8 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.compare.entries import Entry
-from nnunet_dino.errors import UserError, nearest
 
 STOCK_TRAINER = re.compile(r"nnUNetTrainer(_\d+epochs?)?")
 

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from nnunet_dino._errors import UserError
 from nnunet_dino.compare.api import compare_folders, compare_results, default_output
 from nnunet_dino.compare.terminal import terminal_text
 from nnunet_dino.compare.write import check_folder, write_report
-from nnunet_dino.errors import UserError
 
 
 def run(

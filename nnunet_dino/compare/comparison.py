@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from nnunet_dino._errors import UserError
 from nnunet_dino.compare.baselines import choose_baselines
 from nnunet_dino.compare.cautions import device_notes, split_warnings, training_warnings
 from nnunet_dino.compare.entries import Entry
 from nnunet_dino.compare.places import Pictures
 from nnunet_dino.compare.statistics import Difference, holm, paired_differences
-from nnunet_dino.errors import UserError
 
 
 @dataclass(frozen=True, eq=False)

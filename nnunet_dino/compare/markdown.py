@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from nnunet_dino.compare.report import Report
-from nnunet_dino.pages.plot import Plot
-from nnunet_dino.pages.table import markdown_cell, markdown_table
+from nnunet_dino.reports.plot import Plot
+from nnunet_dino.reports.table import markdown_cell, markdown_table
 
 
 def markdown(report: Report, picture_files: dict[int, str]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from html import escape
 
 from nnunet_dino.compare.report import Report, Section
-from nnunet_dino.pages.page import html_foot, html_head, html_page, html_picture, html_plot
-from nnunet_dino.pages.table import html_table
+from nnunet_dino.reports.page import html_foot, html_head, html_page, html_picture, html_plot
+from nnunet_dino.reports.table import html_table
 
 
 def html(report: Report) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.compare.summary_json import label_key
-from nnunet_dino.errors import UserError, nearest
 
 FOLDER_VARIABLES = ("nnUNet_results", "nnUNet_preprocessed", "nnUNet_raw")
 

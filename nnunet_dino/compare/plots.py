@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from nnunet_dino.compare import words
 from nnunet_dino.compare.comparison import Comparison, Versus
 from nnunet_dino.compare.statistics import EQUAL_BELOW, Difference
-from nnunet_dino.pages.plot import Theme, svg
+from nnunet_dino.reports.plot import Theme, svg
 
 MAX_FOREST_ROWS = 60
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
+from nnunet_dino._errors import UserError
 from nnunet_dino.compare.entries import Entry
 from nnunet_dino.compare.places import label_names, read_dataset_json
 from nnunet_dino.compare.summary_json import label_key, label_values, read_summary
-from nnunet_dino.errors import UserError
 
 NUM_THREADS = 2
 

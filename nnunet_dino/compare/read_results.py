@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.compare.entries import Entry, with_short_names
 from nnunet_dino.compare.facts import CHECKPOINTS, read_facts
 from nnunet_dino.compare.places import FOLDER_VARIABLES, label_names, nnunet_folder, read_dataset_json
 from nnunet_dino.compare.summary_json import read_summary
-from nnunet_dino.errors import UserError, nearest
 
 FOLD_ALL_NOTE = (
     "{name}: fold “all” trains on every case, so that these scores are of training cases. They say little about new cases."

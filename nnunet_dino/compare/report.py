@@ -14,9 +14,9 @@ from nnunet_dino.compare.overlays import CasePicture, case_picture, changed_case
 from nnunet_dino.compare.plots import forest_plot, paired_plot
 from nnunet_dino.compare.statistics import EQUAL_BELOW, MAX_ENUMERATED, MAX_EXACT, MIN_NONZERO
 from nnunet_dino.compare.tables import all_tables
-from nnunet_dino.pages.origin import origin
-from nnunet_dino.pages.plot import DARK, LIGHT, Plot
-from nnunet_dino.pages.table import Table
+from nnunet_dino.reports.origin import origin
+from nnunet_dino.reports.plot import DARK, LIGHT, Plot
+from nnunet_dino.reports.table import Table
 
 PACKAGES = ("nnunet-dino", "nnunetv2", "scipy", "numpy", "pandas", "matplotlib", "SimpleITK")
 

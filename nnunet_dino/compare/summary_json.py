@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nnunet_dino.errors import UserError
+from nnunet_dino._errors import UserError
 
 
 def label_key(label: str | int | list | tuple) -> str:

@@ -6,7 +6,7 @@ from nnunet_dino.compare import words
 from nnunet_dino.compare.comparison import Comparison
 from nnunet_dino.compare.entries import Entry
 from nnunet_dino.compare.statistics import Difference
-from nnunet_dino.pages.table import Table
+from nnunet_dino.reports.table import Table
 
 
 def all_tables(comparison: Comparison) -> dict[str, Table]:

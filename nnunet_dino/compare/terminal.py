@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from nnunet_dino.compare.report import Report
-from nnunet_dino.pages.table import text_table
+from nnunet_dino.reports.table import text_table
 
 WIDTH = 100
 

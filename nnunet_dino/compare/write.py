@@ -10,7 +10,7 @@ from nnunet_dino.compare.csv_tables import cases_csv, summary_csv
 from nnunet_dino.compare.markdown import markdown
 from nnunet_dino.compare.page import html
 from nnunet_dino.compare.report import Report, make_report, slug
-from nnunet_dino.pages.folder import ReportFolder
+from nnunet_dino.reports.folder import ReportFolder
 
 PAGE, TEXT, SUMMARY, CASES = "report.html", "report.md", "summary.csv", "cases.csv"
 

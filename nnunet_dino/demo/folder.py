@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_dino.errors import UserError
+from nnunet_dino._errors import UserError
 
 MARKER = "nnunet_dino_demo.json"
 OWN = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "predictions", "report", "report-unseen", "logs", MARKER)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_dino._errors import UserError
 from nnunet_dino.demo.folder import DATASET_ID, NUM_FOLDS, DemoFolder
 from nnunet_dino.demo.plans import BASE, CONFIGURATION, add_demo_configuration
-from nnunet_dino.errors import UserError
 
 PLANS = "nnUNetPlans"
 NETWORKS = {"stock": "nnUNetTrainer", "dinov3": "nnUNetTrainerDINOv3Tiny"}
@@ -96,7 +96,7 @@ def make_stages(folder: DemoFolder, device: str) -> list[Stage]:
 
 
 def _comparisons(folder: DemoFolder) -> list[Stage]:
-    compare = (sys.executable, "-m", "nnunet_dino.cli", "compare", "-o")
+    compare = (sys.executable, "-m", "nnunet_dino.cli.main", "compare", "-o")
     return [
         Stage(
             "compare",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from nnunet_dino.probes.store import FeatureStore
+    from nnunet_dino.features.store.reader import FeatureStore
 
 
 def open_store(folder: str | Path) -> FeatureStore:
@@ -16,6 +16,6 @@ def open_store(folder: str | Path) -> FeatureStore:
     Raises:
         UserError: There is none, or it is not complete.
     """
-    from nnunet_dino.probes.store import FeatureStore
+    from nnunet_dino.features.store.reader import FeatureStore
 
     return FeatureStore(folder)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import matplotlib
 import numpy as np
 
+from nnunet_dino.features.items import Unreadable
+from nnunet_dino.features.store.reader import FeatureStore
+from nnunet_dino.features.tile_map import colour_tiles, png
 from nnunet_dino.probes.report import Picture
-from nnunet_dino.probes.sources import Unreadable
-from nnunet_dino.probes.store import FeatureStore
-from nnunet_dino.probes.tile_map import colour_tiles, png
 
 OVERVIEW_PX = 900
 
@@ -33,7 +33,7 @@ def attention_pictures(
     if store is None or store.facts.kind != "slides" or most < 1:
         return [], []
     try:
-        from nnunet_dino.probes.read_slide import require_openslide
+        from nnunet_dino.features.slide import require_openslide
 
         require_openslide()
     except ValueError:
@@ -56,7 +56,7 @@ def attention_pictures(
 
 
 def _picture(store: FeatureStore, name: str, path: str, tile_px: int, weights: np.ndarray) -> bytes:
-    from nnunet_dino.probes.read_slide import read_overview, slide_of
+    from nnunet_dino.features.slide import read_overview, slide_of
 
     slide = slide_of(path)
     try:

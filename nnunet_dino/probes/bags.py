@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_dino.errors import UserError
+from nnunet_dino._errors import UserError
+from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.labels import Labelled
-from nnunet_dino.probes.store import FeatureStore
 
 MAX_CACHED_BYTES = 4 << 30
 

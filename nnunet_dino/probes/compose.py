@@ -9,12 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_dino.pages.folder import ReportFolder
-from nnunet_dino.pages.origin import origin
-from nnunet_dino.pages.table import Table
+from nnunet_dino.features.store.layout import StoreFacts
 from nnunet_dino.probes.evaluation import Judged
 from nnunet_dino.probes.labels import Labelled
-from nnunet_dino.probes.layout import StoreFacts
 from nnunet_dino.probes.prepare import Request
 from nnunet_dino.probes.report import NAMES, PREDICTIONS, Picture, ProbeReport, predictions_csv, report_files, terminal_text
 from nnunet_dino.probes.result_tables import (
@@ -28,6 +25,9 @@ from nnunet_dino.probes.result_tables import (
     store_warnings,
 )
 from nnunet_dino.probes.roc_plot import roc_plot
+from nnunet_dino.reports.folder import ReportFolder
+from nnunet_dino.reports.origin import origin
+from nnunet_dino.reports.table import Table
 
 PACKAGES = ("nnunet-dino", "torch", "timm", "scikit-learn", "numpy", "pandas")
 

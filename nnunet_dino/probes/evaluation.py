@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunet_dino.errors import UserError
+from nnunet_dino._errors import UserError
 from nnunet_dino.probes.labels import Labelled
 from nnunet_dino.probes.metrics import Metrics, evaluate
 from nnunet_dino.probes.thresholds import HALF, check_rule, threshold_by

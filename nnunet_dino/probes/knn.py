@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from nnunet_dino.errors import UserError
+from nnunet_dino._errors import UserError
 
 NUM_NEIGHBOURS = (5, 10, 20, 50, 100, 200)
 UNIFORM, SOFTMAX = "uniform", "softmax"

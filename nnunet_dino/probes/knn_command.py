@@ -7,19 +7,19 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from nnunet_dino.errors import UserError
-from nnunet_dino.pages.table import Table
+from nnunet_dino._errors import UserError
+from nnunet_dino.features.encoder import pick_device
+from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.auroc import auroc
 from nnunet_dino.probes.compose import compose, report_folder, write_report
-from nnunet_dino.probes.encoder import pick_device
 from nnunet_dino.probes.evaluation import Judging, judge, refuse_single_class
 from nnunet_dino.probes.knn import KnnOptions, knn_scores
 from nnunet_dino.probes.labels import Labelled
 from nnunet_dino.probes.prepare import Request, labelled_vectors, with_parts
 from nnunet_dino.probes.report import ProbeReport
 from nnunet_dino.probes.result_tables import number
-from nnunet_dino.probes.store import FeatureStore
 from nnunet_dino.probes.thresholds import HALF
+from nnunet_dino.reports.table import Table
 
 Setting = tuple[int, str]
 

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
-from nnunet_dino.errors import UserError, nearest
-from nnunet_dino.probes.inputs import PATH_COLUMNS, read_csv
+from nnunet_dino._errors import UserError, nearest
+from nnunet_dino.features.inputs import PATH_COLUMNS, read_csv
 from nnunet_dino.probes.splits import checked_split, split_names
 
 ID_COLUMNS = ("id", *PATH_COLUMNS)

@@ -8,14 +8,14 @@ from dataclasses import asdict
 
 from safetensors.torch import save
 
+from nnunet_dino.features.encoder import pick_device
+from nnunet_dino.features.store.layout import StoreFacts
+from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.compose import compose, report_folder, write_report
-from nnunet_dino.probes.encoder import pick_device
 from nnunet_dino.probes.evaluation import judge, refuse_single_class
-from nnunet_dino.probes.layout import StoreFacts
 from nnunet_dino.probes.linear import LinearOptions, LinearProbe, train_linear
 from nnunet_dino.probes.prepare import Request, labelled_vectors, with_parts
 from nnunet_dino.probes.report import ProbeReport
-from nnunet_dino.probes.store import FeatureStore
 
 WEIGHTS = "linear.safetensors"
 

@@ -11,13 +11,13 @@ import torch
 from safetensors.numpy import save
 from tqdm import tqdm
 
-from nnunet_dino.errors import UserError
-from nnunet_dino.pages.table import Table
+from nnunet_dino._errors import UserError
+from nnunet_dino.features.encoder import pick_device
+from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.attention_map import attention_pictures
 from nnunet_dino.probes.auroc import auroc
 from nnunet_dino.probes.bags import StoreBags, read_arrays
 from nnunet_dino.probes.compose import compose, report_folder, write_report
-from nnunet_dino.probes.encoder import pick_device
 from nnunet_dino.probes.evaluation import judge, refuse_single_class
 from nnunet_dino.probes.labels import Labelled, read_labels
 from nnunet_dino.probes.mil_training import MilOptions, train_mil
@@ -25,7 +25,7 @@ from nnunet_dino.probes.prepare import Request, with_parts
 from nnunet_dino.probes.report import ProbeReport
 from nnunet_dino.probes.result_tables import number
 from nnunet_dino.probes.splits import folds
-from nnunet_dino.probes.store import FeatureStore
+from nnunet_dino.reports.table import Table
 
 ATTENTION = "attention.safetensors"
 

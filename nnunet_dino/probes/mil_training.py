@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunet_dino.errors import UserError, nearest
+from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.probes.linear import OPTIMIZERS
 from nnunet_dino.probes.mil import AttentionMIL
 

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from nnunet_dino.errors import UserError
+from nnunet_dino._errors import UserError
 from nnunet_dino.probes.evaluation import Judging
 from nnunet_dino.probes.labels import LabelColumns
 from nnunet_dino.probes.prepare import Request, Splitting

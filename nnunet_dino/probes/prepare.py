@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunet_dino.errors import UserError, nearest
+from nnunet_dino._errors import UserError, nearest
+from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.evaluation import Judging
 from nnunet_dino.probes.labels import LabelColumns, Labelled, read_labels
 from nnunet_dino.probes.splits import hold_out_validation, rsna_split_of_mgca, split_by_patient
-from nnunet_dino.probes.store import FeatureStore
 
 BY_PATIENT, RSNA = "patients", "rsna-mgca"
 RULES = (BY_PATIENT, RSNA)

@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import Any
 
-from nnunet_dino.pages.page import html_foot, html_head, html_page, html_picture, html_plot
-from nnunet_dino.pages.plot import Plot
-from nnunet_dino.pages.table import Table, html_table, markdown_cell, markdown_table, text_table
 from nnunet_dino.probes.labels import Labelled
+from nnunet_dino.reports.page import html_foot, html_head, html_page, html_picture, html_plot
+from nnunet_dino.reports.plot import Plot
+from nnunet_dino.reports.table import Table, html_table, markdown_cell, markdown_table, text_table
 
 PAGE, TEXT, NUMBERS, PREDICTIONS = "report.html", "report.md", "report.json", "predictions.csv"
 NAMES = (PAGE, TEXT, NUMBERS, PREDICTIONS)

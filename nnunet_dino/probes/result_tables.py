@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from nnunet_dino.pages.table import Table
+from nnunet_dino.features.store.layout import StoreFacts
 from nnunet_dino.probes.evaluation import Judged, Judging
 from nnunet_dino.probes.labels import Labelled, count_words
-from nnunet_dino.probes.layout import StoreFacts
 from nnunet_dino.probes.metrics import Estimate
+from nnunet_dino.reports.table import Table
 
 OVERALL = {
     "auroc": "AUROC, mean over labels",

@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
-from nnunet_dino.pages.plot import DARK, LIGHT, Plot, Theme, svg
 from nnunet_dino.probes.evaluation import Judged
+from nnunet_dino.reports.plot import DARK, LIGHT, Plot, Theme, svg
 
 MAX_CURVES = 20
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
-from nnunet_dino.errors import UserError
+from nnunet_dino._errors import UserError
 
 PARTS = ("train", "val", "test")
 ALSO_CALLED = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.metrics import roc_curve
 
-from nnunet_dino.errors import UserError, nearest
+from nnunet_dino._errors import UserError, nearest
 
 HALF, YOUDEN, CORNER = "0.5", "youden", "corner"
 RULES = (HALF, YOUDEN, CORNER)

@@ -1,0 +1,150 @@
+"""Weights on the Hugging Face hub: which repositories, what its cache holds, and downloading when a person asks."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_dino._errors import UserError
+from nnunet_dino.backbones.catalogue import BackboneSpec
+from nnunet_dino.backbones.weights.reading import INDEX_FILE
+
+HUB_URL = "https://huggingface.co"
+META_PAGE = "https://ai.meta.com/resources/models-and-libraries/dinov3-downloads"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One repository with the weights of a backbone.
+
+    Attributes:
+        repository: ``owner/name`` on the hub.
+        files: Names the weights file may have there; the first is the one to download.
+        gated: True where access has to be asked for.
+        mirror: True where others than the authors serve the weights.
+    """
+
+    repository: str
+    files: tuple[str, ...]
+    gated: bool = False
+    mirror: bool = False
+
+    @property
+    def page(self) -> str:
+        """Address of the repository."""
+        return f"{HUB_URL}/{self.repository}"
+
+    @property
+    def short_name(self) -> str:
+        """Name of the repository without its owner; what a cloned folder is called."""
+        return self.repository.partition("/")[2]
+
+
+def sources(spec: BackboneSpec) -> list[Source]:
+    """Returns the repositories with the weights of ``spec``, those open to all first."""
+    found = []
+    if spec.timm_hub:
+        found.append(Source(spec.timm_hub, ("model.safetensors", "pytorch_model.bin"), mirror=True))
+    if spec.open_hub:
+        found.append(Source(spec.open_hub, (spec.open_file,)))
+    if spec.gated_hub:
+        found.append(Source(spec.gated_hub, ("model.safetensors", INDEX_FILE), gated=True))
+    return found
+
+
+def cached(spec: BackboneSpec, cache_folder: Path | None = None) -> list[Path]:
+    """Returns the weights of ``spec`` that a hub cache holds, at most one per repository; never uses the network.
+
+    Args:
+        spec: The backbone.
+        cache_folder: A folder in the layout of the hub's cache; by default the user's.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    found = []
+    for source in sources(spec):
+        for name in source.files:
+            path = try_to_load_from_cache(source.repository, name, cache_dir=cache_folder)
+            if isinstance(path, str) and _is_complete(Path(path)):
+                found.append(Path(path))
+                break
+    return found
+
+
+def _is_complete(path: Path) -> bool:
+    """A model in several parts counts only when all its parts are there."""
+    if path.name != INDEX_FILE:
+        return True
+    import json
+
+    parts = set(json.loads(path.read_text(encoding="utf-8")).get("weight_map", {}).values())
+    return bool(parts) and all((path.parent / part).is_file() for part in parts)
+
+
+def download(spec: BackboneSpec) -> Path:
+    """Downloads the weights of ``spec`` into the user's hub cache and returns the file.
+
+    The open repositories are tried first; a gated one only where the user is logged in.
+
+    Raises:
+        UserError: The backbone is on no hub, the network is switched off, or no repository could be read.
+    """
+    from huggingface_hub import constants, get_token
+    from huggingface_hub.utils import logging
+
+    available = sources(spec)
+    if not available:
+        raise UserError(
+            f"weights: required a backbone that can be downloaded · got {spec.name}, which is on no hub · {random_hint()}"
+        )
+    if constants.HF_HUB_OFFLINE:
+        raise UserError(f"download of {spec.name}: required a network · got HF_HUB_OFFLINE=1 · unset it, or {by_hand(spec)}")
+    logging.set_verbosity_error()  # it would print every retry
+    failures = []
+    for source in available:
+        if source.gated and not get_token():
+            continue
+        try:
+            return _download_from(source, spec)
+        except Exception as error:  # the hub client passes on errors of whichever HTTP library it is built on
+            failures.append(f"{source.page}: {_in_short(error)}")
+    raise UserError(f"download of {spec.name}: required a reachable repository · got {'; '.join(failures)} · {by_hand(spec)}")
+
+
+def _download_from(source: Source, spec: BackboneSpec) -> Path:
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    name = source.files[0]
+    message = f"downloading {spec.name} from {source.page} ({name}); licence: {spec.licence}"
+    print(f"nnunet-dino: {message}", file=sys.stderr, flush=True)
+    if not source.gated:
+        return Path(hf_hub_download(source.repository, name))
+    folder = Path(snapshot_download(source.repository, allow_patterns=["*.safetensors", INDEX_FILE, "config.json"]))
+    return next(folder / name for name in source.files if (folder / name).is_file())
+
+
+def _in_short(error: Exception) -> str:
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    if isinstance(error, LocalEntryNotFoundError):
+        return "no connection"
+    first_line = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__} {first_line[:200]}".strip()
+
+
+def by_hand(spec: BackboneSpec) -> str:
+    """Returns how to get the weights of ``spec`` without this machine's network, as the remedy of an error."""
+    steps = []
+    for source in sources(spec):
+        if source.gated:
+            steps.append(f"ask for access at {source.page}" + (f" or {META_PAGE}" if spec.meta_file else ""))
+        else:
+            kind = "open mirror, same licence" if source.mirror else "open"
+            steps.append(f"on a machine with network get {source.files[0]} from {source.page} ({kind})")
+    return f"{', or '.join(steps)}; then run `nnunet-dino weights import FILE --as {spec.name}`"
+
+
+def random_hint() -> str:
+    """Returns the remedy for a backbone that exists with random weights only."""
+    return "it exists with random weights only, for tests: export nnUNet_dino_weights=random"

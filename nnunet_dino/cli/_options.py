@@ -1,0 +1,33 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+
+def options_of(*options: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a decorator that adds several options, in their order."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+DEVICE = click.option("--device", default="auto", show_default=True, metavar="NAME", help="cuda, cpu …; auto: CUDA if any.")
+BACKBONE = click.option(
+    "--backbone", default="dinov3_vits16", show_default=True, metavar="NAME", help="See nnunet-dino weights list."
+)
+PIXELS = options_of(
+    click.option("--size", "size_px", default=224, show_default=True, metavar="PX", help="Edge of the square; multiple of 16."),
+    click.option("--fit", default="pad", show_default=True, metavar="HOW", help="pad, stretch or crop what is not square."),
+    click.option("--window", default="auto", show_default=True, metavar="HU", help="lung, mediastinum, bone … or LOW,HIGH."),
+    click.option("--plane", default="axial", show_default=True, metavar="NAME", help="Of volumes: axial, coronal, sagittal."),
+    click.option("--tissue", default="default", show_default=True, metavar="RULE", help="default, biopsy, resection or tcga."),
+    click.option("--mpp", type=float, metavar="UM", help="Micrometres per pixel of tiles; default: full resolution."),
+)

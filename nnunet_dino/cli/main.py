@@ -1,0 +1,42 @@
+"""The command ``nnunet-dino``: every verb calls one public function of the room it belongs to."""
+
+from __future__ import annotations
+
+import click
+
+from nnunet_dino import __version__
+from nnunet_dino.cli import compare, demo, doctor, export, extract, look, plan, probe, weights
+from nnunet_dino.cli._group import OneLineGroup
+
+
+@click.group(cls=OneLineGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="nnunet-dino")
+def main() -> None:
+    """DINOv3 slice encoders inside stock nnU-Net.
+
+    Training and prediction are nnU-Net's own commands (nnUNetv2_train … -tr nnUNetTrainerDINOv3L). The verbs here do the rest.
+    """
+
+
+for verb in (
+    weights.weights,
+    doctor.doctor,
+    doctor.trainers_path,
+    plan.plan,
+    compare.compare,
+    export.export,
+    demo.demo,
+    extract.extract,
+    probe.probe,
+    look.look,
+):
+    main.add_command(verb)
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    main(prog_name="nnunet-dino")
+
+
+if __name__ == "__main__":
+    run()

@@ -1,1 +1,0 @@
-"""How stock nnU-Net finds the trainers and planners of this package."""

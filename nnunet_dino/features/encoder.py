@@ -1,0 +1,114 @@
+"""A frozen backbone that turns images into feature vectors and patch maps, with the digest of its weights."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nnunet_dino._errors import UserError
+from nnunet_dino.backbones.adapted import AdaptedBackbone
+from nnunet_dino.backbones.catalogue import get_spec
+from nnunet_dino.backbones.precision import backbone_dtype
+from nnunet_dino.backbones.vit import PATCH_PX
+from nnunet_dino.backbones.weights import load as weights
+
+NUM_PREFIX_TOKENS = 5
+BATCH_TOKENS = 16384
+RANDOM_SEED = 0
+# What DINOv3 was trained with (ImageNet's), for intensities in 0..1.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+class Features(NamedTuple):
+    """What the last block says about ``n`` images, after the final LayerNorm, on the encoder's device.
+
+    Attributes:
+        class_token: ``n e``.
+        patch_mean: Mean over the patch tokens, ``n e``.
+        patch_map: ``n e gh gw``.
+    """
+
+    class_token: Tensor
+    patch_mean: Tensor
+    patch_map: Tensor
+
+
+class FrozenEncoder:
+    """Encodes images with a backbone of the catalogue; its weights are looked for as for training.
+
+    Random weights (``nnUNet_dino_weights=random``) are drawn from a fixed seed, so that every process has the same.
+
+    Args:
+        name: A row of the catalogue.
+        device: Where to compute.
+
+    Attributes:
+        digest: Content digest of the weights.
+        weights_are_random: Whether they were drawn instead of loaded.
+        dtype: Type the backbone computes in.
+
+    Raises:
+        UserError: ``name`` is unknown, or there are no weights and they cannot be downloaded.
+    """
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        get_spec(name)
+        self.name = name
+        self.device = device
+        self.weights_are_random = weights.wants_random()
+        if not self.weights_are_random:
+            weights.ensure_local(name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(RANDOM_SEED)
+            self._backbone = AdaptedBackbone(name)
+        self._backbone.require_weights()
+        self.digest = self._backbone.digest or weights.digest_of(self._backbone.backbone.vit.state_dict())
+        self.dtype = backbone_dtype(device)
+        self._backbone.to(device)
+        self._mean = torch.tensor(MEAN, device=device).view(3, 1, 1)
+        self._std = torch.tensor(STD, device=device).view(3, 1, 1)
+
+    @property
+    def embed_dim(self) -> int:
+        return self._backbone.embed_dim
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Features:
+        """Encodes images.
+
+        Args:
+            images: ``n 3 h w`` or, grey, ``n 1 h w``; intensities 0..1; ``h`` and ``w`` multiples of 16. Grey is replicated.
+        """
+        images = images.to(self.device, torch.float32, non_blocking=True).expand(-1, 3, -1, -1)
+        tokens = self._backbone.tokens((images - self._mean) / self._std)
+        patch_map = tokens.patch_maps[-1].float()
+        return Features(tokens.class_tokens[-1].float(), patch_map.mean((2, 3)), patch_map)
+
+
+def default_batch(size_px: int) -> int:
+    """Returns how many images of ``size_px`` are encoded at once: as many as have 16,384 tokens together."""
+    return max(1, BATCH_TOKENS // ((size_px // PATCH_PX) ** 2 + NUM_PREFIX_TOKENS))
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Returns the device called ``name``; ``auto`` is CUDA if there is one.
+
+    Under ``torchrun`` every process takes the GPU of its local rank.
+
+    Raises:
+        UserError: There is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device: required a device of this machine, for example cpu · got {name!r}") from error
+    return device

@@ -1,0 +1,174 @@
+"""Which files are meant by a folder, a pattern, a list in a CSV file, or single paths."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from nnunet_dino._errors import UserError, nearest
+from nnunet_dino.features.dicom import is_dicom
+from nnunet_dino.features.items import Item
+
+IMAGES, VOLUMES, SLIDES = "images", "volumes", "slides"
+KINDS = (IMAGES, VOLUMES, SLIDES)
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+VOLUME_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+SLIDE_ENDINGS = (".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide")
+DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
+ENDINGS = {
+    IMAGES: (*IMAGE_ENDINGS, *DICOM_ENDINGS),
+    VOLUMES: (*VOLUME_ENDINGS, *DICOM_ENDINGS),
+    SLIDES: (*SLIDE_ENDINGS, ".tif", ".tiff"),
+}
+PATH_COLUMNS = ("path", "file", "filename", "image", "volume", "slide")
+
+
+def find_items(
+    named: Sequence[str], kind: str = "auto", column: str | None = None, root: str | None = None
+) -> tuple[str, list[Item]]:
+    """Lists the inputs that a user named.
+
+    Args:
+        named: A folder (searched with its subfolders), a pattern, one CSV file with paths, or files.
+        kind: ``images``, ``volumes``, ``slides``, or ``auto``: by the endings of the names.
+        column: Column of the CSV file with the paths.
+        root: Folder that paths in the CSV file start from; the CSV file's own by default.
+
+    Returns:
+        The kind, and the inputs: sorted by name, or in the order of the CSV file. Their ids are the paths as the CSV file gives
+        them, else relative to the folder that holds all.
+
+    Raises:
+        UserError: Nothing is found, or not one kind, or names are not unique.
+    """
+    if kind not in ("auto", *KINDS):
+        raise UserError(f"--kind: required one of auto, {', '.join(KINDS)} · got {kind!r}{nearest(kind, KINDS)}")
+    if any(name.lower().endswith(".csv") for name in named):
+        if len(named) > 1:
+            raise UserError(f"required one CSV file, or folders and images · got {', '.join(named)}")
+        pairs = _from_csv(Path(named[0]), column, root)
+    elif column or root:
+        option = "--column" if column else "--root"
+        raise UserError(f"{option}: required a CSV file of paths with it · got {', '.join(named)}")
+    else:
+        pairs = _from_disk(named, kind)
+    if not pairs:
+        raise UserError(f"required at least one image, volume or slide · got none in {', '.join(named)}{_hint(kind)}")
+    found = kind if kind != "auto" else _kind_of([path for _, path in pairs])
+    items = [Item(name, path) for name, path in pairs]
+    if found == VOLUMES:
+        from nnunet_dino.features.volume import with_series
+
+        items = with_series(items)
+    if repeated := [name for name, count in Counter(item.id for item in items).items() if count > 1]:
+        raise UserError(f"required every input once · got {repeated[0]} several times ({len(repeated)} such)")
+    return found, items
+
+
+def _hint(kind: str) -> str:
+    return " · known endings: " + " ".join(dict.fromkeys(e for k in ([kind] if kind in KINDS else KINDS) for e in ENDINGS[k]))
+
+
+def _from_csv(file: Path, column: str | None, root: str | None) -> list[tuple[str, str]]:
+    table = read_csv(file)
+    if column is None:
+        column = next((name for name in PATH_COLUMNS if name in table), None)
+        if column is None:
+            raise UserError(
+                f"{file}: required a column called one of {', '.join(PATH_COLUMNS)} · got {', '.join(table)} "
+                "· name it with --column"
+            )
+    elif column not in table:
+        raise UserError(f"{file}: required a column {column!r} · got {', '.join(table)}{nearest(column, table)}")
+    texts = table[column].str.strip()
+    if (texts == "").any():
+        raise UserError(
+            f"{file}: required a path in every row of {column!r} · got none in row {int((texts == '').argmax()) + 2}"
+        )
+    folder = Path(root) if root is not None else file.parent
+    if not folder.is_dir():
+        raise UserError(f"--root: required a folder · got {folder}, which is none")
+    return [(text, str((folder / text).absolute())) for text in texts]
+
+
+def read_csv(file: Path) -> pd.DataFrame:
+    """Reads a CSV file as text, nothing changed.
+
+    Raises:
+        UserError: It is not there, or is no CSV file.
+    """
+    try:
+        return pd.read_csv(file, dtype=str, keep_default_na=False, skipinitialspace=True)
+    except FileNotFoundError:
+        raise UserError(f"required a CSV file · got {file}, which does not exist") from None
+    except (OSError, ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"required a CSV file · got {file}: {' '.join(str(error).split())[:150]}") from error
+
+
+def _from_disk(named: Sequence[str], kind: str) -> list[tuple[str, str]]:
+    folders = [name for name in named if Path(name).is_dir()]
+    files: list[str] = []
+    for name in named:
+        if name in folders:
+            files += _in_folder(Path(name), kind)
+        elif Path(name).is_file():
+            files.append(name)
+        else:
+            matches = sorted(glob.glob(name, recursive=True))
+            if not matches:
+                raise UserError(f"required files or folders that exist · got {name}")
+            for match in matches:
+                files += _in_folder(Path(match), kind) if Path(match).is_dir() else [match]
+    paths = sorted({os.path.abspath(file) for file in files})
+    if not paths:
+        return []
+    base = (
+        Path(folders[0]).absolute()
+        if len(named) == 1 and folders
+        else Path(os.path.commonpath([os.path.dirname(p) for p in paths]))
+    )
+    return [(Path(os.path.relpath(path, os.path.abspath(base))).as_posix(), path) for path in paths]
+
+
+def _in_folder(folder: Path, kind: str) -> Iterable[str]:
+    """Yields the files with known endings and, where volumes are asked for, the folders with DICOM files."""
+    endings = ENDINGS.get(kind) or tuple(ending for endings in ENDINGS.values() for ending in endings)
+    for place, subfolders, names in os.walk(folder):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        names = sorted(name for name in names if not name.startswith("."))
+        if kind == VOLUMES:
+            if any(_is_slice(place, name) for name in names):
+                yield place
+            names = [name for name in names if not name.lower().endswith(DICOM_ENDINGS)]
+        yield from (os.path.join(place, name) for name in names if name.lower().endswith(endings))
+
+
+def _is_slice(place: str, name: str) -> bool:
+    """Scanners also write DICOM files without an ending, some with dotted numbers as names."""
+    if name.lower().endswith(DICOM_ENDINGS):
+        return True
+    return name.replace(".", "").isdigit() or ("." not in name and is_dicom(os.path.join(place, name)))
+
+
+def _kind_of(paths: Sequence[str]) -> str:
+    """Returns the one kind that all names have."""
+    counts: Counter[str] = Counter()
+    for path in paths:
+        name = os.path.basename(path).lower()
+        if name.endswith(DICOM_ENDINGS) or os.path.isdir(path):
+            raise UserError(
+                f"DICOM: required --kind images (every file is a picture) or --kind volumes (a folder is a series) · got {path}"
+            )
+        kinds = [kind for kind, endings in ENDINGS.items() if name.endswith(endings)]
+        if not kinds:
+            raise UserError(f"required a name with a known ending · got {path} · say what it is with --kind")
+        counts[kinds[0]] += 1
+    if len(counts) > 1:
+        got = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+        raise UserError(f"required one kind of input · got {got} · choose with --kind")
+    return next(iter(counts))

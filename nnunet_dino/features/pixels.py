@@ -1,0 +1,143 @@
+"""From intensities of any range and images of any shape to squares of 0..1."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nnunet_dino._errors import UserError, nearest
+from nnunet_dino.backbones.vit import PATCH_PX
+
+# Low and high end in HU, from the usual centre and width.
+WINDOWS_HU: dict[str, tuple[float, float]] = {
+    "lung": (-1350, 150),
+    "mediastinum": (-125, 225),
+    "soft-tissue": (-160, 240),
+    "liver": (-45, 105),
+    "bone": (-450, 1050),
+    "brain": (0, 80),
+    "stroke": (15, 55),
+    "wide": (-1000, 1000),
+}
+AUTO = "auto"
+FITS = ("pad", "stretch", "crop")
+PERCENTILES = (0.5, 99.5)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How images are shown to the backbone.
+
+    Attributes:
+        size_px: Edge of the square, a multiple of 16.
+        fit: What becomes of images that are not square: ``pad`` with black, ``stretch``, or ``crop`` the middle.
+        window: ``auto``, a name of :data:`WINDOWS_HU`, or ``LOW,HIGH``.
+
+    Raises:
+        UserError: A value is none of these.
+    """
+
+    size_px: int = 224
+    fit: str = "pad"
+    window: str = AUTO
+
+    def __post_init__(self) -> None:
+        if self.size_px < PATCH_PX or self.size_px % PATCH_PX:
+            lower = max(PATCH_PX, self.size_px // PATCH_PX * PATCH_PX)
+            raise UserError(f"--size: required a multiple of {PATCH_PX} · got {self.size_px} · for example {lower}")
+        if self.fit not in FITS:
+            raise UserError(f"--fit: required one of {', '.join(FITS)} · got {self.fit!r}{nearest(self.fit, FITS)}")
+        self.range()
+
+    def range(self) -> tuple[float, float] | None:
+        """Returns the low and the high end of the window; None for ``auto``."""
+        if self.window == AUTO:
+            return None
+        if self.window in WINDOWS_HU:
+            return WINDOWS_HU[self.window]
+        try:
+            low, high = (float(end) for end in self.window.replace(":", ",").split(","))
+        except ValueError:
+            known = (AUTO, *WINDOWS_HU)
+            raise UserError(
+                f"--window: required LOW,HIGH or one of {', '.join(known)} · got {self.window!r}{nearest(self.window, known)}"
+            ) from None
+        if not low < high:
+            raise UserError(f"--window: required LOW below HIGH · got {self.window!r}")
+        return low, high
+
+    def record(self) -> dict[str, Any]:
+        """Returns all that changes the pixels, for the store."""
+        window = self.range()
+        return {**asdict(self), "window_low_high": list(window) if window else None, "grey": "replicated", "norm": "imagenet"}
+
+
+def robust_range(values: np.ndarray) -> tuple[float, float]:
+    """Returns the 0.5 and the 99.5 percentile of an image or volume.
+
+    Of a large array only every n-th value is looked at.
+    """
+    flat = values.reshape(-1)
+    low, high = np.percentile(flat[:: max(1, flat.size // 2_000_000)], PERCENTILES)
+    return float(low), float(high)
+
+
+def to_unit(values: Tensor, low: float, high: float) -> Tensor:
+    """Maps ``low..high`` to 0..1 and cuts off what lies outside; an empty range gives zeros."""
+    if not high > low:
+        return torch.zeros_like(values, dtype=torch.float32)
+    return ((values.float() - low) / (high - low)).clamp_(0, 1)
+
+
+class Placement(NamedTuple):
+    """Where a resized image lies in its square, in pixels of the square; outside of it where it is cropped."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def placement(shape_hw: tuple[int, int], size_px: int, fit: str, pixel_hw: tuple[float, float] = (1.0, 1.0)) -> Placement:
+    """Returns where an image comes to lie.
+
+    Args:
+        shape_hw: Of the image.
+        size_px: Edge of the square.
+        fit: See :class:`Preprocessing`.
+        pixel_hw: Height and width of a pixel, in any unit; without effect on ``stretch``.
+    """
+    if fit == "stretch":
+        return Placement(0, 0, size_px, size_px)
+    lengths = [count * pixel for count, pixel in zip(shape_hw, pixel_hw, strict=True)]
+    scale = size_px / (max(lengths) if fit == "pad" else min(lengths))
+    height, width = (max(1, round(length * scale)) for length in lengths)
+    return Placement((size_px - height) // 2, (size_px - width) // 2, height, width)
+
+
+def fit_square(images: Tensor, size_px: int, fit: str, pixel_hw: tuple[float, float] = (1.0, 1.0)) -> Tensor:
+    """Resizes images to squares, with regard to pixels that are not square themselves.
+
+    Args:
+        images: ``n c h w``, float.
+        size_px: Edge of the square.
+        fit: See :class:`Preprocessing`.
+        pixel_hw: See :func:`placement`.
+
+    Returns:
+        ``n c size_px size_px``.
+    """
+    top, left, height, width = placement(tuple(images.shape[2:]), size_px, fit, pixel_hw)
+    resized = _resized(images, (height, width))
+    return F.pad(resized, (left, size_px - width - left, top, size_px - height - top))  # negative where it is cropped
+
+
+def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(images.shape[2:]) == size:
+        return images
+    return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False).clamp_(0, 1)

@@ -1,0 +1,168 @@
+"""Reading a store of features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from safetensors import SafetensorError, safe_open
+
+from nnunet_dino._errors import UserError, nearest
+from nnunet_dino.features.store.index import missing_units
+from nnunet_dino.features.store.layout import INDEX, StoreFacts, read_facts
+from nnunet_dino.features.store.units import COORDINATES, INSTANCES
+
+CLASS, MEAN, BOTH = "class", "mean", "both"
+TOKENS = {CLASS: ("class_token",), MEAN: ("patch_mean",), BOTH: ("class_token", "patch_mean"), "map": ("patch_map",)}
+
+
+@dataclass(frozen=True)
+class Bag:
+    """The slices or tiles of one input.
+
+    Attributes:
+        id: Of the input.
+        features: ``n e``.
+        coordinates: Upper left corners of tiles at full resolution, x and y, ``n 2``; None for slices.
+    """
+
+    id: str
+    features: np.ndarray
+    coordinates: np.ndarray | None
+
+
+class FeatureStore:
+    """A complete store of features.
+
+    Attributes:
+        folder: Where it is.
+        facts: What all its features have in common.
+        index: One row per input, in order; unreadable ones have an ``error``.
+
+    Raises:
+        UserError: There is no store, or it is not complete.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.facts: StoreFacts = read_facts(self.folder)
+        if missing := missing_units(self.folder, self.facts):
+            raise UserError(
+                f"required a complete store · got {self.folder}, where {len(missing)} of {self.facts.num_units} files are "
+                "missing · run the same `nnunet-dino extract` again, in all its shards"
+            )
+        if not (self.folder / INDEX).exists():
+            raise UserError(f"required a complete store · got {self.folder} without {INDEX} · run `nnunet-dino extract` again")
+        self.index = pd.read_csv(
+            self.folder / INDEX, dtype={"id": str, "path": str, "error": str, "file": str}, low_memory=False
+        )
+        self.index["error"] = self.index["error"].fillna("")
+
+    @property
+    def good(self) -> pd.DataFrame:
+        """The rows of the index that have features."""
+        return self.index[self.index["error"] == ""]
+
+    @property
+    def failed(self) -> pd.DataFrame:
+        """The rows of the index of unreadable inputs."""
+        return self.index[self.index["error"] != ""]
+
+    def vectors(self, features: str = BOTH) -> tuple[list[str], np.ndarray]:
+        """Returns one vector per input that could be read: of volumes the mean over slices, of slides the mean over tiles.
+
+        Args:
+            features: ``class`` token, ``mean`` of the patch tokens, or ``both`` one after the other.
+
+        Returns:
+            Ids, and ``n e`` float32.
+
+        Raises:
+            UserError: The store does not hold them, or they are not finite.
+        """
+        names = self._names(features)
+        parts = []
+        for file, rows in self.good.groupby("file", sort=False):
+            if self.facts.kind == "slides":
+                tiles = self._read(file, names, INSTANCES)
+                places = zip(rows["first_instance"].astype(int), rows["num_instances"].astype(int), strict=True)
+                parts.append(np.stack([tiles[first : first + count].mean(0) for first, count in places]))
+            else:
+                parts.append(self._read(file, names))
+        if not parts:
+            raise UserError(f"{self.folder}: required at least one readable input · got none")
+        ids = self.good["id"].tolist()
+        return ids, _finite(np.concatenate(parts).astype(np.float32), ids)
+
+    def bags(self, features: str = MEAN, ids: Sequence[str] | None = None) -> list[Bag]:
+        """Returns the slices or tiles of inputs, all of them or those named.
+
+        Raises:
+            UserError: The store does not hold them, an id is unknown or could not be read, or a bag is empty or not finite.
+        """
+        names = self._names(features)
+        if not self.facts.keeps_instances:
+            raise UserError(
+                f"{self.folder}: required features of single slices or tiles · got a store of whole {self.facts.kind} "
+                "· extract volumes with --per-slice, or slides"
+            )
+        rows = self.good.set_index("id", drop=False)
+        wanted = rows.index.tolist() if ids is None else list(ids)
+        if unknown := [name for name in wanted if name not in rows.index]:
+            raise UserError(f"{self.folder}: required a readable input · got {unknown[0]}{nearest(unknown[0], rows.index)}")
+        return [self._bag(rows.loc[name], names) for name in wanted]
+
+    def patch_map(self, id: str) -> np.ndarray:
+        """Returns the patch map of an image, ``e gh gw``, or of all slices or tiles, ``n e gh gw``.
+
+        Raises:
+            UserError: As for :meth:`bags`.
+        """
+        (name,) = self._names("map")
+        row = self.good.set_index("id").loc[id] if id in set(self.good["id"]) else None
+        if row is None:
+            raise UserError(f"{self.folder}: required a readable input · got {id}{nearest(id, self.good['id'])}")
+        if self.facts.kind == "images":
+            return self._read(row["file"], [name])[int(row["row"])]
+        first, count = int(row["first_instance"]), int(row["num_instances"])
+        return self._read(row["file"], [name], INSTANCES)[first : first + count]
+
+    def _bag(self, row: pd.Series, names: Sequence[str]) -> Bag:
+        first, count = int(row["first_instance"]), int(row["num_instances"])
+        values = self._read(row["file"], names, INSTANCES)[first : first + count].astype(np.float32)
+        if not len(values):
+            raise UserError(f"{self.folder}: required at least one slice or tile in every bag · got none in {row['id']}")
+        is_slide = self.facts.kind == "slides"
+        places = self._read(row["file"], [COORDINATES])[first : first + count] if is_slide else None
+        return Bag(row["id"], _finite(values, [row["id"]]), places)
+
+    def _names(self, features: str) -> tuple[str, ...]:
+        if features not in TOKENS:
+            raise UserError(f"--features: required one of {', '.join(TOKENS)} · got {features!r}{nearest(features, TOKENS)}")
+        held = [name for name, tokens in TOKENS.items() if set(tokens) <= set(self.facts.tokens)]
+        if features not in held:
+            raise UserError(
+                f"{self.folder}: required a store with {features!r} · got one with {', '.join(held)} · extract again"
+            )
+        return TOKENS[features]
+
+    def _read(self, file: str, names: Sequence[str], prefix: str = "") -> np.ndarray:
+        """Returns tensors of a file, side by side."""
+        try:
+            with safe_open(self.folder / file, framework="numpy") as opened:
+                return np.concatenate([opened.get_tensor(prefix + name) for name in names], axis=1)
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"required a readable file of features · got {file}: {error} · remove it and extract again"
+            ) from error
+
+
+def _finite(values: np.ndarray, ids: Sequence[str]) -> np.ndarray:
+    rows = ~np.isfinite(values).all(axis=1)
+    if rows.any():
+        name = ids[int(rows.argmax())] if len(ids) == len(rows) else ids[0]
+        raise UserError(f"required finite features · got NaN or infinity in {name} · remove its file and extract again")
+    return values

@@ -1,1 +1,0 @@
-"""Slice reuse: at prediction every distinct slice is encoded once."""

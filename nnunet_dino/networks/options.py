@@ -1,0 +1,89 @@
+"""The options of the DINOv3 side of a network, as trainers set them and plans store them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from nnunet_dino._errors import UserError, nearest
+from nnunet_dino.backbones.adapted import PRETRAINED, AdaptedBackbone, LoraOptions
+from nnunet_dino.networks.slices import SliceEncoder
+
+
+@dataclass(frozen=True)
+class DinoOptions:
+    """What the network is told about its backbone.
+
+    Attributes:
+        backbone: A row of the catalogue.
+        weights: ``"pretrained"`` or ``"random"``.
+        adaptation: ``"frozen"``, ``"lora"`` or ``"full"``.
+        lora: Used if ``adaptation`` is ``"lora"``.
+        token_stride_px: Pixels of the patch per token along ``h`` and ``w``.
+        taps_are_normalised: Pass tapped blocks through the transformer's final LayerNorm.
+        drop_path: Stochastic depth rate of a fully trained backbone, in [0, 1).
+        neck_width: Width of the aggregated tokens.
+        gate_start: Value of the injection gates before training.
+        num_image_channels: Leading input channels that are images; 0 means all.
+    """
+
+    backbone: str
+    weights: str = PRETRAINED
+    adaptation: str = "frozen"
+    lora: LoraOptions = field(default_factory=LoraOptions)
+    token_stride_px: int = 8
+    taps_are_normalised: bool = True
+    drop_path: float = 0.0
+    neck_width: int = 128
+    gate_start: float = 0.1
+    num_image_channels: int = 0
+
+    @classmethod
+    def from_plans(cls, entry: dict[str, Any]) -> DinoOptions:
+        """Reads the ``dino`` entry of a plans file.
+
+        Raises:
+            UserError: an unknown key, or ``backbone`` is missing.
+        """
+        options = dict(entry)
+        _refuse_unknown(options, cls, "dino")
+        if "backbone" not in options:
+            raise UserError(f"plans: required 'backbone' in the dino entry · got only {', '.join(options) or 'nothing'}")
+        lora = dict(options.pop("lora", {}))
+        _refuse_unknown(lora, LoraOptions, "dino.lora")
+        if "targets" in lora:
+            lora["targets"] = tuple(lora["targets"])
+        return cls(lora=LoraOptions(**lora), **options)
+
+    def to_plans(self) -> dict[str, Any]:
+        """Returns the entry that :meth:`from_plans` reads."""
+        entry = asdict(self)
+        entry["lora"]["targets"] = list(self.lora.targets)
+        return entry
+
+
+def build_slice_encoder(options: DinoOptions, input_channels: int) -> SliceEncoder:
+    """Builds the slice encoder for a network with ``input_channels`` input channels.
+
+    Raises:
+        UserError: the backbone or its options are unknown, or more image channels are asked for than there are.
+    """
+    num_image_channels = options.num_image_channels or input_channels
+    if num_image_channels > input_channels:
+        raise UserError(f"num_image_channels: required at most {input_channels} input channels · got {num_image_channels}")
+    backbone = AdaptedBackbone(
+        name=options.backbone,
+        weights=options.weights,
+        adaptation=options.adaptation,
+        lora=options.lora,
+        taps_are_normalised=options.taps_are_normalised,
+        drop_path=options.drop_path,
+    )
+    return SliceEncoder(backbone, num_image_channels, options.token_stride_px)
+
+
+def _refuse_unknown(entry: dict[str, Any], cls: type, where: str) -> None:
+    known = [f.name for f in fields(cls)]
+    for key in entry:
+        if key not in known:
+            raise UserError(f"plans: required keys among {', '.join(known)} in {where} · got {key!r}{nearest(key, known)}")

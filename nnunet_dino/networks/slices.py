@@ -1,0 +1,133 @@
+"""Shows every slice of a volume to a 2D backbone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nnunet_dino.backbones.adapted import AdaptedBackbone
+from nnunet_dino.backbones.vit import PATCH_PX
+from nnunet_dino.networks.channels import channels_to_images, num_images
+from nnunet_dino.networks.slice_reuse import SliceReuse
+
+NUM_PREFIX_TOKENS = 5
+CHUNK_TOKENS = 16384
+CHUNK_TOKENS_ON_CPU = 2048  # as fast, and intermediate results stay small
+MIN_ROWS = 32
+
+
+def token_grid(size_px: Sequence[int], token_stride_px: int) -> tuple[int, int]:
+    """Returns ``(gh, gw)``: how many tokens cover a slice of ``size_px = (h, w)`` at one token per ``token_stride_px``."""
+    height, width = size_px
+    return math.ceil(height / token_stride_px), math.ceil(width / token_stride_px)
+
+
+def fold_slices(volume: Tensor) -> Tensor:
+    """Turns ``b c d h w`` into slices ``(b·d) c h w``; a batch of images ``b c h w`` passes unchanged."""
+    return volume if volume.ndim == 4 else volume.movedim(2, 1).flatten(0, 1)
+
+
+def unfold_slices(maps: Tensor, batch: int, num_spatial_axes: int) -> Tensor:
+    """Turns maps ``(b·d) e gh gw`` of slices into ``b e d gh gw``; for two spatial axes they pass unchanged."""
+    return maps if num_spatial_axes == 2 else maps.unflatten(0, (batch, -1)).movedim(1, 2)
+
+
+class SliceEncoder(nn.Module):
+    """Encodes every slice of a volume by itself.
+
+    ::
+
+        b c d h w ─► (b·d) c h w ─► resize ─► (b·d) 3 16·gh 16·gw ─► backbone ─► per tap (b·d) gh gw e
+
+    A slice is resized so that one token covers ``token_stride_px`` pixels of the input, which enlarges small slices: at a
+    stride of 8 a 56 × 40 slice is seen as 112 × 80 pixels and gives 7 × 5 tokens. Intensities are passed on as nnU-Net
+    normalised them (zero mean, unit variance, as the backbone was trained with); slices are never normalised one by one.
+
+    Args:
+        backbone: The backbone.
+        num_image_channels: Leading channels that are images. Further ones (the one-hot labels of a cascade) are not shown.
+        token_stride_px: Pixels of the input per token along ``h`` and ``w``.
+    """
+
+    def __init__(self, backbone: AdaptedBackbone, num_image_channels: int, token_stride_px: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.num_image_channels = num_image_channels
+        self.token_stride_px = token_stride_px
+        self.num_maps = backbone.num_taps * num_images(num_image_channels)
+        self.reuse = SliceReuse()
+
+    def train(self, mode: bool = True) -> SliceEncoder:
+        """Sets the mode. Training forgets what is remembered of slices; evaluation begins the next image or fold."""
+        super().train(mode)
+        if mode:
+            self.reuse.forget()
+        else:
+            self.reuse.next_pass(keep_maps=self.backbone.is_frozen)
+        return self
+
+    @torch.compiler.disable
+    def forward(self, volume: Tensor) -> tuple[Tensor, ...]:
+        """Encodes slices in chunks, so that memory does not grow with their number.
+
+        At prediction (evaluation under ``torch.inference_mode``) every distinct slice is encoded once.
+
+        Args:
+            volume: ``b c d h w`` or ``b c h w``.
+
+        Returns:
+            ``num_maps`` maps, each ``(b·d) gh gw e`` (or ``b gh gw e``).
+        """
+        slices = fold_slices(volume[:, : self.num_image_channels])
+        if self._predicts():
+            self.backbone.settle(slices.device)
+            return self.reuse.maps(slices, self._encode, self.backbone, self._at_least(slices))
+        return self._encode(slices)
+
+    def project(self, volume: Tensor, neck: nn.Module) -> Tensor:
+        """Returns ``neck(self(volume))``, tokens ``(b·d) gh gw k``; at prediction the neck, too, sees every slice once."""
+        if not self._predicts():
+            return neck(self(volume))
+        slices = fold_slices(volume[:, : self.num_image_channels])
+        self.backbone.settle(slices.device)
+        keep_maps = self.backbone.is_frozen
+        return self.reuse.tokens(slices, self._encode, self.backbone, self._at_least(slices), neck, keep_maps)
+
+    def _predicts(self) -> bool:
+        return not self.training and torch.is_inference_mode_enabled()
+
+    def _at_least(self, slices: Tensor) -> int:
+        return math.ceil(MIN_ROWS / math.prod(token_grid(slices.shape[2:], self.token_stride_px)))
+
+    def _encode(self, slices: Tensor) -> tuple[Tensor, ...]:
+        gh, gw = token_grid(slices.shape[2:], self.token_stride_px)
+        size_px = gh * PATCH_PX, gw * PATCH_PX
+        at_a_time = CHUNK_TOKENS_ON_CPU if slices.device.type == "cpu" else CHUNK_TOKENS
+        num_chunks = min(len(slices), math.ceil(len(slices) * (gh * gw + NUM_PREFIX_TOKENS) / at_a_time))
+        if num_chunks == 1:
+            return tuple(m.contiguous() for m in self._encode_chunk(slices, size_px))
+        chunks = (self._encode_chunk(part, size_px) for part in slices.tensor_split(num_chunks))
+        if self.backbone.is_frozen:
+            return _fill(len(slices), chunks)
+        return tuple(torch.cat(maps) for maps in zip(*chunks, strict=True))
+
+    def _encode_chunk(self, slices: Tensor, size_px: tuple[int, int]) -> list[Tensor]:
+        if slices.shape[2:] != size_px:
+            slices = F.interpolate(slices.float(), size_px, mode="bilinear", antialias=False)
+        return [tap.movedim(1, -1) for image in channels_to_images(slices) for tap in self.backbone(image)]
+
+
+def _fill(num: int, chunks: Iterable[Sequence[Tensor]]) -> tuple[Tensor, ...]:
+    """Joins maps of ``num`` slices as they come, so that no more than one chunk of them exists twice."""
+    whole: tuple[Tensor, ...] = ()
+    done = 0
+    for maps in chunks:
+        whole = whole or tuple(m.new_empty((num, *m.shape[1:])) for m in maps)
+        for target, m in zip(whole, maps, strict=True):
+            target[done : done + len(m)] = m
+        done += len(maps[0])
+    return whole

@@ -1,0 +1,179 @@
+"""The networks that plans name by dotted path.
+
+Every constructor takes ``(input_channels, num_classes, deep_supervision, **arch_kwargs)``, as nnU-Net calls it.
+"""
+
+from __future__ import annotations
+
+import pydoc
+from typing import Any
+
+import torch
+from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
+from dynamic_network_architectures.initialization.weight_init import InitWeights_He
+from torch import Tensor, nn
+
+from nnunet_dino._errors import UserError
+from nnunet_dino.networks.injection import TokenInjection
+from nnunet_dino.networks.neck import TokenNeck
+from nnunet_dino.networks.options import DinoOptions, build_slice_encoder
+from nnunet_dino.networks.slices import unfold_slices
+from nnunet_dino.networks.token_pyramid import TokenPyramid
+
+PLAIN_UNET = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
+RESIDUAL_UNET = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
+NEGATIVE_SLOPE = 1e-2
+
+
+class DINOv3UNet(nn.Module):
+    """The planned U-Net, with the tokens of every slice injected at every stage of its encoder.
+
+    ::
+
+        volume b c d h w ── slice encoder ──► taps ── neck ──► tokens b k d gh gw
+              │                                                   │ per stage: resample, project, gate
+              └► stage 0 ─►(+)─► stage 1 ─►(+)─► … ─► stage n ─►(+)
+                            └ skip        └ skip               └► decoder ─► logits b classes d h w
+
+    With all gates at zero the output equals that of the stock network with the same weights. The convolutional part has the
+    stock network's parameter names, so a stock checkpoint of the same plans can start it.
+
+    Args:
+        input_channels: Channels ``c``.
+        num_classes: Segmentation heads.
+        deep_supervision: Return the logits of every decoder stage while true, highest resolution first.
+        unet: Dotted path of the stock network class.
+        dino: The ``dino`` entry of the plans, see :class:`nnunet_dino.networks.options.DinoOptions`.
+        unet_kwargs: The stock network's own arguments, as planned.
+
+    Raises:
+        UserError: an unknown option.
+    """
+
+    def __init__(
+        self,
+        input_channels: int,
+        num_classes: int,
+        deep_supervision: bool = False,
+        *,
+        unet: str,
+        dino: dict[str, Any],
+        **unet_kwargs: Any,
+    ) -> None:
+        super().__init__()
+        options = DinoOptions.from_plans(dino)
+        stock = build_stock_unet(unet, input_channels, num_classes, deep_supervision, unet_kwargs)
+        self.encoder = stock.encoder
+        self.decoder = stock.decoder
+        self.slice_encoder = build_slice_encoder(options, input_channels)
+        self.neck = TokenNeck(
+            self.slice_encoder.num_maps,
+            self.slice_encoder.backbone.embed_dim,
+            options.neck_width,
+            normalise=not options.taps_are_normalised,
+        )
+        self.injections = nn.ModuleList(
+            TokenInjection(self.encoder.conv_op, options.neck_width, num_features, options.gate_start)
+            for num_features in self.encoder.output_channels
+        )
+        keep_buffers_out_of_ddp(self)
+
+    @torch.compiler.disable(recursive=False)
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """Returns logits ``b classes d h w`` for ``b c d h w``; a list of them under deep supervision."""
+        return self.slice_encoder.reuse.retry(self._forward, x)
+
+    def _forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        tokens = self.slice_encoder.project(x, self.neck).movedim(-1, 1)
+        tokens = unfold_slices(tokens, x.shape[0], x.ndim - 2)
+        features = self.encoder.stem(x) if getattr(self.encoder, "stem", None) is not None else x
+        skips = []
+        for stage, inject in zip(self.encoder.stages, self.injections, strict=True):
+            features = inject(stage(features), tokens)
+            skips.append(features)
+        return self.decoder(skips)
+
+    def compute_conv_feature_map_size(self, input_size: list[int]) -> int:
+        """Counts the convolutional part's outputs for one sample, as nnU-Net's planner asks."""
+        return self.encoder.compute_conv_feature_map_size(input_size) + self.decoder.compute_conv_feature_map_size(input_size)
+
+
+class TokensOnly(nn.Module):
+    """Frozen slice tokens and a light convolutional decoder with skips (Benchmark paper, arXiv 2509.06467, sec. 2.3).
+
+    No convolution sees the image itself: every skip is made from tokens. Stages, strides and features are the planned ones.
+
+    Args:
+        input_channels: Channels ``c``.
+        num_classes: Segmentation heads.
+        deep_supervision: Return the logits of every decoder stage while true, highest resolution first.
+        dino: The ``dino`` entry of the plans.
+        unet_kwargs: The stock network's own arguments, as planned.
+
+    Raises:
+        UserError: an unknown option, or the label channels of a cascade.
+    """
+
+    def __init__(
+        self, input_channels: int, num_classes: int, deep_supervision: bool = False, *, dino: dict[str, Any], **unet_kwargs: Any
+    ) -> None:
+        super().__init__()
+        self.slice_encoder = build_slice_encoder(DinoOptions.from_plans(dino), input_channels)
+        if self.slice_encoder.num_image_channels < input_channels:
+            raise UserError(
+                f"TokensOnly: required image channels only · got {input_channels - self.slice_encoder.num_image_channels} "
+                "label channels of a cascade, which it could not see · use another trainer for 3d_cascade_fullres"
+            )
+        self.encoder = TokenPyramid(
+            self.slice_encoder.num_maps,
+            self.slice_encoder.backbone.embed_dim,
+            **{key: value for key, value in unet_kwargs.items() if key in TokenPyramid.PLANNED},
+        )
+        self.decoder = UNetDecoder(self.encoder, num_classes, 1, deep_supervision)
+        self.encoder.apply(InitWeights_He(NEGATIVE_SLOPE))
+        self.decoder.apply(InitWeights_He(NEGATIVE_SLOPE))
+        keep_buffers_out_of_ddp(self)
+
+    @torch.compiler.disable(recursive=False)
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """Returns logits ``b classes d h w`` for ``b c d h w``; a list of them under deep supervision."""
+        return self.slice_encoder.reuse.retry(self._forward, x)
+
+    def _forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        maps = [unfold_slices(m.movedim(-1, 1), x.shape[0], x.ndim - 2) for m in self.slice_encoder(x)]
+        return self.decoder(self.encoder(maps, x.shape[2:]))
+
+    def compute_conv_feature_map_size(self, input_size: list[int]) -> int:
+        """Counts the decoder's outputs for one sample, as nnU-Net's planner asks."""
+        return self.decoder.compute_conv_feature_map_size(input_size)
+
+
+def build_stock_unet(
+    unet: str, input_channels: int, num_classes: int, deep_supervision: bool, unet_kwargs: dict[str, Any]
+) -> nn.Module:
+    """Builds and initialises the planned network exactly as nnU-Net does.
+
+    Raises:
+        UserError: ``unet`` is neither nnU-Net's plain nor its residual-encoder U-Net.
+    """
+    check_stock_unet(unet)
+    network = pydoc.locate(unet)(
+        input_channels=input_channels, num_classes=num_classes, deep_supervision=deep_supervision, **unet_kwargs
+    )
+    network.apply(network.initialize)
+    return network
+
+
+def check_stock_unet(unet: str) -> None:
+    """Raises :class:`UserError` unless ``unet`` is a network that :class:`DINOv3UNet` can extend."""
+    if unet not in (PLAIN_UNET, RESIDUAL_UNET):
+        raise UserError(f"plans: required network {PLAIN_UNET} or {RESIDUAL_UNET} · got {unet} · plan with a stock planner")
+
+
+def keep_buffers_out_of_ddp(network: nn.Module) -> None:
+    """Stops DistributedDataParallel from broadcasting the transformer's constant buffers before every forward pass.
+
+    With such buffers, ranks that have fewer validation cases than others would wait for each other for ever.
+    """
+    names = [name for name, _ in network.named_buffers()]
+    network._ddp_params_and_buffers_to_ignore = names + [f"_orig_mod.{name}" for name in names]

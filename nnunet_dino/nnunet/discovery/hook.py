@@ -1,0 +1,75 @@
+"""The extended class look-up: our names first, then nnU-Net's own search, then one clear line."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from nnunet_dino._errors import UserError, one_line_in_stock_commands
+from nnunet_dino.nnunet.discovery.registry import PLANNERS, TRAINERS, did_you_mean, resolve
+
+# Where nnU-Net starts to look for what -tr and -pl name. In 2.7 the search calls itself by its global name with deeper
+# modules, so that "not found" is final only at these roots.
+SEARCH_ROOTS = {
+    "nnunetv2.training.nnUNetTrainer": ("trainer", TRAINERS),
+    "nnunetv2.experiment_planning": ("planner", PLANNERS),
+}
+
+
+def extended(search: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns nnU-Net's ``recursive_find_python_class`` with our classes in front of it."""
+
+    @functools.wraps(search)
+    def recursive_find_python_class(folder: str, class_name: str, current_module: str | None, *args: Any, **kwargs: Any) -> Any:
+        with one_line_in_stock_commands():
+            found = resolve(class_name)
+        if found is None:
+            found = search(folder, class_name, current_module, *args, **kwargs)
+        if found is None and "dino" in class_name.lower():
+            with one_line_in_stock_commands():
+                _refuse_if_search_is_over(folder, class_name, current_module)
+        return found
+
+    recursive_find_python_class.extended_by_nnunet_dino = True  # type: ignore[attr-defined]
+    return recursive_find_python_class
+
+
+def install(module: ModuleType) -> None:
+    """Extends the look-up of ``module`` (nnU-Net's ``find_class_by_name``) in it and in modules that bound it already."""
+    search = module.recursive_find_python_class
+    if getattr(search, "extended_by_nnunet_dino", False):
+        return
+    replacement = extended(search)
+    module.recursive_find_python_class = replacement  # type: ignore[attr-defined]
+    for other in list(sys.modules.values()):
+        # Plain modules only: looking into a lazy one would import it.
+        if type(other) is ModuleType and vars(other).get("recursive_find_python_class") is search:
+            other.recursive_find_python_class = replacement  # type: ignore[attr-defined]
+
+
+def _refuse_if_search_is_over(folder: str, class_name: str, current_module: str | None) -> None:
+    """Raises :class:`UserError` unless nnU-Net will still look elsewhere or looks for something that is not ours."""
+    external = _external_trainer_folders()
+    if current_module in SEARCH_ROOTS:
+        kind, known = SEARCH_ROOTS[current_module]
+        if kind == "trainer" and external:
+            return
+    elif current_module is None and external and folder == external[-1]:
+        kind, known = "trainer", TRAINERS
+    else:
+        return
+    raise UserError(
+        f"unknown {kind}: required one that nnU-Net or nnunet-dino has · got {class_name!r}{did_you_mean(class_name, known)}"
+    )
+
+
+def _external_trainer_folders() -> list[str]:
+    """Folders that nnU-Net (2.8 and later) searches after its own; none where it knows no such setting."""
+    if not hasattr(sys.modules.get("nnunetv2.paths"), "nnUNet_extTrainer"):
+        return []
+    folders = os.environ.get("nnUNet_extTrainer", "").split(os.pathsep)
+    return [folder for folder in folders if folder.strip() and os.path.exists(folder)]

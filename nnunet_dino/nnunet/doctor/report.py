@@ -1,0 +1,67 @@
+"""``nnunet-dino doctor``: what is there, what is missing, and the command that mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["ok", "note", "warn", "FAIL"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        level: ``ok``; ``note``: good to know; ``warn``: training can start, but look; ``FAIL``: training could not start.
+        text: What was found.
+        remedy: The command or the step that mends it; empty where nothing is to be done.
+    """
+
+    level: Level
+    text: str
+    remedy: str = ""
+
+
+Check = Callable[[], Iterable[Finding]]
+
+
+def examine(checks: dict[str, Check] | None = None) -> Iterator[tuple[str, Finding]]:
+    """Runs the checks one after the other and yields each finding with the section it belongs to.
+
+    A check that breaks becomes a warning itself; the others still run.
+
+    Args:
+        checks: Title of a section and its check; all of :data:`nnunet_dino.nnunet.doctor.checks.CHECKS` if None.
+    """
+    if checks is None:
+        from nnunet_dino.nnunet.doctor.checks import CHECKS
+
+        checks = CHECKS
+    for section, check in checks.items():
+        try:
+            for finding in check():
+                yield section, finding
+        except Exception as error:
+            text = f"this check broke: {type(error).__name__}: {' '.join(str(error).split())}"
+            yield section, Finding("warn", text, "report it with this whole page")
+
+
+def run(say: Callable[[str], object] = print, checks: dict[str, Check] | None = None) -> int:
+    """Prints the report line by line and returns the exit code: 1 if training could not start, else 0."""
+    current = ""
+    found: list[Finding] = []
+    for section, finding in examine(checks):
+        if section != current:
+            say(f"{section}")
+            current = section
+        say(f"  {finding.level:<5}{finding.text}")
+        if finding.remedy:
+            say(f"       -> {finding.remedy}")
+        found.append(finding)
+    failed = sum(finding.level == "FAIL" for finding in found)
+    warned = sum(finding.level == "warn" for finding in found)
+    verdict = f"Training could not start: {failed} to mend" if failed else "Training can start"
+    say(f"{verdict}, {warned} warning{'' if warned == 1 else 's'}.")
+    return 1 if failed else 0

@@ -1,0 +1,117 @@
+"""A model that needs no weights beside it: the backbone is put into copies of its checkpoints."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nnunet_dino._errors import UserError
+from nnunet_dino._files import write_atomically
+from nnunet_dino.backbones.adapted import RECORD_KEY, decode_record
+from nnunet_dino.backbones.weights import load as weight_files
+
+NEEDED = ("plans.json", "dataset.json")
+ALSO = ("dataset_fingerprint.json",)
+ALSO_OF_FOLD = ("debug.json", "progress.png", "nnunet_dino.json", "validation/summary.json")
+
+
+def export_model(
+    model: Path,
+    target: Path,
+    checkpoint: str = "checkpoint_final.pth",
+    overwrite: bool = False,
+    progress: Callable[[Iterable[Path]], Iterable[Path]] = lambda folds: folds,
+) -> Path:
+    """Writes a self-contained zip of a trained model, for ``nnUNetv2_install_pretrained_model_from_zip``.
+
+    Args:
+        model: A folder ``…/DatasetXXX_NAME/TRAINER__PLANS__CONFIGURATION``.
+        target: The zip file to write.
+        checkpoint: Name of the checkpoint of every fold.
+        overwrite: Replace ``target`` if it exists.
+        progress: Wraps the folds, for a progress bar.
+
+    Returns:
+        ``target``.
+
+    Raises:
+        UserError: the folder is not a trained model, ``target`` exists, or the weights are missing.
+    """
+    model = model.absolute()
+    folds = _folds(model, checkpoint)
+    if target.exists() and not overwrite:
+        raise UserError(f"export: required a new file · got {target}, which exists · name another or add --overwrite")
+    inside = Path(model.parent.name, model.name)
+
+    def write(path: str) -> None:
+        with (
+            zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive,
+            TemporaryDirectory(dir=target.absolute().parent) as room,
+        ):
+            for name in (*NEEDED, *ALSO):
+                if (model / name).is_file():
+                    archive.write(model / name, inside / name)
+            for fold in progress(folds):
+                full = Path(room, checkpoint)
+                torch.save(_with_backbone(fold / checkpoint), full)
+                archive.write(full, inside / fold.name / checkpoint)
+                for name in ALSO_OF_FOLD:
+                    if (fold / name).is_file():
+                        archive.write(fold / name, inside / fold.name / name)
+
+    write_atomically(str(target), write)
+    return target
+
+
+def embed_backbone(network_weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns network weights in which the record of a backbone is replaced by the backbone's own weights.
+
+    Weights that hold everything already are returned as they are.
+
+    Raises:
+        UserError: the weights are not on this machine, or are others than the recorded ones.
+    """
+    record = next((key for key in network_weights if key.endswith(f".{RECORD_KEY}")), None)
+    if record is None:
+        return network_weights
+    name, digest = decode_record(network_weights[record])
+    if weight_files.locate(name) is None:
+        raise UserError(weight_files.missing_weights_message(name, digest))
+    loaded = weight_files.load(name)
+    if loaded.digest != digest:
+        raise UserError(
+            f"export: required {name} weights with digest {digest} · got {loaded.digest} from {loaded.source} · "
+            f"set {weight_files.ENVIRONMENT_VARIABLE} to the file the model was trained with"
+        )
+    prefix = f"{record.removesuffix(RECORD_KEY)}backbone.vit."
+    result = {key: value for key, value in network_weights.items() if key != record}
+    for key, tensor in loaded.state.items():
+        module, _, parameter = key.rpartition(".")
+        has_adapter = f"{prefix}{module}.lora_A.default.weight" in network_weights
+        result[f"{prefix}{module}.base_layer.{parameter}" if has_adapter else prefix + key] = tensor.clone()
+    return result
+
+
+def _with_backbone(path: Path) -> dict[str, Any]:
+    checkpoint = torch.load(path, map_location="cpu", weights_only=False)
+    return {**checkpoint, "network_weights": embed_backbone(checkpoint["network_weights"])}
+
+
+def _folds(model: Path, checkpoint: str) -> list[Path]:
+    if missing := [name for name in NEEDED if not (model / name).is_file()]:
+        raise UserError(
+            f"export: required a model folder …/DatasetXXX_NAME/TRAINER__PLANS__CONFIGURATION · got {model} without "
+            f"{' and '.join(missing)} · check the path"
+        )
+    folds = sorted(path.parent for path in model.glob(f"fold_*/{checkpoint}"))
+    if not folds:
+        raise UserError(
+            f"export: required {checkpoint} in at least one fold of {model} · got none · train first, or name another -chk"
+        )
+    return folds

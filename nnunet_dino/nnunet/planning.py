@@ -1,0 +1,124 @@
+"""What all planners of this package share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
+
+from nnunet_dino._errors import one_line_in_stock_commands
+from nnunet_dino._nnunet_folders import require_dataset, require_folder, require_labels
+from nnunet_dino.networks.options import DinoOptions
+from nnunet_dino.nnunet.memory import backbone_outputs
+from nnunet_dino.nnunet.plans import DINOV3_UNET, dino_architecture
+
+FINE_PX = 896
+FINE = "2d_896"
+
+
+class DINOv3Planning:
+    """Mixed into one of nnU-Net's planners: plans its network, then writes the DINOv3 network into the plans.
+
+    Stock trainers build it from the plans by dotted path. Spacing, transposition, normalisation and resampling are the stock
+    planner's, so ``2d`` and ``3d_fullres`` use the stock preprocessed folders. A configuration ``2d_896`` is added, whose
+    spacing is the stock one times stock patch / 896, as in MedDINOv3 (Li et al. 2025).
+
+    Attributes:
+        dino: The DINOv3 side of the network.
+        default_plans_name: Name of the plans if none is given.
+    """
+
+    dino: ClassVar[DinoOptions]
+    default_plans_name: ClassVar[str]
+
+    def __init__(
+        self,
+        dataset_name_or_id: str | int,
+        gpu_memory_target_in_gb: float | None = None,
+        preprocessor_name: str = "DefaultPreprocessor",
+        plans_name: str | None = None,
+        overwrite_target_spacing: Sequence[float] | None = None,
+        suppress_transpose: bool = False,
+    ) -> None:
+        with one_line_in_stock_commands():
+            require_folder("nnUNet_preprocessed")
+            require_labels(require_dataset(dataset_name_or_id))
+        memory = {} if gpu_memory_target_in_gb is None else {"gpu_memory_target_in_gb": gpu_memory_target_in_gb}
+        super().__init__(
+            dataset_name_or_id,
+            preprocessor_name=preprocessor_name,
+            plans_name=plans_name or self.default_plans_name,
+            overwrite_target_spacing=overwrite_target_spacing,
+            suppress_transpose=suppress_transpose,
+            **memory,
+        )
+
+    def generate_data_identifier(self, configuration_name: str) -> str:
+        """Shares the stock folders of the configurations whose spacing is the stock one."""
+        shared = (
+            configuration_name in ("2d", "3d_fullres") and not self.overwrite_target_spacing and not self.suppress_transpose
+        )
+        return f"{'nnUNetPlans' if shared else self.plans_identifier}_{configuration_name}"
+
+    def static_estimate_VRAM_usage(self, patch_size: Sequence[int], input_channels: int, *architecture: Any) -> int:
+        """Adds the backbone to nnU-Net's estimate for the convolutions."""
+        with torch.device("meta"):  # nnU-Net builds a network for every patch size it tries; here it costs nothing
+            convolutions = super().static_estimate_VRAM_usage(patch_size, input_channels, *architecture)
+        is_2d = len(patch_size) == 2
+        batch_size = self.UNet_reference_val_corresp_bs_2d if is_2d else self.UNet_reference_val_corresp_bs_3d
+        return convolutions + backbone_outputs(self.dino, patch_size, input_channels, batch_size)
+
+    def save_plans(self, plans: dict[str, Any]) -> None:
+        """Adds ``2d_896`` and puts the DINOv3 network into every configuration before saving."""
+        plans["configurations"][FINE] = self._fine_configuration(plans["configurations"]["2d"])
+        for configuration in plans["configurations"].values():
+            if "architecture" in configuration:  # 3d_cascade_fullres inherits its own
+                options = replace(self.dino, num_image_channels=len(configuration["normalization_schemes"]))
+                configuration["architecture"] = dino_architecture(configuration["architecture"], DINOV3_UNET, options)
+        super().save_plans(plans)
+
+    def _fine_configuration(self, stock: dict[str, Any]) -> dict[str, Any]:
+        """Returns the stock 2D configuration on a finer grid: the field of view of its patch, in 896 × 896 pixels."""
+        fine = deepcopy(stock)
+        refinement = FINE_PX / np.asarray(stock["patch_size"], dtype=float)
+        spacing = np.asarray(stock["spacing"], dtype=float) / refinement
+        median = np.asarray(stock["median_image_size_in_voxels"], dtype=float) * refinement
+        _, strides, kernels, patch_size, _ = get_pool_and_conv_props(
+            spacing, [FINE_PX, FINE_PX], self.UNet_featuremap_min_edge_length, 999999
+        )
+        num_stages = len(strides)
+        arguments = fine["architecture"]["arch_kwargs"]
+        blocks = "n_blocks_per_stage" if "n_blocks_per_stage" in arguments else "n_conv_per_stage"
+        arguments.update(
+            n_stages=num_stages,
+            features_per_stage=[min(self.UNet_max_features_2d, self.UNet_base_num_features * 2**i) for i in range(num_stages)],
+            kernel_sizes=kernels,
+            strides=strides,
+            n_conv_per_stage_decoder=self.UNet_blocks_per_stage_decoder[: num_stages - 1],
+        )
+        arguments[blocks] = self.UNet_blocks_per_stage_encoder[:num_stages]
+        fine.update(
+            data_identifier=self.generate_data_identifier(FINE),
+            spacing=spacing,
+            patch_size=patch_size,
+            median_image_size_in_voxels=median,
+            batch_size=self._batch_size_2d(patch_size, fine["architecture"]),
+        )
+        return fine
+
+    def _batch_size_2d(self, patch_size: Sequence[int], architecture: dict[str, Any]) -> int:
+        estimate = self.static_estimate_VRAM_usage(
+            patch_size,
+            len(self.dataset_json.get("channel_names", self.dataset_json.get("modality", {}))),
+            len(self.dataset_json["labels"]),
+            architecture["network_class_name"],
+            architecture["arch_kwargs"],
+            architecture["_kw_requires_import"],
+        )
+        reference = self.UNet_reference_val_2d * self.UNet_vram_target_GB / self.UNet_reference_val_corresp_GB
+        return max(round(reference / estimate * self.UNet_reference_val_corresp_bs_2d), self.UNet_min_batch_size)

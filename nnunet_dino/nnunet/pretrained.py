@@ -1,0 +1,115 @@
+"""``nnUNetv2_train -pretrained_weights FILE`` for networks with a DINOv3 side.
+
+nnU-Net asks that every parameter of the new network is in the file. A stock checkpoint has none of the DINOv3 side, so for
+our networks (and only for them) the loading is done here.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from nnunetv2.run import run_training
+from torch import Tensor, nn
+
+from nnunet_dino._errors import UserError, one_line_in_stock_commands
+from nnunet_dino.backbones.adaptation import is_adapter
+from nnunet_dino.backbones.adapted import RECORD_KEY
+from nnunet_dino.networks.meddinov3_checkpoint import from_published, is_published
+
+SEGMENTATION_HEADS = ".seg_layers."
+CONVOLUTIONAL_PART = ("encoder.", "decoder.")
+BACKBONE = "slice_encoder.backbone."
+_stock_loader = run_training.load_pretrained_weights
+
+
+def install_loader() -> None:
+    """Makes nnU-Net's training command use :func:`load_pretrained` for networks that have a slice encoder."""
+    run_training.load_pretrained_weights = _dispatch
+
+
+def _dispatch(network: nn.Module, fname: str, verbose: bool = False) -> None:
+    inner = unwrap(network)
+    if hasattr(inner, "slice_encoder"):
+        with one_line_in_stock_commands():
+            load_pretrained(inner, fname, verbose)
+    else:
+        _stock_loader(network, fname, verbose)
+
+
+def unwrap(network: nn.Module) -> nn.Module:
+    """Returns the module inside DistributedDataParallel and ``torch.compile``."""
+    network = getattr(network, "module", network)
+    return getattr(network, "_orig_mod", network)
+
+
+def load_pretrained(network: nn.Module, path: str, verbose: bool = False) -> list[str]:
+    """Starts ``network`` from an nnU-Net checkpoint; segmentation heads are left as they are.
+
+    A checkpoint of the same kind gives everything, and so does one of MedDINOv3's published trainer. A stock nnU-Net
+    checkpoint of the same plans gives the convolutional part, and the DINOv3 side starts as initialised.
+
+    Returns:
+        The keys taken over.
+
+    Raises:
+        UserError: the file is missing or unreadable, or a needed key is missing or has another shape.
+    """
+    given = _read(path)
+    if is_published(given):
+        given, _ = from_published(network, given, path)
+    own = network.state_dict()
+    has_dino_side = any(not key.startswith(CONVOLUTIONAL_PART) for key in given)
+    backbone_comes_from_file = {key for key in given if _belongs_to_backbone(key)}
+    has_record = any(key.endswith(RECORD_KEY) for key in given)
+    needed = []
+    for key in own:
+        if SEGMENTATION_HEADS in key or not (has_dino_side or key.startswith(CONVOLUTIONAL_PART)):
+            continue
+        if key.endswith(RECORD_KEY) or (has_record and _belongs_to_backbone(key)):
+            continue
+        _check_fits(path, key, own[key], given)
+        needed.append(key)
+    taken = sorted({*needed, *backbone_comes_from_file} if has_dino_side else needed)
+    kept = own
+    if has_dino_side:  # the backbone, or the record of it, is the file's
+        kept = {key: value for key, value in own.items() if not _belongs_to_backbone(key)}
+    network.load_state_dict({**kept, **{key: given[key] for key in taken}})
+    part = "all parameters but the segmentation heads" if has_dino_side else "the convolutional part (a stock checkpoint)"
+    print(f"nnunet-dino: {path} starts {part}: {len(taken)} tensors")
+    if verbose:
+        print("\n".join(f"  {key} {tuple(given[key].shape)}" for key in taken))
+    return taken
+
+
+def _belongs_to_backbone(key: str) -> bool:
+    return key.startswith(BACKBONE) and not is_adapter(key)
+
+
+def _check_fits(path: str, key: str, own: Tensor, given: dict[str, Tensor]) -> None:
+    if key not in given:
+        raise UserError(
+            f"{path}: required a checkpoint of the same plans and trainer · got one without {key} · check -p and -tr"
+        )
+    if given[key].shape != own.shape:
+        raise UserError(
+            f"{path}: required shape {tuple(own.shape)} for {key} · got {tuple(given[key].shape)} · "
+            "use a checkpoint of the same plans and configuration"
+        )
+
+
+def _read(path: str) -> dict[str, Tensor]:
+    if not os.path.isfile(path):
+        raise UserError(
+            f"-pretrained_weights: required an nnU-Net checkpoint · got {path}, which does not exist · check the path"
+        )
+    try:
+        checkpoint: Any = torch.load(path, map_location="cpu", weights_only=False)
+        weights = checkpoint["network_weights"]
+    except Exception as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"-pretrained_weights: required an nnU-Net checkpoint · got {path} ({reason}) · check the path"
+        ) from error
+    return {key.removeprefix("module."): value for key, value in weights.items()}
