@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -11,23 +10,23 @@ from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
 from nnunet_dino._errors import one_line_in_stock_commands
 from nnunet_dino._files import write_atomically
 from nnunet_dino.networks.options import DinoOptions
+from nnunet_dino.nnunet.base_trainer import BaseTrainer
 from nnunet_dino.nnunet.plans import DINOV3_UNET, build_from_plans
 from nnunet_dino.nnunet.pretrained import install_loader, unwrap
 from nnunet_dino.nnunet.requirements import check_data_set, check_folders, check_weights
 from nnunet_dino.nnunet.schedules import EpochSchedule, polynomial
 
-FACTS_FILE = "nnunet_dino.json"
+PRIOR_EPOCHS = (5, 50)
 _AFTER_A_FAILED_SAVE = "free disk space or make the folder writable, then continue with --c; the last good checkpoint is kept"
 
 
-class DINOv3Trainer(nnUNetTrainer):
+class DINOv3Trainer(BaseTrainer):
     """nnU-Net's trainer with a DINOv3 slice encoder in the planned network.
 
     Subclasses set ``dino`` and ``network_class``; everything that nnU-Net trains by stays as it is unless they say otherwise.
@@ -36,13 +35,11 @@ class DINOv3Trainer(nnUNetTrainer):
         dino: The DINOv3 side of the network.
         network_class: Dotted path of the network.
         vit_lr: Learning rate of the backbone's trained parameters; None takes ``initial_lr``.
-        short_run_epochs: Number of epochs if it is not nnU-Net's 1000.
     """
 
     dino: ClassVar[DinoOptions]
     network_class: ClassVar[str] = DINOV3_UNET
     vit_lr: ClassVar[float | None] = None
-    short_run_epochs: ClassVar[int | None] = None
 
     def __init__(
         self,
@@ -58,8 +55,6 @@ class DINOv3Trainer(nnUNetTrainer):
             if not _has_checkpoint(type(self), plans, configuration, fold):
                 _on_first_rank_first(lambda: check_weights(self.dino.backbone, self.dino.weights))
         super().__init__(plans, configuration, fold, dataset_json, device)
-        if self.short_run_epochs is not None:
-            self.num_epochs = self.short_run_epochs
         install_loader()
 
     @classmethod
@@ -84,19 +79,14 @@ class DINOv3Trainer(nnUNetTrainer):
 
     def run_training(self) -> None:
         """Makes sure that there are weights, then trains as nnU-Net does."""
-        with one_line_in_stock_commands():
-            if not self.was_initialized:
+        if not self.was_initialized:
+            with one_line_in_stock_commands():
                 _on_first_rank_first(lambda: check_weights(self.dino.backbone, self.dino.weights))
-                self.initialize()
-            unwrap(self.network).slice_encoder.backbone.require_weights()
         super().run_training()
 
-    def on_train_start(self) -> None:
-        super().on_train_start()
-        if self.local_rank == 0:
-            facts = network_facts(unwrap(self.network))
-            self.print_to_log_file("nnunet-dino:", json.dumps(facts))
-            Path(self.output_folder, FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n")
+    def initialize_training(self) -> None:
+        super().initialize_training()
+        unwrap(self.network).slice_encoder.backbone.require_weights()
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """nnU-Net's SGD and polynomial decay, with a learning rate of its own for the backbone."""
@@ -133,25 +123,13 @@ class DINOv3Trainer(nnUNetTrainer):
         """Does nothing: nnU-Net's plot can hang on networks that are not its own."""
 
 
-def network_facts(network: nn.Module) -> dict[str, Any]:
-    """Returns what a comparison wants to know of a network: sizes, backbone, and where its weights came from."""
-    backbone = network.slice_encoder.backbone
-    return {
-        "num_parameters_total": sum(p.numel() for p in network.parameters()),
-        "num_parameters_trained": sum(p.numel() for p in network.parameters() if p.requires_grad),
-        "backbone": backbone.name,
-        "adaptation": backbone.adaptation,
-        "weights": "random" if backbone.weights_are_random else backbone.digest or "from a checkpoint",
-    }
-
-
-def short_runs(*trainers: type[DINOv3Trainer]) -> dict[str, type[DINOv3Trainer]]:
-    """Returns twins of trainers that stop after 5, 50 and 250 epochs, by name."""
+def short_runs(*trainers: type[BaseTrainer]) -> dict[str, type[BaseTrainer]]:
+    """Returns twins of trainers that stop after 5, 50 and 250 epochs, by name; the shortest start at the class frequencies."""
     return {
         f"{base.__name__}_{epochs}epochs": type(
             f"{base.__name__}_{epochs}epochs",
             (base,),
-            {"short_run_epochs": epochs, "__module__": base.__module__, "__doc__": f"{base.__doc__} {epochs} epochs."},
+            {"short_run_epochs": epochs, "prior": base.prior or epochs in PRIOR_EPOCHS, "__module__": base.__module__, "__doc__": f"{base.__doc__} {epochs} epochs."},
         )
         for base in trainers
         for epochs in (5, 50, 250)

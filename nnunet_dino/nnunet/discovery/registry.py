@@ -14,6 +14,7 @@ EXTERNAL_TRAINERS = Path(__file__).parent / "ext_trainer"
 _DINOV3 = "nnunet_dino.trainers.dinov3"
 _TOKENS_ONLY = "nnunet_dino.trainers.tokens_only"
 _MEDDINOV3 = "nnunet_dino.trainers.meddinov3"
+_PRIOR = "nnunet_dino.trainers.prior"
 _PLANNERS = "nnunet_dino.planners.dinov3"
 
 _FULL_LENGTH_TRAINERS = {
@@ -49,6 +50,8 @@ _FULL_LENGTH_TRAINERS = {
     "nnUNetTrainerDINOv3HPlus_TokensOnly": _TOKENS_ONLY,
     "nnUNetTrainerMedDINOv3B": _MEDDINOV3,
     "nnUNetTrainerMedDINOv3B_DINOv3Init": _MEDDINOV3,
+    "nnUNetTrainerPrior": _PRIOR,
+    "nnUNetTrainerPrior_Adam1en3": _PRIOR,
 }
 
 # Each full-length trainer exists in these lengths as well, in the same module, e.g. nnUNetTrainerDINOv3S_LoRA_50epochs.
