@@ -12,7 +12,8 @@ case are computed once. Tokens:
     taught   a ViT from --vit, see benchmarks/teach.py
     know     the share of every label in a token's cell, in a fixed random code, with noise of --sigma in every dimension
 
-nnU-Net's folders must be set and the data set planned and preprocessed. One thread is used unless OMP_NUM_THREADS says otherwise.
+nnU-Net's folders must be set and the data set planned and preprocessed. It uses one thread unless
+OMP_NUM_THREADS says otherwise.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def make_trainer(arguments: argparse.Namespace, seed: int) -> Any:
     kwargs["features_per_stage"] = [features // arguments.narrow for features in kwargs["features_per_stage"]]
     trainer = Trainer(plans, arguments.configuration, 0, load_json(str(folder / "dataset.json")), torch.device("cpu"))
     _seed(seed)
-    trainer.initialize_training()
+    trainer.initialize_from_scratch()
     return trainer
 
 
@@ -108,7 +109,9 @@ def load_cases(trainer: Any, names: list[str], arguments: argparse.Namespace) ->
     for name in names:
         data, segmentation, *_ = dataset.load_case(name)
         image, labels = torch.from_numpy(data[:].astype(np.float32)), torch.from_numpy(segmentation[0].astype(np.int64))
-        size = [max(s + -s % m, p) for s, m, p in zip(labels.shape, divisor, trainer.configuration_manager.patch_size, strict=True)]
+        size = [
+            max(s + -s % m, p) for s, m, p in zip(labels.shape, divisor, trainer.configuration_manager.patch_size, strict=True)
+        ]
         pad = [v for want, have in zip(size[::-1], labels.shape[::-1], strict=True) for v in (0, want - have)]
         image, labels = F.pad(image, pad, value=float(image.min())), F.pad(labels.clamp(min=0), pad)
         cases.append((image, labels, tokens(trainer, image, labels, arguments)))
@@ -216,7 +219,9 @@ def run(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
             curve[iteration + 1] = evaluate(trainer, validation)
     gates = [float(p.detach().abs().mean()) for n, p in network.named_parameters() if n.endswith("gate")]
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items() if k not in ("seeds", "out", "table")}
+    settings = {
+        k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items() if k not in ("seeds", "out", "table")
+    }
     seconds = time.process_time() - started
     return {**settings, "seed": seed, "curve": curve, "moved": moved, "gates": gates, "seconds": seconds, "commit": commit}
 
@@ -229,7 +234,9 @@ def table(file: Path) -> str:
         same = ("dataset", "cases", "tokens", "sigma", "dino", "optimizer", "prior", "iterations")
         sigma = record["sigma"] if record["tokens"] == "know" else "–"
         groups[" | ".join(str({**record, "sigma": sigma}[key]) for key in same)].append(record)
-    rows = ["| data | cases | tokens | σ | options | optimiser | prior | iterations | seeds | mean Dice, median (range) | moved, 100 steps |"]
+    rows = [
+        "| data | cases | tokens | σ | options | optimiser | prior | iterations | seeds | mean Dice, median (range) | moved, 100 steps |"
+    ]
     rows += ["|" + "---|" * 11]
     for name, records in groups.items():
         cells = []

@@ -87,4 +87,4 @@ def test_no_labels_and_foreign_plans(planned_phantom: Workspace) -> None:
 def test_a_file_that_is_no_checkpoint_to_start_from(planned_phantom: Workspace, tmp_path: Path) -> None:
     args = ("nnUNetv2_train", 801, "3d_fullres", 1, "-tr", "nnUNetTrainerDINOv3TinySmoke", "-device", "cpu")
     last = planned_phantom.run(*args, "-pretrained_weights", tmp_path / "none.pth", expected=2).strip().splitlines()[-1]
-    assert "none.pth, which does not exist" in last
+    assert "none.pth: required a checkpoint" in last

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nnunet_dino._checkpoints import read_checkpoint
 from nnunet_dino._errors import UserError
 from nnunet_dino._files import write_atomically
 from nnunet_dino.backbones.adapted import RECORD_KEY, decode_record
@@ -99,7 +100,7 @@ def embed_backbone(network_weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _with_backbone(path: Path) -> dict[str, Any]:
-    checkpoint = torch.load(path, map_location="cpu", weights_only=False)
+    checkpoint = read_checkpoint(path)
     return {**checkpoint, "network_weights": embed_backbone(checkpoint["network_weights"])}
 
 

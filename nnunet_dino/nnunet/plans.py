@@ -11,10 +11,7 @@ from torch import nn
 
 from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.networks.unet import check_stock_unet
-
-DINOV3_UNET = "nnunet_dino.networks.DINOv3UNet"
-TOKENS_ONLY = "nnunet_dino.networks.TokensOnly"
-MEDDINOV3 = "nnunet_dino.networks.MedDINOv3"
+from nnunet_dino.nnunet.presets import DINOV3_UNET
 
 
 def dino_architecture(stock: dict[str, Any], network: str, options: DinoOptions) -> dict[str, Any]:

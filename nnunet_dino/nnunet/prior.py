@@ -1,8 +1,8 @@
 """Output biases that start at the class frequencies of the training cases.
 
-Foreground is often below one voxel in a hundred. An output layer that starts at equal probabilities spends the first hundreds of
-steps on learning just that; with these biases it knows it from the start. The start of a detector's output layer was proposed in
-Lin et al., Focal Loss for Dense Object Detection (arXiv 1708.02002), sec. 3.3.
+Foreground is often below one voxel in a hundred. An output layer that starts at equal probabilities spends the first hundreds
+of steps on learning just that; with these biases it knows it from the start. For an output layer of a detector this start was
+proposed in Lin et al., Focal Loss for Dense Object Detection (arXiv 1708.02002), sec. 3.3.
 """
 
 from __future__ import annotations
@@ -12,16 +12,33 @@ from typing import Any
 
 import numpy as np
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from numpy.typing import NDArray
 from torch import nn
 
 from nnunet_dino._errors import UserError
+from nnunet_dino.nnunet.pretrained import unwrap
 
 RAREST = 1e-5
 """Frequency given to a class that is rarer than that, or missing in the training cases."""
 
 MAX_CASES = 100
+
+
+def start_at_class_frequencies(trainer: nnUNetTrainer) -> list[float]:
+    """Sets the output biases of an initialised trainer's network from its training cases, and returns them.
+
+    Every process of a distributed training counts the same cases and so sets the same biases.
+
+    Raises:
+        UserError: see :func:`prior_biases` and :func:`set_output_biases`.
+    """
+    training_cases, _ = trainer.do_split()
+    dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, list(training_cases))
+    biases = prior_biases(count_labels(dataset, trainer.label_manager), trainer.label_manager)
+    set_output_biases(unwrap(trainer.network), biases)
+    return biases
 
 
 def count_labels(dataset: Any, labels: LabelManager) -> NDArray[np.int64]:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from nnunet_dino._errors import UserError, one_line_in_stock_commands
+from nnunet_dino._errors import UserError
+from nnunet_dino.nnunet.command_errors import report_in_one_line
 from nnunet_dino.nnunet.discovery.registry import PLANNERS, TRAINERS, did_you_mean, resolve
 
 # Where nnU-Net starts to look for what -tr and -pl name. In 2.7 the search calls itself by its global name with deeper
@@ -25,13 +26,11 @@ def extended(search: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(search)
     def recursive_find_python_class(folder: str, class_name: str, current_module: str | None, *args: Any, **kwargs: Any) -> Any:
-        with one_line_in_stock_commands():
-            found = resolve(class_name)
+        found = resolve(class_name)
         if found is None:
             found = search(folder, class_name, current_module, *args, **kwargs)
         if found is None and "dino" in class_name.lower():
-            with one_line_in_stock_commands():
-                _refuse_if_search_is_over(folder, class_name, current_module)
+            _refuse_if_search_is_over(folder, class_name, current_module)
         return found
 
     recursive_find_python_class.extended_by_nnunet_dino = True  # type: ignore[attr-defined]
@@ -43,6 +42,7 @@ def install(module: ModuleType) -> None:
     search = module.recursive_find_python_class
     if getattr(search, "extended_by_nnunet_dino", False):
         return
+    report_in_one_line()
     replacement = extended(search)
     module.recursive_find_python_class = replacement  # type: ignore[attr-defined]
     for other in list(sys.modules.values()):
