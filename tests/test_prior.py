@@ -18,7 +18,8 @@ from torch import nn
 from nnunet_dino._errors import UserError
 from nnunet_dino.demo.phantom import LABELS
 from nnunet_dino.networks.meddinov3 import MedDINOv3
-from nnunet_dino.networks.unet import PLAIN_UNET, RESIDUAL_UNET, TokensOnly, build_stock_unet
+from nnunet_dino.networks.tokens_only import TokensOnly
+from nnunet_dino.networks.unet import PLAIN_UNET, RESIDUAL_UNET, build_stock_unet
 from nnunet_dino.nnunet.presets import TRAINERS
 from nnunet_dino.nnunet.prior import MAX_CASES, RAREST, count_labels, prior_biases, set_output_biases
 
