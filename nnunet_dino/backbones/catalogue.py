@@ -145,12 +145,15 @@ CATALOGUE: dict[str, BackboneSpec] = {
 }
 
 
-def get_spec(name: str) -> BackboneSpec:
-    """Returns the row called ``name``.
+def get_spec(name: str, option: str = "backbone") -> BackboneSpec:
+    """Returns the row called ``name``, which was given as ``option``.
 
     Raises:
         UserError: ``name`` is not in the catalogue.
     """
     if name not in CATALOGUE:
-        raise UserError(f"unknown backbone: required one of {', '.join(CATALOGUE)} · got {name!r}{nearest(name, CATALOGUE)}")
+        raise UserError(
+            f"unknown {option}: required one of {', '.join(CATALOGUE)} · got {name!r}{nearest(name, CATALOGUE)} "
+            "· `nnunet-dino weights list` describes them"
+        )
     return CATALOGUE[name]
