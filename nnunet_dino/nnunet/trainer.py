@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
-import torch.distributed as dist
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
@@ -56,7 +55,7 @@ class DINOv3Trainer(nnUNetTrainer):
             check_folders()
             check_data_set(plans, dataset_json)
             if not _has_checkpoint(type(self), plans, configuration, fold):
-                _on_first_rank_first(lambda: check_weights(self.dino.backbone, self.dino.weights))
+                check_weights(self.dino.backbone, self.dino.weights)
         super().__init__(plans, configuration, fold, dataset_json, device)
         if self.short_run_epochs is not None:
             self.num_epochs = self.short_run_epochs
@@ -86,7 +85,7 @@ class DINOv3Trainer(nnUNetTrainer):
         """Makes sure that there are weights, then trains as nnU-Net does."""
         with one_line_in_stock_commands():
             if not self.was_initialized:
-                _on_first_rank_first(lambda: check_weights(self.dino.backbone, self.dino.weights))
+                check_weights(self.dino.backbone, self.dino.weights)
                 self.initialize()
             unwrap(self.network).slice_encoder.backbone.require_weights()
         super().run_training()
@@ -174,14 +173,3 @@ def _has_checkpoint(trainer: type, plans: dict, configuration: str, fold: int | 
 
     folder = f"{trainer.__name__}__{plans['plans_name']}__{configuration}"
     return any(Path(str(nnUNet_results), plans["dataset_name"], folder, f"fold_{fold}").glob("checkpoint_*.pth"))
-
-
-def _on_first_rank_first(action: Any) -> None:
-    """Runs ``action`` on the first process of a distributed training before the others, so that one of them downloads."""
-    if dist.is_available() and dist.is_initialized():
-        if dist.get_rank() == 0:
-            action()
-        dist.barrier()
-        if dist.get_rank() == 0:
-            return
-    action()
