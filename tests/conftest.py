@@ -10,6 +10,15 @@ from stock import FOLDERS, PHANTOM, Workspace, add_lowres_and_cascade, write_pha
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts long files first, and keeps together what shares a costly fixture, so that two workers end at the same time."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    for item in items:
+        shares_phantom = "planned_phantom" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("planned_phantom" if shares_phantom else item.path.name))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data sets beside the repository."""
