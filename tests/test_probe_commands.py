@@ -17,7 +17,7 @@ from probe_inputs import TINY, asymmetric_volume, files_of, write_labels, write_
 from safetensors import safe_open
 from sklearn.metrics import roc_auc_score
 
-from nnunet_dino.backbones.weights import load as weights
+from nnunet_dino.backbones import weights
 from nnunet_dino.cli.main import main
 
 VOID = {"meta", "img", "source", "br", "wbr"}

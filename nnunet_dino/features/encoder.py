@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from nnunet_dino._errors import UserError
+from nnunet_dino.backbones import weights
 from nnunet_dino.backbones.adapted import AdaptedBackbone
 from nnunet_dino.backbones.catalogue import get_spec
 from nnunet_dino.backbones.precision import backbone_dtype
 from nnunet_dino.backbones.vit import PATCH_PX
-from nnunet_dino.backbones.weights import load as weights
 
 NUM_PREFIX_TOKENS = 5
 BATCH_TOKENS = 16384

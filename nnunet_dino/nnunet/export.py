@@ -13,8 +13,8 @@ from torch import Tensor
 
 from nnunet_dino._errors import UserError
 from nnunet_dino._files import write_atomically
+from nnunet_dino.backbones import weights as weight_files
 from nnunet_dino.backbones.adapted import RECORD_KEY, decode_record
-from nnunet_dino.backbones.weights import load as weight_files
 
 NEEDED = ("plans.json", "dataset.json")
 ALSO = ("dataset_fingerprint.json",)

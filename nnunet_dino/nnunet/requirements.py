@@ -9,7 +9,7 @@ from typing import Any
 
 from nnunet_dino._errors import UserError
 from nnunet_dino._nnunet_folders import command_to_set, require_folder
-from nnunet_dino.backbones.weights import load as weight_files
+from nnunet_dino.backbones import weights as weight_files
 
 
 def check_folders() -> None:
