@@ -11,13 +11,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test check clean
+.PHONY: help install demo test check docs clean
 
 help:
 	@echo "make install   virtual environment in $(VENV) with this package, editable, and the tools to develop"
 	@echo "make demo      phantom data set: plan, train with and without DINOv3, predict, compare"
 	@echo "make test      all tests that need neither a GPU nor published weights, the slow ones too"
 	@echo "make check     ruff and mypy"
+	@echo "make docs      the tables in docs/ that are made from the code"
 	@echo "make clean     remove $(VENV) and caches; data and results stay"
 
 install: $(INSTALLED)
@@ -27,6 +28,9 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not weights" -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+
+docs: $(INSTALLED)
+	@$(BIN)/python docs/generate.py
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

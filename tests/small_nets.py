@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.catalogue import get_spec
 from nnunet_dino.backbones.vit import Backbone
 from nnunet_dino.networks.unet import PLAIN_UNET, RESIDUAL_UNET, DINOv3UNet
@@ -61,3 +62,8 @@ def write_weights(folder: Path, seed: int, name: str = TINY) -> Path:
     path = folder / f"{name}.safetensors"
     save_file(Backbone(get_spec(name), random=True).vit.state_dict(), path)
     return path
+
+
+def refuse(rank: int) -> None:
+    """Raises what a trainer raises in a process that torch spawned."""
+    raise UserError(f"required a · got b in process {rank}")

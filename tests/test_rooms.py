@@ -67,7 +67,9 @@ def test_a_room_imports_only_what_it_may_know(name: str) -> None:
     members = [module for module in MODULES if room(module) == name]
     assert members
     allowed = may_know(name) | EVERYBODYS | {""}
-    wrong = [f"{module} imports {other}" for module in members for other in sorted(imports(module)) if room(other) not in allowed]
+    wrong = [
+        f"{module} imports {other}" for module in members for other in sorted(imports(module)) if room(other) not in allowed
+    ]
     assert not wrong
 
 
