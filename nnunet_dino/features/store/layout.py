@@ -200,6 +200,4 @@ def _check_same(store: Path, facts: StoreFacts, items: list[Item]) -> None:
 
 def write_text(file: Path, text: str, part: str) -> None:
     """Writes a text file so that it is there in full or not at all."""
-    write_atomically(
-        str(file), lambda path: Path(path).write_text(text, encoding="utf-8", newline=""), AFTER_A_FAILED_WRITE, suffix=part
-    )
+    write_atomically(str(file), lambda path: Path(path).write_text(text, encoding="utf-8", newline=""), AFTER_A_FAILED_WRITE)

@@ -61,7 +61,7 @@ def write_unit(file: Path, results: list[ItemFeatures], part: str) -> None:
     ]
     metadata = {RECORDS_KEY: json.dumps(records)}
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    write_atomically(str(file), lambda path: save_file(tensors, path, metadata), AFTER_A_FAILED_WRITE, suffix=part)
+    write_atomically(str(file), lambda path: save_file(tensors, path, metadata), AFTER_A_FAILED_WRITE)
 
 
 def read_records(file: Path) -> list[dict[str, Any]]:
