@@ -60,6 +60,13 @@ def labels(place: Path, *more: object, target: str = "bright") -> list[object]:
     return [*words, "--fractions", "0.5,0.25,0.25", "--rounds", 20, *more]
 
 
+def test_without_a_verb_the_verbs_are_shown():
+    result = run("probe")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert all(f"\n  {verb} " in result.stdout for verb in ("linear", "knn", "mil"))
+    assert "'linaer'; did you mean 'linear'" in fails("probe", "linaer")
+
+
 class Page(HTMLParser):
     """Collects what a page refers to and checks that its elements nest."""
 
