@@ -60,6 +60,13 @@ def labels(place: Path, *more: object, target: str = "bright") -> list[object]:
     return [*words, "--fractions", "0.5,0.25,0.25", "--rounds", 20, *more]
 
 
+def test_without_a_verb_the_verbs_are_shown():
+    result = run("probe")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert all(f"\n  {verb} " in result.stdout for verb in ("linear", "knn", "mil"))
+    assert "'linaer'; did you mean 'linear'" in fails("probe", "linaer")
+
+
 class Page(HTMLParser):
     """Collects what a page refers to and checks that its elements nest."""
 
@@ -87,7 +94,6 @@ def test_a_linear_probe_sees_what_is_bright_and_reports_it(place, tmp_path):
     assert "random" in result.stdout, "a reader is told that the numbers say nothing about DINOv3"
     assert sorted(files_of(tmp_path / "r")) == [
         "linear.safetensors",
-        "nnunet_dino_probe.json",
         "pictures/roc.svg",
         "predictions.csv",
         "report.html",
@@ -181,13 +187,14 @@ def test_bags_from_a_file(tmp_path):
     assert len(numbers["num_epochs"]) == 6
 
 
-def test_a_report_is_made_again_but_foreign_files_stay(place, tmp_path):
+def test_a_report_is_made_again_with_overwrite_only(place, tmp_path):
     words = labels(place, "--epochs", 1, "-o", tmp_path / "r")
     assert run("probe", "linear", *words).exit_code == 0
-    assert run("probe", "linear", *words).exit_code == 0
     (tmp_path / "r" / "report.md").write_text("my notes")
-    assert "report.md, which was changed" in fails("probe", "linear", *words)
+    assert "which holds linear.safetensors and 5 more" in fails("probe", "linear", *words)
     assert (tmp_path / "r" / "report.md").read_text() == "my notes"
+    assert run("probe", "linear", *words, "--overwrite").exit_code == 0
+    assert "AUROC" in (tmp_path / "r" / "report.md").read_text()
 
 
 def test_wrong_input_is_one_line_and_writes_nothing(place, tmp_path):

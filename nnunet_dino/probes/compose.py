@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_dino import reports
 from nnunet_dino.features.store.layout import StoreFacts
 from nnunet_dino.probes.evaluation import Judged
 from nnunet_dino.probes.labels import Labelled
 from nnunet_dino.probes.prepare import Request
-from nnunet_dino.probes.report import NAMES, PREDICTIONS, Picture, ProbeReport, predictions_csv, report_files, terminal_text
+from nnunet_dino.probes.report import PREDICTIONS, predictions_csv
 from nnunet_dino.probes.result_tables import (
     METHOD_OF_METRICS,
     headline,
@@ -25,26 +26,10 @@ from nnunet_dino.probes.result_tables import (
     store_warnings,
 )
 from nnunet_dino.probes.roc_plot import roc_plot
-from nnunet_dino.reports.folder import ReportFolder
-from nnunet_dino.reports.origin import origin
-from nnunet_dino.reports.table import Table
+from nnunet_dino.reports import Block, Heading, Picture, Report, Table
+from nnunet_dino.reports.folder import NUMBERS, PAGE, TEXT
 
 PACKAGES = ("nnunet-dino", "torch", "timm", "scikit-learn", "numpy", "pandas")
-
-
-def report_folder(request: Request, *more: str) -> ReportFolder:
-    """Returns the folder of the report, found to be usable.
-
-    Args:
-        request: Names it.
-        more: Files that this probe writes beside those that all write.
-
-    Raises:
-        UserError: It cannot be used.
-    """
-    folder = ReportFolder(Path(request.output), "probe", (*NAMES, *more), request.overwrite)
-    folder.check()
-    return folder
 
 
 def compose(
@@ -64,7 +49,7 @@ def compose(
     warnings: Sequence[str] = (),
     tables: Sequence[Table] = (),
     pictures: Sequence[Picture] = (),
-) -> ProbeReport:
+) -> Report:
     """Puts a report together.
 
     Args:
@@ -88,14 +73,15 @@ def compose(
     of_store = store_warnings(facts, num_failed, labelled) if facts else []
     several = [label_table(test)] if len(labelled.names) > 1 else []
     of_features = method_of_features(facts, request.features) if facts else f"Features: as {request.store} holds them."
-    return ProbeReport(
+    blocks: list[Block] = [overall_table(judged, request.judging), *([plot] if plot else []), *tables, *several]
+    blocks += [Heading("Attention"), *pictures] if pictures else []
+    return Report(
         title=title,
-        summaries=[headline(what, test)],
+        sentences=[headline(what, test)],
         warnings=[*of_store, *judged_warnings(judged, request.judging, untrained), *warnings],
-        tables=[overall_table(judged, request.judging), *tables, *several],
-        plots=[plot] if plot else [],
+        blocks=blocks,
         method=[of_features, method_of_split(labelled, how_split), method, METHOD_OF_METRICS],
-        origin=origin(request.command, PACKAGES),
+        origin=reports.origin(request.command, PACKAGES),
         numbers={
             "probe": probe,
             "store": asdict(facts) if facts else request.store,
@@ -105,14 +91,13 @@ def compose(
             **numbers,
             "metrics": {part: one.metrics for part, one in judged.items()},
         },
-        pictures=pictures,
     )
 
 
 def write_report(
     echo: Callable[[str], object],
-    folder: ReportFolder,
-    report: ProbeReport,
+    request: Request,
+    report: Report,
     labelled: Labelled,
     scores: np.ndarray,
     more: dict[str, bytes] | None = None,
@@ -122,6 +107,7 @@ def write_report(
     Raises:
         UserError: The folder cannot be written to.
     """
-    folder.write({**report_files(report), PREDICTIONS: predictions_csv(labelled, scores), **(more or {})})
-    echo(terminal_text(report))
-    echo(f"\nReport: {folder.path / NAMES[0]}\n  also: {', '.join([*NAMES[1:], *(more or {})])}")
+    folder, files = Path(request.output), {PREDICTIONS: predictions_csv(labelled, scores), **(more or {})}
+    reports.write_report(report, folder, files, request.overwrite)
+    echo(reports.report_text(report))
+    echo(f"\nReport: {folder / PAGE}\n  also: {', '.join([TEXT, NUMBERS, *files])}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -11,20 +12,19 @@ from nnunet_dino._errors import UserError
 from nnunet_dino.features.encoder import pick_device
 from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.auroc import auroc
-from nnunet_dino.probes.compose import compose, report_folder, write_report
+from nnunet_dino.probes.compose import compose, write_report
 from nnunet_dino.probes.evaluation import Judging, judge, refuse_single_class
 from nnunet_dino.probes.knn import KnnOptions, knn_scores
 from nnunet_dino.probes.labels import Labelled
 from nnunet_dino.probes.prepare import Request, labelled_vectors, with_parts
-from nnunet_dino.probes.report import ProbeReport
 from nnunet_dino.probes.result_tables import number
 from nnunet_dino.probes.thresholds import HALF
-from nnunet_dino.reports.table import Table
+from nnunet_dino.reports import Report, Table, check_folder
 
 Setting = tuple[int, str]
 
 
-def run(echo: Callable[[str], object], request: Request, options: KnnOptions) -> ProbeReport:
+def run(echo: Callable[[str], object], request: Request, options: KnnOptions) -> Report:
     """Lets neighbours in the training part vote on every input of the other parts, and writes the report.
 
     The setting with the highest mean AUROC on ``val`` gives the headline; all are listed.
@@ -32,7 +32,7 @@ def run(echo: Callable[[str], object], request: Request, options: KnnOptions) ->
     Raises:
         UserError: The store, the labels or an option cannot be used.
     """
-    folder = report_folder(request)
+    check_folder(Path(request.output), request.overwrite)
     store = FeatureStore(request.store)
     labelled, vectors = labelled_vectors(store, request.columns, request.features)
     labelled, how_split, bank, untrained = _parts(labelled, request, options)
@@ -73,7 +73,7 @@ def run(echo: Callable[[str], object], request: Request, options: KnnOptions) ->
         else [],
         tables=[_settings_table(labelled, scores, request.judging)],
     )
-    write_report(echo, folder, report, labelled, scores[best])
+    write_report(echo, request, report, labelled, scores[best])
     return report
 
 

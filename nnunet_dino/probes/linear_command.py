@@ -5,28 +5,29 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 from safetensors.torch import save
 
 from nnunet_dino.features.encoder import pick_device
 from nnunet_dino.features.store.layout import StoreFacts
 from nnunet_dino.features.store.reader import FeatureStore
-from nnunet_dino.probes.compose import compose, report_folder, write_report
+from nnunet_dino.probes.compose import compose, write_report
 from nnunet_dino.probes.evaluation import judge, refuse_single_class
 from nnunet_dino.probes.linear import LinearOptions, LinearProbe, train_linear
 from nnunet_dino.probes.prepare import Request, labelled_vectors, with_parts
-from nnunet_dino.probes.report import ProbeReport
+from nnunet_dino.reports import Report, check_folder
 
 WEIGHTS = "linear.safetensors"
 
 
-def run(echo: Callable[[str], object], request: Request, options: LinearOptions) -> ProbeReport:
+def run(echo: Callable[[str], object], request: Request, options: LinearOptions) -> Report:
     """Trains a linear layer on a store, judges it and writes the report.
 
     Raises:
         UserError: The store, the labels or an option cannot be used.
     """
-    folder = report_folder(request, WEIGHTS)
+    check_folder(Path(request.output), request.overwrite)
     store = FeatureStore(request.store)
     labelled, vectors = labelled_vectors(store, request.columns, request.features)
     labelled, how_split = with_parts(labelled, request.splitting)
@@ -56,7 +57,7 @@ def run(echo: Callable[[str], object], request: Request, options: LinearOptions)
         untrained=untrained,
     )
     weights = _weights_file(probe, labelled.names, store.facts, request.features)
-    write_report(echo, folder, report, labelled, scores, {WEIGHTS: weights})
+    write_report(echo, request, report, labelled, scores, {WEIGHTS: weights})
     return report
 
 

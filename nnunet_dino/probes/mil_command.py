@@ -17,15 +17,14 @@ from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.attention_map import attention_pictures
 from nnunet_dino.probes.auroc import auroc
 from nnunet_dino.probes.bags import StoreBags, read_arrays
-from nnunet_dino.probes.compose import compose, report_folder, write_report
+from nnunet_dino.probes.compose import compose, write_report
 from nnunet_dino.probes.evaluation import judge, refuse_single_class
 from nnunet_dino.probes.labels import Labelled, read_labels
 from nnunet_dino.probes.mil_training import MilOptions, train_mil
 from nnunet_dino.probes.prepare import Request, with_parts
-from nnunet_dino.probes.report import ProbeReport
 from nnunet_dino.probes.result_tables import number
 from nnunet_dino.probes.splits import folds
-from nnunet_dino.reports.table import Table
+from nnunet_dino.reports import Report, Table, check_folder
 
 ATTENTION = "attention.safetensors"
 
@@ -64,13 +63,13 @@ class _Round:
     num_epochs: list[int]
 
 
-def run(echo: Callable[[str], object], request: Request, options: MilOptions, cross: FoldOptions) -> ProbeReport:
+def run(echo: Callable[[str], object], request: Request, options: MilOptions, cross: FoldOptions) -> Report:
     """Trains attention over bags, judges it and writes the report.
 
     Raises:
         UserError: The bags, the labels or an option cannot be used.
     """
-    folder = report_folder(request, ATTENTION)
+    check_folder(Path(request.output), request.overwrite)
     store, bags, labelled = _bags(request)
     classes = labelled.classes if labelled.is_exclusive else labelled.targets[:, 0].astype(int)
     if len(labelled.names) > 1 and not labelled.is_exclusive:
@@ -121,9 +120,9 @@ def run(echo: Callable[[str], object], request: Request, options: MilOptions, cr
         pictures=pictures,
     )
     if cross.folds:
-        report = replace(report, summaries=[_words(rounds, classes, cross), *report.summaries])
+        report = replace(report, sentences=[_words(rounds, classes, cross), *report.sentences])
     weights = {name: values.astype(np.float32) for name, values in zip(first.labelled.ids, first.attention, strict=True)}
-    write_report(echo, folder, report, first.labelled, first.scores, {ATTENTION: save(weights)})
+    write_report(echo, request, report, first.labelled, first.scores, {ATTENTION: save(weights)})
     return report
 
 
