@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import socket
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import huggingface_hub
@@ -263,6 +266,56 @@ def test_download_takes_the_open_mirror_first(
     assert "DINOv3 License" in said
     assert weights.ensure_local("small") == path
     assert len(asked) == 1
+
+
+SLOW_DOWNLOAD = """
+import sys, time
+from pathlib import Path
+import huggingface_hub
+from checkpoints import canonical_state, small_spec
+from safetensors.torch import save_file
+from test_weights import put_into_hub_cache
+from nnunet_dino.backbones import weights
+from nnunet_dino.backbones.catalogue import CATALOGUE
+
+folder = Path(sys.argv[1])
+CATALOGUE["small"] = small_spec("small")
+huggingface_hub.constants.HF_HUB_CACHE = str(folder / "hub")
+
+def download(repository, name):
+    with open(folder / "downloads", "a") as log:
+        print("one", file=log)
+    time.sleep(1)
+    return str(put_into_hub_cache(folder / "hub", repository, name, canonical_state()))
+
+huggingface_hub.hf_hub_download = download
+print("ready", flush=True)
+sys.stdin.readline()
+print(weights.load("small", weights.ensure_local("small")).digest)
+"""
+
+
+def test_of_two_processes_one_downloads_and_the_other_finds_the_file(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SLOW_DOWNLOAD, str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for _ in range(2)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert [process.communicate()[0].strip() for process in processes] == [DIGEST, DIGEST]
+    assert (tmp_path / "downloads").read_text() == "one\n"
 
 
 def test_a_failed_download_names_pages_and_commands(monkeypatch: pytest.MonkeyPatch) -> None:
