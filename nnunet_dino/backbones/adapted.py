@@ -61,6 +61,7 @@ class AdaptedBackbone(nn.Module):
         lora: Used if ``adaptation`` is ``"lora"``.
         taps_are_normalised: Pass every tapped block through the transformer's final LayerNorm.
         drop_path: Stochastic depth rate in [0, 1) while training in full.
+        loaded: Weights that have been read already; by default those that are found on this machine.
 
     Raises:
         UserError: ``name``, ``weights`` or ``adaptation`` is unknown.
@@ -74,6 +75,7 @@ class AdaptedBackbone(nn.Module):
         lora: LoraOptions | None = None,
         taps_are_normalised: bool = True,
         drop_path: float = 0.0,
+        loaded: weight_files.LoadedWeights | None = None,
     ) -> None:
         super().__init__()
         check_adaptation(adaptation)
@@ -82,12 +84,14 @@ class AdaptedBackbone(nn.Module):
             raise UserError(f"weights: required {' or '.join(known)} · got {weights!r}{nearest(weights, known)}")
         self.name = name
         self.adaptation = adaptation
-        self.weights_are_random = weights == RANDOM or weight_files.wants_random()
+        self.weights_are_random = loaded is None and (weights == RANDOM or weight_files.wants_random())
         self.digest: str | None = None
         self._problem: str | None = None
         self._stayed: list[str] = []
         self.backbone = Backbone(get_spec(name), self.weights_are_random, taps_are_normalised, drop_path)
-        if not self.weights_are_random:
+        if loaded is not None:
+            self._take(loaded)
+        elif not self.weights_are_random:
             self._read_local_weights()
         self._adapt(lora or LoraOptions())
         self.register_state_dict_post_hook(_replace_weights_by_record)
@@ -157,7 +161,9 @@ class AdaptedBackbone(nn.Module):
         """
         if weight_files.locate(self.name) is None:
             raise UserError(weight_files.missing_weights_message(self.name))
-        loaded = weight_files.load(self.name)
+        self._take(weight_files.load(self.name))
+
+    def _take(self, loaded: weight_files.LoadedWeights) -> None:
         own = self.backbone.vit.state_dict(keep_vars=True)
         with torch.no_grad():
             for key, parameter in own.items():
