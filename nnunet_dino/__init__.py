@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from nnunet_dino.nnunet.discovery.boot import register as _register
 
+TYPE_CHECKING = False  # type checkers take it for true; importing the real one takes longer than all the rest
 if TYPE_CHECKING:
     from nnunet_dino.backbones.adapted import LoraOptions as LoraOptions
     from nnunet_dino.backbones.image_encoder import load_backbone as load_backbone
@@ -26,7 +25,7 @@ __all__ = ["__version__", *_ROOMS]
 _register()
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Imports what is asked for; importing the package alone imports neither torch nor nnU-Net."""
     if name not in _ROOMS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -50,9 +50,9 @@ class ImageEncoder(nn.Module):
             UserError: The images have another shape.
         """
         if images.ndim != 4 or images.shape[1] != 3 or any(size == 0 or size % PATCH_PX for size in images.shape[2:]):
+            got = " x ".join(map(str, images.shape))
             raise UserError(
-                f"images: required n x 3 x h x w with h and w multiples of {PATCH_PX} · got {' x '.join(map(str, images.shape))} "
-                "· resize or pad them"
+                f"images: required n x 3 x h x w with h and w multiples of {PATCH_PX} · got {got} · resize or pad them"
             )
         return self.backbone.tokens(images)
 
