@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import re
 
@@ -98,16 +99,15 @@ def test_headings_lie_inside_the_picture(monkeypatch, place):
     save = Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: (figures.append(figure), save(figure, *a, **k)))
     name = f"{'very_long_name_of_a_case_' * 6}.nii.gz"
-    view_png(
-        TokenView(f"{name}: tokens", ["A note. " * 9], [name], np.ones((1, 80, 112, 3)), TOKENS[:1], np.ones((5, 7))), place
-    )
+    shown = np.ones((5, 7), bool)
+    view_png(TokenView(f"{name}: tokens", ["A note. " * 9], [name], np.ones((1, 80, 112, 3)), TOKENS[:1], shown), place)
     (figure,) = figures
     figure.canvas.draw()
     texts = [figure._suptitle, *(axis.title for axis in figure.axes)]
     boxes = [text.get_window_extent() for text in texts if text.get_text()]
     assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1 for box in boxes)
     titles = sorted((axis.title.get_window_extent() for axis in figure.axes if axis.get_title()), key=lambda box: box.x0)
-    assert all(one.x1 <= two.x0 for one, two in zip(titles, titles[1:], strict=False))
+    assert all(one.x1 <= two.x0 for one, two in itertools.pairwise(titles))
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +135,9 @@ def test_a_page_needs_no_other_file_and_starts_at_the_pixel_asked_for(volume, tm
     assert result.exit_code == 0, result.output
     page = (tmp_path / "x.html").read_text(encoding="utf-8")
     data = data_of(page)
-    # 6 × 14 pixels of 2.5 × 1 mm are 15 × 14 mm: the head's row is the first, the left side's column the last but half a token
-    assert (data["shape"], data["place"]) == ([1, 14, 14, 128], [0, 1, 13 - 0])
+    # 6 × 14 pixels of 2.5 × 1 mm are 15 × 14 mm, so 224 × 209 px with 7 px of padding on the left.
+    # The middle of the uppermost pixel in the last column lies at 0.5 / 6 · 224 = 19 px and 7 + 13.5 / 14 · 209 = 209 px.
+    assert (data["shape"], data["place"]) == ([1, 14, 14, 128], [0, 19 // 16, 209 // 16])
     assert len(base64.b64decode(data["tokens"])) == 14 * 14 * 128
     assert "coronal slice 2 of 10" in page and "random" in page
     assert not re.search(r"(src|href)=\"(?!data:)", page)
