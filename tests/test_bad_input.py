@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from forked import run_forked
-from stock import PHANTOM, Workspace
+from stock import PHANTOM, Workspace, run_command
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +43,7 @@ class Copy:
     def refused(self, *args: object, **env: str) -> str:
         """Runs a command that must be refused, and returns its one line; asserts that nothing was written."""
         before = self.files()
-        code, output = run_forked(args, {**self.env, **env})
+        code, output = run_command(args, {**self.env, **env})
         assert code == 2 and "Traceback" not in output, output[-3000:]
         assert self.files() == before
         last = output.strip().splitlines()[-1]
@@ -293,7 +292,7 @@ def test_checkpoints_that_stock_commands_cannot_load(copy: Copy, trained: Path, 
         args = ("nnUNetv2_predict", *args, "-f", 0, "-device", "cpu", "-npp", 0, "-nps", 0)
     else:
         args = ("nnUNetv2_train", 801, FULL, 0, "-tr", TRAINER, "-device", "cpu", command)
-    code, output = run_forked(args, copy.env)
+    code, output = run_command(args, copy.env)
     last = output.strip().splitlines()[-1]
     assert code == 2 and "Traceback" not in output, output[-3000:]
     assert str(checkpoint) in last and "required" in last and "got" in last
