@@ -24,7 +24,7 @@ KNOWS = {
     "demo": set(),
     "cli": {"backbones", "networks", "nnunet", "features", "reports", "probes", "compare", "demo"},
 }
-EVERYBODYS = {"_errors", "_files", "_nnunet_folders"}
+EVERYBODYS = {"_checkpoints", "_errors", "_files", "_nnunet_folders"}
 
 
 def modules() -> dict[str, Path]:
