@@ -109,6 +109,13 @@ def test_a_configuration_that_the_plans_do_not_have(copy: Copy, name: str, said:
     assert re.search(said, copy.train(configuration=name))
 
 
+def test_a_cascade_without_its_first_stage(copy: Copy) -> None:
+    line = copy.train(configuration="3d_cascade_fullres")
+    assert "predicted_next_stage" in line and "nnUNetv2_train 801 3d_lowres 0" in line
+    line = copy.train(trainer="nnUNetTrainerDINOv3Tiny_TokensOnly", configuration="3d_cascade_fullres")
+    assert "TokensOnly: required a configuration without a first stage" in line
+
+
 STOCK_TRAINER = {
     "unknown key": (lambda dino: dino.update(bakbone=1), "got 'bakbone'; did you mean 'backbone'"),
     "unknown backbone": (lambda dino: dino.update(backbone="dinov3_vitx"), "dinov3_vitx"),
