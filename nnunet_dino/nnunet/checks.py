@@ -51,8 +51,8 @@ def check_training(
     if previous := planned.get("previous_stage"):
         if network == TOKENS_ONLY:
             raise UserError(
-                f"TokensOnly: required a configuration without a first stage, whose labels it could not see · got {configuration} "
-                "· use another trainer for it"
+                "TokensOnly: required a configuration without a first stage, whose labels it could not see · "
+                f"got {configuration} · use another trainer for it"
             )
         _check_first_stage(trainer, plans, previous, configuration)
     if "architecture" in planned:
@@ -73,7 +73,7 @@ def _check_first_stage(trainer: str, plans: dict[str, Any], previous: str, confi
         number = plans["dataset_name"][7:10].lstrip("0")
         raise UserError(
             f"{configuration}: required the predictions of its first stage in {predictions} · got none · first "
-            f"train every fold of {previous} with the same trainer and plans: nnUNetv2_train {number} {previous} 0 -tr {trainer} …"
+            f"train every fold of {previous} with this trainer and these plans: nnUNetv2_train {number} {previous} 0 -tr …"
         )
 
 
