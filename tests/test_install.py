@@ -24,7 +24,7 @@ from stock import FOLDERS, PHANTOM, SHAPE, write_phantoms
 
 from nnunet_dino.demo.dataset import FILE_ENDING
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("install")]
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 STARTUP_FILES = ("_nnunet_dino_boot.py", "nnunet_dino.pth", "nnunet_dino.start")
