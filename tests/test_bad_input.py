@@ -305,6 +305,16 @@ def test_checkpoints_that_stock_commands_cannot_load(copy: Copy, trained: Path, 
     assert str(checkpoint) in last and "required" in last and "got" in last
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has cuda")
+def test_prediction_on_a_device_that_is_not_there(copy: Copy, trained: Path) -> None:
+    shutil.copytree(trained, copy.results / PHANTOM / trained.name)
+    places = ("-i", copy.raw / PHANTOM / "imagesTs", "-o", copy.results.with_name("out"))
+    model = ("-d", 801, "-c", FULL, "-tr", TRAINER, "-f", 0)
+    code, output = run_command(("nnUNetv2_predict", *places, *model, "-device", "cuda", "-npp", 0, "-nps", 0), copy.env)
+    assert code == 2 and "Traceback" not in output, output[-3000:]
+    assert "-device: required a device that this machine has" in output.strip().splitlines()[-1]
+
+
 @pytest.mark.parametrize("how", ["absent", "empty", "truncated", "text", "list", "no weights", "payload"])
 def test_a_file_that_is_no_checkpoint_to_start_from(copy: Copy, trained: Path, tmp_path: Path, how: str) -> None:
     bad = tmp_path / "start.pth"
