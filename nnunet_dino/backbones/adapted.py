@@ -134,8 +134,8 @@ class AdaptedBackbone(nn.Module):
             self._refuse_without_weights()
         dtype = self.settle(images.device)
         if self.is_frozen:
-            with torch.autocast(images.device.type, enabled=False):
-                return self.backbone.encode_frozen(images.to(dtype))
+            with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+                return self.backbone(images.to(dtype))
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
             return self.backbone(images.float())
 
