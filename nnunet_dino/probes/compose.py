@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 
 from nnunet_dino.features.store.layout import StoreFacts
-from nnunet_dino.probes.evaluation import Judged
+from nnunet_dino.probes.evaluation import Evaluation
 from nnunet_dino.probes.labels import Labelled
-from nnunet_dino.probes.prepare import Request
 from nnunet_dino.probes.report import NAMES, PREDICTIONS, Picture, ProbeReport, predictions_csv, report_files, terminal_text
+from nnunet_dino.probes.request import Request
 from nnunet_dino.probes.result_tables import (
     METHOD_OF_METRICS,
     headline,
-    judged_warnings,
     label_table,
     method_of_features,
     method_of_split,
     overall_table,
+    result_warnings,
     store_warnings,
 )
 from nnunet_dino.probes.roc_plot import roc_plot
@@ -57,7 +57,7 @@ def compose(
     num_failed: int,
     labelled: Labelled,
     how_split: str,
-    judged: dict[str, Judged],
+    evaluations: dict[str, Evaluation],
     method: str,
     numbers: dict[str, Any],
     untrained: Sequence[str] = (),
@@ -76,7 +76,7 @@ def compose(
         num_failed: Inputs that could not be read.
         labelled: Labels and parts.
         how_split: How the parts came about.
-        judged: The scores.
+        evaluations: Of the scores, by part.
         method: How the probe works.
         numbers: What only this probe has to say to machines.
         untrained: Labels of which nothing was learned.
@@ -84,15 +84,15 @@ def compose(
         tables: More of them, after the overall one.
         pictures: Attention on slides.
     """
-    test, plot = judged["test"], roc_plot(judged["test"])
-    of_store = store_warnings(facts, num_failed, labelled) if facts else []
+    test, plot = evaluations["test"], roc_plot(evaluations["test"])
+    of_store = [*(store_warnings(facts, num_failed, labelled) if facts else []), *labelled.notes]
     several = [label_table(test)] if len(labelled.names) > 1 else []
     of_features = method_of_features(facts, request.features) if facts else f"Features: as {request.store} holds them."
     return ProbeReport(
         title=title,
         summaries=[headline(what, test)],
-        warnings=[*of_store, *judged_warnings(judged, request.judging, untrained), *warnings],
-        tables=[overall_table(judged, request.judging), *tables, *several],
+        warnings=[*of_store, *result_warnings(evaluations, request.evaluation, untrained), *warnings],
+        tables=[overall_table(evaluations, request.evaluation), *tables, *several],
         plots=[plot] if plot else [],
         method=[of_features, method_of_split(labelled, how_split), method, METHOD_OF_METRICS],
         origin=origin(request.command, PACKAGES),
@@ -101,9 +101,9 @@ def compose(
             "store": asdict(facts) if facts else request.store,
             "features": request.features if facts else None,
             "split": how_split,
-            "judging": asdict(request.judging),
+            "evaluation": asdict(request.evaluation),
             **numbers,
-            "metrics": {part: one.metrics for part, one in judged.items()},
+            "metrics": {part: one.metrics for part, one in evaluations.items()},
         },
         pictures=pictures,
     )
@@ -116,12 +116,13 @@ def write_report(
     labelled: Labelled,
     scores: np.ndarray,
     more: dict[str, bytes] | None = None,
+    extra: dict[str, Sequence[Any]] | None = None,
 ) -> None:
     """Writes a report with its predictions, and shows the short part of it.
 
     Raises:
         UserError: The folder cannot be written to.
     """
-    folder.write({**report_files(report), PREDICTIONS: predictions_csv(labelled, scores), **(more or {})})
+    folder.write({**report_files(report), PREDICTIONS: predictions_csv(labelled, scores, extra), **(more or {})})
     echo(terminal_text(report))
     echo(f"\nReport: {folder.path / NAMES[0]}\n  also: {', '.join([*NAMES[1:], *(more or {})])}")

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from nnunet_dino._errors import UserError
+from nnunet_dino.probes.numbers import check_number, whole_numbers
 
 NUM_NEIGHBOURS = (5, 10, 20, 50, 100, 200)
 UNIFORM, SOFTMAX = "uniform", "softmax"
@@ -36,14 +37,13 @@ class KnnOptions:
     leave_one_out: bool = False
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise UserError(f"--temperature: required a positive number · got {self.temperature:g}")
-        if not all(part.strip().isdigit() and int(part) for part in self.numbers.split(",")):
-            raise UserError(f"-k: required numbers from 1, with commas · got {self.numbers!r}")
+        check_number("--temperature", self.temperature, least=1e-4)
+        if not self.num_neighbours:
+            raise UserError("-k: required at least one number of neighbours · got none")
 
     @property
     def num_neighbours(self) -> list[int]:
-        return sorted({int(part) for part in self.numbers.split(",")})
+        return sorted(set(whole_numbers("-k", self.numbers)))
 
 
 def knn_scores(
