@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.catalogue import get_spec
 from nnunet_dino.backbones.vit import Backbone
 from nnunet_dino.networks.unet import PLAIN_UNET, RESIDUAL_UNET, DINOv3UNet
@@ -59,9 +60,14 @@ def volume(batch: int = 2, channels: int = 1, seed: int = 0) -> torch.Tensor:
 
 
 def write_weights(folder: Path, seed: int, name: str = TINY) -> Path:
-    """Writes weights that :func:`nnunet_dino.backbones.weights.load.locate` finds when the environment names ``folder``."""
+    """Writes weights that :func:`nnunet_dino.backbones.weights.locate` finds when the environment names ``folder``."""
     torch.manual_seed(seed)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.safetensors"
     save_file(Backbone(get_spec(name), random=True).vit.state_dict(), path)
     return path
+
+
+def refuse(rank: int) -> None:
+    """Raises what a trainer raises in a process that torch spawned."""
+    raise UserError(f"required a · got b in process {rank}")

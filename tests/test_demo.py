@@ -251,9 +251,9 @@ def test_the_verb_refuses_in_one_line(tmp_path: Path) -> None:
 def test_the_whole_demo(tmp_path: Path) -> None:
     """Two real trainings of five epochs: some minutes on two cores."""
     args = ("nnunet-dino", "demo", "-o", tmp_path / "demo", "--cases", 5, "--test-cases", 2, "--device", "cpu")
-    done = run_command(args, {}, timeout_seconds=3600)
-    assert done.returncode == 0, done.stdout
-    lines = done.stdout.splitlines()
+    code, output = run_command(args, {}, timeout_seconds=3600)
+    assert code == 0, output
+    lines = output.splitlines()
     page = Path(lines[-1].removeprefix("Report: "))
     assert page == tmp_path / "demo" / "report" / "report.html"
     assert "nnUNetTrainerDINOv3Tiny_5epochs" in page.read_text()
@@ -264,6 +264,6 @@ def test_the_whole_demo(tmp_path: Path) -> None:
         dice = json.loads((fold / "validation" / "summary.json").read_text())["foreground_mean"]["Dice"]
         assert 0.1 < dice < 0.99  # one of the four organs at least, and not everything
 
-    again = run_command(args, {}, timeout_seconds=120)
-    assert again.returncode == 0
-    assert again.stdout.count("finished before") == 8
+    code, output = run_command(args, {}, timeout_seconds=120)
+    assert code == 0
+    assert output.count("finished before") == 8

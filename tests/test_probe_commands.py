@@ -17,7 +17,7 @@ from probe_inputs import TINY, asymmetric_volume, files_of, write_labels, write_
 from safetensors import safe_open
 from sklearn.metrics import roc_auc_score
 
-from nnunet_dino.backbones.weights import load as weights
+from nnunet_dino.backbones import weights
 from nnunet_dino.cli.main import main
 
 VOID = {"meta", "img", "source", "br", "wbr"}
@@ -94,7 +94,6 @@ def test_a_linear_probe_sees_what_is_bright_and_reports_it(place, tmp_path):
     assert "random" in result.stdout, "a reader is told that the numbers say nothing about DINOv3"
     assert sorted(files_of(tmp_path / "r")) == [
         "linear.safetensors",
-        "nnunet_dino_probe.json",
         "pictures/roc.svg",
         "predictions.csv",
         "report.html",
@@ -188,13 +187,14 @@ def test_bags_from_a_file(tmp_path):
     assert len(numbers["num_epochs"]) == 6
 
 
-def test_a_report_is_made_again_but_foreign_files_stay(place, tmp_path):
+def test_a_report_is_made_again_with_overwrite_only(place, tmp_path):
     words = labels(place, "--epochs", 1, "-o", tmp_path / "r")
     assert run("probe", "linear", *words).exit_code == 0
-    assert run("probe", "linear", *words).exit_code == 0
     (tmp_path / "r" / "report.md").write_text("my notes")
-    assert "report.md, which was changed" in fails("probe", "linear", *words)
+    assert "which holds linear.safetensors and 5 more" in fails("probe", "linear", *words)
     assert (tmp_path / "r" / "report.md").read_text() == "my notes"
+    assert run("probe", "linear", *words, "--overwrite").exit_code == 0
+    assert "AUROC" in (tmp_path / "r" / "report.md").read_text()
 
 
 def test_wrong_input_is_one_line_and_writes_nothing(place, tmp_path):

@@ -34,7 +34,9 @@ def labels(are_needed: bool) -> Callable[..., Any]:
     return options_of(
         click.argument("store"),
         click.option("-o", "output", required=True, metavar="PATH", help="Folder for the report."),
-        click.option("--overwrite", is_flag=True, help="Also replace files there that are not an unchanged earlier report."),
+        click.option(
+            "--overwrite", is_flag=True, help="Write into a folder that holds files; replaces those of an earlier report."
+        ),
         click.option("--labels", required=are_needed, metavar="FILE", help="CSV file with a row per input."),
         click.option("--target", multiple=True, required=are_needed, metavar="COLUMN", help="Classes, or 0 and 1; may repeat."),
         click.option("--patient", required=are_needed, metavar="COLUMN", help="Whose the inputs are."),

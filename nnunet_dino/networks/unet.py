@@ -101,7 +101,8 @@ def build_stock_unet(
         UserError: ``unet`` is neither nnU-Net's plain nor its residual-encoder U-Net.
     """
     check_stock_unet(unet)
-    network = pydoc.locate(unet)(
+    network_class: Any = pydoc.locate(unet)
+    network = network_class(
         input_channels=input_channels, num_classes=num_classes, deep_supervision=deep_supervision, **unet_kwargs
     )
     network.apply(network.initialize)

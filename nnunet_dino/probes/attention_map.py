@@ -10,7 +10,7 @@ import numpy as np
 from nnunet_dino.features.items import Unreadable
 from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.features.tile_map import colour_tiles, png
-from nnunet_dino.probes.report import Picture
+from nnunet_dino.reports import Picture
 
 OVERVIEW_PX = 900
 

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 
 from nnunet_dino.features.encoder import pick_device
 from nnunet_dino.features.store.reader import FeatureStore
-from nnunet_dino.probes.compose import compose, report_folder, write_report
 from nnunet_dino.probes.evaluation import EvaluationOptions, check_parts, evaluate, mean_auroc
 from nnunet_dino.probes.knn import UNIFORM, KnnOptions, knn_scores
 from nnunet_dino.probes.labels import Labelled, labelled_vectors
 from nnunet_dino.probes.metrics import HALF
-from nnunet_dino.probes.report import ProbeReport
+from nnunet_dino.probes.report import compose, write_report
 from nnunet_dino.probes.request import Request
 from nnunet_dino.probes.result_tables import number
 from nnunet_dino.probes.splits import divide
-from nnunet_dino.reports.table import Table
+from nnunet_dino.reports import Report, Table, check_folder
 
 Setting = tuple[int, str]
 
 
-def report_knn(request: Request, options: KnnOptions, echo: Callable[[str], object] = print) -> ProbeReport:
+def report_knn(request: Request, options: KnnOptions, echo: Callable[[str], object] = print) -> Report:
     """Lets neighbours in the training part vote on every input of the other parts, and writes the report.
 
     The setting with the highest mean AUROC on ``val`` gives the headline; all are listed.
@@ -31,7 +31,7 @@ def report_knn(request: Request, options: KnnOptions, echo: Callable[[str], obje
     Raises:
         UserError: The store, the labels or an option cannot be used.
     """
-    folder = report_folder(request)
+    check_folder(Path(request.output), request.overwrite)
     device = pick_device(request.device)
     store = FeatureStore(request.store)
     labelled, vectors = labelled_vectors(store, request.label_columns, request.features)
@@ -79,7 +79,7 @@ def report_knn(request: Request, options: KnnOptions, echo: Callable[[str], obje
         else [],
         tables=[_settings_table(labelled, scores, request.evaluation)],
     )
-    write_report(echo, folder, report, labelled, scores[best])
+    write_report(echo, request, report, labelled, scores[best])
     return report
 
 

@@ -5,30 +5,31 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 from safetensors.torch import save
 
 from nnunet_dino.features.encoder import pick_device
 from nnunet_dino.features.store.layout import StoreFacts
 from nnunet_dino.features.store.reader import FeatureStore
-from nnunet_dino.probes.compose import compose, report_folder, write_report
 from nnunet_dino.probes.evaluation import check_parts, evaluate
 from nnunet_dino.probes.labels import labelled_vectors
 from nnunet_dino.probes.linear import LinearOptions, LinearProbe, train_linear
-from nnunet_dino.probes.report import ProbeReport
+from nnunet_dino.probes.report import compose, write_report
 from nnunet_dino.probes.request import Request
 from nnunet_dino.probes.splits import divide
+from nnunet_dino.reports import Report, check_folder
 
 WEIGHTS = "linear.safetensors"
 
 
-def report_linear(request: Request, options: LinearOptions, echo: Callable[[str], object] = print) -> ProbeReport:
+def report_linear(request: Request, options: LinearOptions, echo: Callable[[str], object] = print) -> Report:
     """Trains a linear layer on a store, evaluates it and writes the report.
 
     Raises:
         UserError: The store, the labels or an option cannot be used.
     """
-    folder = report_folder(request, WEIGHTS)
+    check_folder(Path(request.output), request.overwrite)
     device = pick_device(request.device)
     store = FeatureStore(request.store)
     labelled, vectors = labelled_vectors(store, request.label_columns, request.features)
@@ -60,7 +61,7 @@ def report_linear(request: Request, options: LinearOptions, echo: Callable[[str]
         untrained=untrained,
     )
     weights = _weights_file(probe, labelled.names, store.facts, request.features)
-    write_report(echo, folder, report, labelled, scores, {WEIGHTS: weights})
+    write_report(echo, request, report, labelled, scores, {WEIGHTS: weights})
     return report
 
 

@@ -15,17 +15,16 @@ from nnunet_dino.features.encoder import pick_device
 from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.attention_map import attention_pictures
 from nnunet_dino.probes.bags import bags_of, read_arrays
-from nnunet_dino.probes.compose import compose, report_folder, write_report
 from nnunet_dino.probes.cross_validation import BagScores, FoldOptions, train_splits
 from nnunet_dino.probes.evaluation import Evaluation, EvaluationOptions, check_parts, evaluate, evaluate_folds, mean_auroc
 from nnunet_dino.probes.labels import Labelled, read_labels
 from nnunet_dino.probes.mil_training import MilOptions
 from nnunet_dino.probes.numbers import check_number
-from nnunet_dino.probes.report import ProbeReport
+from nnunet_dino.probes.report import compose, write_report
 from nnunet_dino.probes.request import Request
 from nnunet_dino.probes.result_tables import number
 from nnunet_dino.probes.splits import divide, folds
-from nnunet_dino.reports.table import Table
+from nnunet_dino.reports import Report, Table, check_folder
 
 ATTENTION = "attention.safetensors"
 
@@ -52,7 +51,7 @@ class _Repeat:
 
 def report_mil(
     request: Request, options: MilOptions, cross: FoldOptions, num_maps: int = 20, echo: Callable[[str], object] = print
-) -> ProbeReport:
+) -> Report:
     """Trains attention over bags, evaluates it and writes the report.
 
     Args:
@@ -66,7 +65,7 @@ def report_mil(
         UserError: The bags, the labels or an option cannot be used.
     """
     check_number("--maps", num_maps, least=0)
-    folder = report_folder(request, ATTENTION)
+    check_folder(Path(request.output), request.overwrite)
     device = pick_device(request.device)
     store, bags, labelled = _bags(request)
     if len(labelled.names) > 1 and not labelled.is_exclusive:
@@ -107,13 +106,12 @@ def report_mil(
             "num_epochs": num_epochs,
         },
         warnings=notes,
+        sentences=[_words(repeats, cross, len(bags))] if cross.folds else [],
         tables=tables,
         pictures=pictures,
     )
-    if cross.folds:
-        report = replace(report, summaries=[_words(repeats, cross, len(bags)), *report.summaries])
     weights = {name: values.astype(np.float32) for name, values in zip(labelled.ids, attention, strict=True)}
-    write_report(echo, folder, report, labelled, scores, {ATTENTION: save(weights)}, extra)
+    write_report(echo, request, report, labelled, scores, {ATTENTION: save(weights)}, extra)
     return report
 
 

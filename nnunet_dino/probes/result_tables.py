@@ -9,7 +9,7 @@ from nnunet_dino.features.store.layout import StoreFacts
 from nnunet_dino.probes.evaluation import Evaluation, EvaluationOptions
 from nnunet_dino.probes.labels import Labelled, count_words
 from nnunet_dino.probes.metrics import HALF, Estimate
-from nnunet_dino.reports.table import Table
+from nnunet_dino.reports import Table
 
 OVERALL = {
     "auroc": "AUROC, mean over labels",
@@ -48,7 +48,7 @@ def overall_table(evaluations: dict[str, Evaluation], options: EvaluationOptions
         caption += f" Threshold of accuracy, precision and recall: {options.words}."
     else:
         caption += " Accuracy, precision and recall: of the class with the highest score."
-    return Table("Result", ["Measure", *parts], rows, caption)
+    return Table("Result", ["Measure", *parts], rows, caption, in_terminal=True)
 
 
 def label_table(evaluation: Evaluation) -> Table:

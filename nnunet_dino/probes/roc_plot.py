@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
 from nnunet_dino.probes.evaluation import Evaluation
-from nnunet_dino.reports.plot import DARK, LIGHT, Plot, Theme, svg
+from nnunet_dino.reports import Plot
+from nnunet_dino.reports.plot import Theme, themed
 
 MAX_CURVES = 20
 
@@ -23,11 +24,10 @@ def roc_plot(evaluation: Evaluation) -> Plot | None:
         labels = sorted(labels, key=lambda pair: pair[1].auroc.value)
         labels = [*labels[: MAX_CURVES // 2], *labels[-MAX_CURVES // 2 :]]
         text += f" Of all labels, the {MAX_CURVES // 2} with the smallest and the {MAX_CURVES // 2} with the largest area."
-    light, dark = (_draw(evaluation, labels, theme) for theme in (LIGHT, DARK))
-    return Plot("roc", text, light, dark)
+    return themed("roc", text, lambda theme: _draw(evaluation, labels, theme))
 
 
-def _draw(evaluation: Evaluation, labels: list, theme: Theme) -> bytes:
+def _draw(evaluation: Evaluation, labels: list, theme: Theme) -> Figure:
     figure = Figure(figsize=(7.6, 4.6), layout="constrained")
     axes = figure.subplots()
     colours = matplotlib.colormaps["tab20" if len(labels) > 10 else "tab10"]
@@ -40,4 +40,4 @@ def _draw(evaluation: Evaluation, labels: list, theme: Theme) -> bytes:
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", xlabel="False positive rate", ylabel="True positive rate")
     axes.set_title(f"ROC on {evaluation.part}, with the area under each curve", loc="left")
     axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=8.5, labelcolor=theme.ink)
-    return svg(figure, theme)
+    return figure
