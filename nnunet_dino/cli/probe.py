@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 OF_LABELS = ("target", "patient", "id_column", "separator", "negative", "uncertain", "split")
-OF_SPLIT = ("split", "rule", "fractions")
+OF_SPLIT = ("split", "rule")
 
 
 @click.group("probe", cls=OneLineGroup)
@@ -114,7 +114,7 @@ def knn(**options: Any) -> None:
     from nnunet_dino.probes import KnnOptions, report_knn
 
     if options["leave_one_out"]:
-        _refuse_beside("--leave-one-out", "which has no parts", (*OF_SPLIT, "val_fraction"))
+        _refuse_beside("--leave-one-out", "which has no parts", OF_SPLIT)
     report_knn(_request(options), _record(KnnOptions, options), click.echo)
 
 
@@ -161,7 +161,7 @@ def _request(given: dict[str, Any]) -> Request:
     from nnunet_dino.probes import EvaluationOptions, Request, SplitOptions
 
     if given["split"]:
-        _refuse_beside("--split", "which names the parts", ("rule", "fractions"))
+        _refuse_beside("--split", "which names the parts", ("rule",))
     return Request(
         store=given["store"],
         output=given["output"],

@@ -89,12 +89,12 @@ def knn_scores(
     people = {name: number for number, name in enumerate(np.unique(np.concatenate([bank_patients, query_patients])))}
     of_bank, of_queries = (torch.tensor([people[p] for p in names], device=device) for names in (bank_patients, query_patients))
     unit_bank, unit_queries = (F.normalize(torch.from_numpy(values).to(device), dim=1) for values in (bank, queries))
-    labels = torch.from_numpy(bank_targets).to(device, torch.float64)
+    labels = torch.from_numpy(bank_targets).double()  # votes are counted on the CPU: Apple's GPUs have no float64
     scores: dict[tuple[int, str], list[np.ndarray]] = {(k, how): [] for k in sizes for how in WEIGHTINGS}
     for some, whose in zip(unit_queries.split(QUERIES_AT_ONCE), of_queries.split(QUERIES_AT_ONCE), strict=True):
         similarity = some @ unit_bank.T
         similarity.masked_fill_(whose[:, None] == of_bank[None, :], float("-inf"))
-        nearest, places = similarity.topk(sizes[-1], dim=1)
+        nearest, places = (found.cpu() for found in similarity.topk(sizes[-1], dim=1))
         may_vote = torch.isfinite(nearest)
         if not may_vote[:, 0].all():
             raise UserError("required a neighbour of another patient for every input · got one without")
@@ -102,6 +102,6 @@ def knn_scores(
         softmax = (nearest.double() / temperature).softmax(1)
         for k in sizes:
             counted = may_vote[:, :k].sum(1, keepdim=True)
-            scores[k, UNIFORM].append((votes[:, :k].sum(1) / counted).cpu().numpy())
-            scores[k, SOFTMAX].append((votes[:, :k] * softmax[:, :k, None]).sum(1).cpu().numpy())
+            scores[k, UNIFORM].append((votes[:, :k].sum(1) / counted).numpy())
+            scores[k, SOFTMAX].append((votes[:, :k] * softmax[:, :k, None]).sum(1).numpy())
     return {key: np.concatenate(parts) for key, parts in scores.items()}
