@@ -20,7 +20,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_dino._errors import UserError
 from nnunet_dino.networks.unet import DINOv3UNet
 from nnunet_dino.nnunet.discovery.registry import PLANNERS
-from nnunet_dino.planners.dinov3 import nnUNetPlannerDINOv3L, nnUNetPlannerDINOv3SResEncM, nnUNetPlannerDINOv3Tiny
+from nnunet_dino.planners import nnUNetPlannerDINOv3L, nnUNetPlannerDINOv3SResEncM, nnUNetPlannerDINOv3Tiny
 
 NAME = "Dataset907_Boxes"
 SHAPE, SPACING_MM = (150, 512, 448), (3.0, 0.9, 0.9)

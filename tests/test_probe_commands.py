@@ -17,7 +17,7 @@ from probe_inputs import TINY, asymmetric_volume, files_of, write_labels, write_
 from safetensors import safe_open
 from sklearn.metrics import roc_auc_score
 
-from nnunet_dino.backbones.weights import load as weights
+from nnunet_dino.backbones import weights
 from nnunet_dino.cli.main import main
 
 VOID = {"meta", "img", "source", "br", "wbr"}
@@ -58,6 +58,13 @@ def place(tmp_path_factory) -> Path:
 def labels(place: Path, *more: object, target: str = "bright") -> list[object]:
     words = [place / "store", "--labels", place / "labels.csv", "--target", target, "--patient", "who", "--device", "cpu"]
     return [*words, "--fractions", "0.5,0.25,0.25", "--rounds", 20, *more]
+
+
+def test_without_a_verb_the_verbs_are_shown():
+    result = run("probe")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert all(f"\n  {verb} " in result.stdout for verb in ("linear", "knn", "mil"))
+    assert "'linaer'; did you mean 'linear'" in fails("probe", "linaer")
 
 
 class Page(HTMLParser):

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.probes.labels import LabelColumns, read_labels
+from nnunet_dino.probes.labels import LabelColumns, Labelled, read_labels
 from nnunet_dino.probes.prepare import Splitting, with_parts
-from nnunet_dino.probes.splits import checked_split, folds, rsna_split_of_mgca, split_by_patient
+from nnunet_dino.probes.splits import checked_split, folds, hold_out_validation, rsna_split_of_mgca, split_by_patient
 
 
 def test_the_published_split_of_rsna():
@@ -23,6 +23,15 @@ def test_the_published_split_of_rsna():
     }
     for part, members in (("train", (7729, 18294, 1437)), ("val", (13610, 15308, 13503)), ("test", (25106, 18356, 8000))):
         assert {split[member] for member in members} == {part}
+
+
+@pytest.mark.parametrize("count", [100, 26683, 26685])
+def test_other_patients_are_not_called_the_published_split(count):
+    labelled = Labelled(
+        [f"i{i}" for i in range(count)], np.arange(count).astype(str), ("a",), np.zeros((count, 1)), False, None
+    )
+    with pytest.raises(UserError, match=rf"rsna-mgca.*26,684.*got {count:,} patients.*--make-split patients"):
+        with_parts(labelled, Splitting(rule="rsna-mgca"))
 
 
 def test_patients_stay_together():
@@ -47,10 +56,20 @@ def test_an_empty_part_is_named(missing):
         checked_split(np.array([{"train": "test", "test": "train"}[missing]]), np.array(["P"]))
 
 
-@pytest.mark.parametrize(("fractions", "said"), [((0.5, 0.1, 0.1), "0.5, 0.1, 0.1"), ((0.98, 0.01, 0.01), "got 9.*in val")])
-def test_fractions_must_give_parts(fractions, said):
-    with pytest.raises(UserError, match=said):
-        split_by_patient(np.array([f"P{i}" for i in range(9)]), fractions, 0)
+@pytest.mark.parametrize("fractions", [(0.5, 0.1, 0.1), (1.2, -0.4, 0.2), (float("nan"), 0.5, 0.5), (0.5, 0.5)])
+def test_fractions_add_up(fractions):
+    with pytest.raises(UserError, match=f"--fractions.*got {', '.join(f'{f:g}' for f in fractions)}"):
+        Splitting(fractions=fractions)
+
+
+def test_every_part_asked_for_gets_a_patient():
+    people = np.array([f"P{i}" for i in range(9)])
+    with pytest.raises(UserError, match=r"--fractions.*got 9 to divide and none in val"):
+        split_by_patient(people, (0.98, 0.01, 0.01), 0)
+    with pytest.raises(UserError, match=r"--val-fraction.*got 4 to divide and none in val"):
+        hold_out_validation(np.array(["train"] * 4 + ["test"] * 5), people, 0.1, 0)
+    with pytest.raises(UserError, match=r"--val-fraction.*got 4 to divide and none in train"):
+        hold_out_validation(np.array(["train"] * 4 + ["test"] * 5), people, 0.99, 0)
 
 
 def test_folds_test_everyone_once_and_keep_patients_together():

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from nnunet_dino.networks.meddinov3 import MedDINOv3
 from nnunet_dino.networks.slices import SliceEncoder
-from nnunet_dino.networks.unet import PLAIN_UNET, TokensOnly
+from nnunet_dino.networks.tokens_only import TokensOnly
+from nnunet_dino.networks.unet import PLAIN_UNET
 
 GIB = 1 << 30
 CPU = torch.device("cpu")

@@ -17,10 +17,11 @@ from checkpoints import FIXTURES, as_hugging_face, as_meta, as_trainer, canonica
 from safetensors.torch import save_file
 
 from nnunet_dino._errors import UserError
+from nnunet_dino.backbones import weights
 from nnunet_dino.backbones.catalogue import CATALOGUE, get_spec
 from nnunet_dino.backbones.vit import Backbone
 from nnunet_dino.backbones.weights import hub
-from nnunet_dino.backbones.weights import load as weights
+from nnunet_dino.backbones.weights.loading import DIGEST_KEY, NAME_KEY
 
 STATE = canonical_state()
 DIGEST = weights.digest_of(STATE)
@@ -119,7 +120,7 @@ def test_transformers_own_files_are_read(tmp_path: Path) -> None:
     assert (tmp_path / "parts" / "model.safetensors.index.json").is_file()
     spec = small_spec("small", embed_dim=128, depth=3, num_heads=2, mlp_ratio=4)
     torch.save(content["checkpoint"], tmp_path / "dictionary.pt")
-    digests = {weights.load_file(spec, tmp_path / name).digest for name in ("whole", "parts", "dictionary.pt")}
+    digests = {weights.load_file(tmp_path / name, spec).digest for name in ("whole", "parts", "dictionary.pt")}
     assert len(digests) == 1
 
 
@@ -285,14 +286,14 @@ def test_a_file_that_says_it_is_another_backbones_is_refused(tmp_path: Path) -> 
     torch.save(as_meta(STATE), tmp_path / "twin_pretrain.pth")
     with pytest.raises(UserError, match=r"required those of small · got .*twin_pretrain\.pth, which holds twin"):
         weights.load("small", tmp_path / "twin_pretrain.pth")
-    save_file(STATE, tmp_path / "x.safetensors", {weights.NAME_KEY: "twin", weights.DIGEST_KEY: DIGEST})
+    save_file(STATE, tmp_path / "x.safetensors", {NAME_KEY: "twin", DIGEST_KEY: DIGEST})
     with pytest.raises(UserError, match=r"required those of small · got .*x\.safetensors, which holds twin"):
         weights.load("small", tmp_path / "x.safetensors")
     assert weights.load("twin", tmp_path / "x.safetensors").digest == DIGEST
 
 
 def test_a_changed_import_is_noticed(tmp_path: Path) -> None:
-    save_file(canonical_state(seed=1), tmp_path / "x.safetensors", {weights.NAME_KEY: "small", weights.DIGEST_KEY: DIGEST})
+    save_file(canonical_state(seed=1), tmp_path / "x.safetensors", {NAME_KEY: "small", DIGEST_KEY: DIGEST})
     with pytest.raises(UserError, match=rf"required digest {DIGEST}, which .*x\.safetensors states · got [0-9a-f]{{64}}"):
         weights.load("small", tmp_path / "x.safetensors")
 

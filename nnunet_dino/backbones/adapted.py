@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_dino._errors import UserError, nearest, one_line_in_stock_commands
+from nnunet_dino.backbones import weights as weight_files
 from nnunet_dino.backbones.adaptation import (
     LORA_TARGETS,
     add_lora,
@@ -22,7 +23,6 @@ from nnunet_dino.backbones.adaptation import (
 from nnunet_dino.backbones.catalogue import get_spec
 from nnunet_dino.backbones.precision import backbone_dtype
 from nnunet_dino.backbones.vit import Backbone, BackboneOutput
-from nnunet_dino.backbones.weights import load as weight_files
 
 PRETRAINED = "pretrained"
 RANDOM = weight_files.RANDOM

@@ -12,6 +12,8 @@ from nnunet_dino.backbones.frozen import encode_frozen
 from nnunet_dino.backbones.quiet_timm import timm
 
 PATCH_PX = 16
+NUM_PREFIX_TOKENS = 5  # the class token and four registers
+TOKENS_AT_ONCE = 16_384  # frozen: keeps any processor busy, and activations within a few hundred MiB
 
 
 class BackboneOutput(NamedTuple):

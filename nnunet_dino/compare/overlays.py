@@ -14,8 +14,9 @@ from matplotlib.lines import Line2D
 
 from nnunet_dino.compare import words
 from nnunet_dino.compare.comparison import Comparison, Versus
+from nnunet_dino.compare.slice_choice import SliceChoice, choose_slice
 from nnunet_dino.compare.summary_json import label_values
-from nnunet_dino.compare.volumes import PLANES, SliceChoice, Volume, choose_slice, edge_letters, read_volume, take_slice
+from nnunet_dino.features.volume import EDGES, Volume, as_shown, read_to_compare, take_plane
 from nnunet_dino.reports import Picture
 
 COLOURS = ("#56b4e9", "#e69f00", "#2fd18b", "#f0e442", "#e58ac0", "#ff6b35", "#8f7cff", "#9be564")
@@ -51,7 +52,7 @@ def case_picture(comparison: Comparison, versus: Versus, role: str, case: str) -
         why = comparison.pictures.missing if lost[0] == "image" and comparison.pictures.missing else "it was not found"
         return Picture(f"{role}-{case}", heading, f"No picture: {' and '.join(lost)} missing ({why}).", None)
     try:
-        volumes = [read_volume(file) for file in files.values()]
+        volumes = [read_to_compare(str(file)) for file in files.values()]
         _check_shapes(volumes, list(files.values()))
     except (RuntimeError, ValueError) as error:
         return Picture(f"{role}-{case}", heading, f"No picture: {' '.join(str(error).split())[-200:]}", None)
@@ -73,14 +74,15 @@ def _check_shapes(volumes: Sequence[Volume], files: Sequence[Path]) -> None:
 
 
 def _caption(volume: Volume, choice: SliceChoice) -> str:
-    if not volume.oriented:
+    if not volume.is_oriented:
         return "2D image. White, dashed: reference. Grey values from the 1st to the 99th percentile of the part shown."
-    rows, columns = (volume.spacing_mm[a] for a in range(3) if a != choice.axis)
-    letter_left, letter_top = edge_letters(choice)
+    slices, (rows, columns) = take_plane(volume, choice.plane)
+    apart = np.prod(volume.spacing_mm) / (rows * columns)
+    letter_left, letter_top = EDGES[choice.plane]
     directions = {"R": "the patient's right", "A": "front", "S": "head"}
     return (
-        f"{PLANES[choice.axis].capitalize()} slice {choice.index + 1} of {volume.values.shape[choice.axis]}: {choice.reason}. "
-        f"Pixels {rows:.2g} {words.TIMES} {columns:.2g} mm, slices {volume.spacing_mm[choice.axis]:.2g} mm apart; left edge: "
+        f"{choice.plane.capitalize()} slice {choice.index + 1} of {len(slices)}: {choice.reason}. "
+        f"Pixels {rows:.2g} {words.TIMES} {columns:.2g} mm, slices {apart:.2g} mm apart; left edge: "
         f"{directions[letter_left]}, top: {directions[letter_top]}. White, dashed: reference. Grey values from the 1st to the "
         "99th percentile of the part shown."
     )
@@ -93,11 +95,11 @@ def _draw(
     choice: SliceChoice,
     comparison: Comparison,
 ) -> bytes:
-    row_mm, column_mm = (image.spacing_mm[a] for a in range(3) if a != choice.axis)
-    planes = {name: take_slice(values, choice, image.oriented) for name, values in panels if values is not None}
-    truth = take_slice(reference.values, choice, image.oriented)
+    slices, (row_mm, column_mm) = take_plane(image, choice.plane)
+    planes = {name: as_shown(values, choice.plane)[choice.index] for name, values in panels if values is not None}
+    truth = as_shown(reference.values, choice.plane)[choice.index]
     rows, columns = _crop([truth, *planes.values()], row_mm, column_mm)
-    grey = take_slice(image.values, choice, image.oriented)[rows, columns].astype(float)
+    grey = slices[choice.index][rows, columns].astype(float)
     truth, planes = truth[rows, columns], {name: plane[rows, columns] for name, plane in planes.items()}
     low, high = np.nanpercentile(grey, WINDOW_PERCENTILES)
     height_mm, width_mm = grey.shape[0] * row_mm, grey.shape[1] * column_mm
@@ -116,8 +118,8 @@ def _draw(
             _outline(axes, truth, comparison, (row_mm, column_mm), colour="white")
         axes.set_axis_off()
         axes.set_title(_fitted(name), color=TEXT, fontsize=9, loc="left")
-    if image.oriented:
-        _mark_edges(figure.axes[0], edge_letters(choice))
+    if image.is_oriented:
+        _mark_edges(figure.axes[0], EDGES[choice.plane])
         _scale_bar(figure.axes[0], width_mm, height_mm)
     handles = [Line2D([], [], color=colour, linewidth=2, label=name) for name, colour in list(shown.items())[:MAX_LEGEND]]
     if handles:

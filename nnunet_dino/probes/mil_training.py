@@ -92,7 +92,7 @@ class TrainedMIL:
         """Returns probabilities of the classes ``c`` and the attention weights ``n`` of a bag ``n e``."""
         instances = (torch.from_numpy(bag).to(self.shift.device) - self.shift) / self.scale
         logits, attention = self.network.eval()(instances[None])
-        return logits[0].double().softmax(0).cpu().numpy(), attention[0].cpu().numpy()
+        return logits[0].cpu().double().softmax(0).numpy(), attention[0].cpu().numpy()
 
 
 def train_mil(

@@ -39,6 +39,9 @@ class Splitting:
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise UserError(f"--make-split: required one of {', '.join(RULES)} · got {self.rule!r}{nearest(self.rule, RULES)}")
+        if len(self.fractions) != 3 or not abs(sum(self.fractions) - 1) < 1e-6 or min(self.fractions) < 0:
+            got = ", ".join(f"{fraction:g}" for fraction in self.fractions)
+            raise UserError(f"--fractions: required three numbers from 0 that add up to 1 · got {got}")
         if not 0 <= self.val_fraction < 1:
             raise UserError(f"--val-fraction: required a number from 0 to below 1 · got {self.val_fraction:g}")
 

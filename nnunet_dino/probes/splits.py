@@ -10,6 +10,7 @@ from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 from nnunet_dino._errors import UserError
 
 PARTS = ("train", "val", "test")
+NUM_RSNA_PATIENTS = 26684
 ALSO_CALLED = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
 
 
@@ -44,19 +45,18 @@ def checked_split(split: np.ndarray, patients: np.ndarray) -> np.ndarray:
     return split
 
 
-def split_by_patient(patients: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarray:
+def split_by_patient(patients: np.ndarray, fractions: Sequence[float], seed: int, option: str = "--fractions") -> np.ndarray:
     """Divides patients at random.
 
     Args:
         patients: Whose every input is.
         fractions: Of the patients in train, val and test; they add up to 1.
         seed: Of the shuffling.
+        option: From which the fractions come, for the error.
 
     Raises:
-        UserError: The fractions are no fractions, or a part that is asked for would be empty.
+        UserError: A part that is asked for would be empty.
     """
-    if len(fractions) != 3 or abs(sum(fractions) - 1) > 1e-6 or min(fractions) < 0:
-        raise UserError(f"--fractions: required three numbers that add up to 1 · got {', '.join(f'{f:g}' for f in fractions)}")
     people = np.unique(patients)
     people = people[np.random.default_rng(seed).permutation(len(people))]
     ends = np.round(np.cumsum(fractions) * len(people)).astype(int)
@@ -64,14 +64,21 @@ def split_by_patient(patients: np.ndarray, fractions: Sequence[float], seed: int
     split = np.array([part_of[name] for name in patients])
     for part, fraction in zip(PARTS, fractions, strict=True):
         if fraction > 0 and part not in split:
-            raise UserError(f"--fractions: required enough patients for every part · got {len(people)}, none of them in {part}")
+            raise UserError(
+                f"{option}: required enough patients for every part · got {len(people)} to divide and none in {part} "
+                "· give that part more, or 0"
+            )
     return split
 
 
 def hold_out_validation(split: np.ndarray, patients: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Moves a fraction of the training patients to ``val``."""
+    """Moves a fraction of the training patients to ``val``.
+
+    Raises:
+        UserError: ``train`` or ``val`` would be empty.
+    """
     is_train = split == "train"
-    inner = split_by_patient(patients[is_train], (1 - fraction, fraction, 0.0), seed)
+    inner = split_by_patient(patients[is_train], (1 - fraction, fraction, 0.0), seed, "--val-fraction")
     result = split.astype("<U5")
     result[is_train] = inner
     return result
@@ -80,11 +87,20 @@ def hold_out_validation(split: np.ndarray, patients: np.ndarray, fraction: float
 def rsna_split_of_mgca(patients: np.ndarray) -> np.ndarray:
     """Returns the split of the RSNA pneumonia challenge that MGCA used: 70 % train, 15 % each for val and test.
 
-    The 26,684 labelled patients, in sorted order, give 18,678, 4,003 and 4,003.
+    The 26,684 labelled patients, in sorted order, give 18,678, 4,003 and 4,003. One patient less, and everyone's part would be
+    another.
 
-    Source: HKU-MedAI/MGCA, ``preprocess/rsna.py`` at 53e2409; of the held-out half the first part is test.
+    Raises:
+        UserError: These are not so many patients.
+
+    Source: HKU-MedAI/MGCA, ``mgca/preprocess/rsna.py`` at 680fe4a; of the held-out half the first part is test.
     """
     people = np.unique(patients)
+    if len(people) != NUM_RSNA_PATIENTS:
+        raise UserError(
+            f"--make-split rsna-mgca: required the {NUM_RSNA_PATIENTS:,} labelled patients of RSNA pneumonia · got "
+            f"{len(people):,} patients with features and labels · extract what is missing, or use --make-split patients"
+        )
     train, held_out = train_test_split(people, test_size=0.3, random_state=0)
     test, val = train_test_split(held_out, test_size=0.5, random_state=0)
     part_of = {name: part for part, group in zip(PARTS, (train, val, test), strict=True) for name in group}

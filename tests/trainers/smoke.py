@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_dino.trainers.dinov3 import nnUNetTrainerDINOv3Tiny
+from nnunet_dino.trainers import nnUNetTrainerDINOv3Tiny
 
 
 class nnUNetTrainerSmoke(nnUNetTrainer):

@@ -49,7 +49,7 @@ def weights() -> dict[str, str]:
     """Returns for each published backbone where its weights lie: a path, an error, or nothing."""
     from nnunet_dino._errors import UserError
     from nnunet_dino.backbones.catalogue import CATALOGUE, NO_LICENCE
-    from nnunet_dino.backbones.weights.load import locate
+    from nnunet_dino.backbones.weights import locate
 
     answer = {}
     for name in [name for name, spec in CATALOGUE.items() if spec.licence != NO_LICENCE]:
@@ -62,7 +62,7 @@ def weights() -> dict[str, str]:
 
 def random_weights() -> bool:
     """Returns whether the environment asks for random weights."""
-    from nnunet_dino.backbones.weights.load import wants_random
+    from nnunet_dino.backbones.weights import wants_random
 
     return wants_random()
 
