@@ -33,14 +33,29 @@ def one_thread_in_float32(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def predictor(network: nn.Module, patch_size: tuple[int, ...], mirror_axes: tuple[int, ...] | None, num_heads: int = 3) -> Any:
+def predictor(
+    network: nn.Module,
+    patch_size: tuple[int, ...],
+    mirror_axes: tuple[int, ...] | None,
+    num_heads: int = 3,
+    kind: type[nnUNetPredictor] = nnUNetPredictor,
+) -> Any:
     """nnU-Net's predictor for ``network``, without the files of a trained model."""
-    result = nnUNetPredictor(device=CPU, allow_tqdm=False, use_mirroring=mirror_axes is not None)
+    result = kind(device=CPU, allow_tqdm=False, use_mirroring=mirror_axes is not None)
     label_manager = SimpleNamespace(num_segmentation_heads=num_heads)
     plans_manager = SimpleNamespace(get_label_manager=lambda dataset_json: label_manager)
     configuration = SimpleNamespace(patch_size=patch_size)
     result.manual_initialization(network, plans_manager, configuration, [network.state_dict()], {}, "", mirror_axes)
     return result
+
+
+class MovingPredictor(nnUNetPredictor):
+    """Does to a network on the host what nnU-Net's ``.to("cuda")`` does: in inference mode it makes every tensor anew."""
+
+    @torch.inference_mode()
+    def predict_sliding_window_return_logits(self, input_image: Tensor) -> Tensor:
+        self.network._apply(torch.clone)
+        return super().predict_sliding_window_return_logits(input_image)
 
 
 def predict(network: nn.Module, image: Tensor, patch_size: tuple[int, ...], mirror_axes: tuple[int, ...] | None) -> Tensor:
@@ -105,6 +120,27 @@ def test_every_distinct_slice_is_encoded_once(
     network = CountingNetwork()
     predictor(network, patch_size, mirror_axes, num_heads=1).predict_logits_from_preprocessed_data(image(*size))
     assert counts(network) == (asked, encoded)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("adaptation", ["frozen", "lora", "full"])
+def test_a_network_that_nnunet_moves_in_inference_mode_reuses_all_the_same(
+    adaptation: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nnU-Net moves a network to the GPU in inference mode, and tensors made there do not count what is written to them."""
+    monkeypatch.setenv("nnUNet_dino_precision", precision)
+    network = small_unet(gate_start=0.5, adaptation=adaptation)
+    through_neck = []
+    network.neck.register_forward_hook(lambda _, args, tokens: through_neck.append(len(tokens.unique(dim=0))))
+    moving = predictor(network, (6, 20, 12), (0, 1, 2), kind=MovingPredictor)
+    logits = moving.predict_logits_from_preprocessed_data(image(14, 20, 12))
+    assert counts(network) == (192, 56)
+    assert sum(through_neck) == 56
+    assert not any(tensor.is_inference() for tensor in [*network.parameters(), *network.buffers()])
+    if precision == "float32":
+        assert torch.equal(logits, predict(copy.deepcopy(network), image(14, 20, 12), (6, 20, 12), (0, 1, 2)))
+    network.train()
+    network(volume()).square().mean().backward()
 
 
 def networks() -> list[Any]:

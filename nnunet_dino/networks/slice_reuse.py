@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nnunet_dino._errors import one_line_in_stock_commands
 from nnunet_dino.networks.fingerprint import Key, slice_keys
+from nnunet_dino.networks.inference_tensors import make_ordinary
 from nnunet_dino.networks.memo_bytes import budget_bytes
 from nnunet_dino.networks.slice_memo import SliceMemo
 
-Result = TypeVar("Result")
 Encode = Callable[[Tensor], Sequence[Tensor]]
-OutOfMemory = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)  # torch 2.4 and older have only the second
 
 SHARE_OF_TOKENS = 0.25
 
@@ -116,22 +115,24 @@ class SliceReuse:
         return self._tokens.fetch(keys, compute)[0]
 
     @torch.compiler.disable(recursive=False)
-    def retry(self, function: Callable[..., Result], *args: object) -> Result:
-        """Calls ``function``; if memory runs out and some is held here, frees it and calls once more.
+    def run(self, network: nn.Module, x: Tensor) -> Any:
+        """Returns ``network._forward(x)``; if memory runs out and some is held here, frees it and calls once more.
 
         nnU-Net takes any such error for its own and begins the image anew, so it is met here. From then on half as much may be
         held.
         """
+        if torch.is_inference_mode_enabled():
+            make_ordinary(network)
         try:
-            return function(*args)
-        except OutOfMemory:
+            return network._forward(x)
+        except torch.OutOfMemoryError:
             if not self.num_bytes:
                 raise
         self.forget()
         self._share /= 2
         self._budget = None
         torch.cuda.empty_cache()
-        return function(*args)
+        return network._forward(x)
 
     def _keys(self, slices: Tensor) -> list[Key] | None:
         self.num_asked += len(slices)
