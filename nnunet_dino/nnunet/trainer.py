@@ -19,6 +19,7 @@ from nnunet_dino._errors import one_line_in_stock_commands
 from nnunet_dino._files import write_atomically
 from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.nnunet.plans import DINOV3_UNET, build_from_plans
+from nnunet_dino.nnunet.predictor import forget_slices_after_every_image
 from nnunet_dino.nnunet.pretrained import install_loader, unwrap
 from nnunet_dino.nnunet.requirements import check_data_set, check_folders, check_weights
 from nnunet_dino.nnunet.schedules import EpochSchedule, polynomial
@@ -72,6 +73,7 @@ class DINOv3Trainer(nnUNetTrainer):
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
         """Builds the network; called by nnU-Net in training and at prediction."""
+        forget_slices_after_every_image()
         with one_line_in_stock_commands():
             return build_from_plans(
                 configuration_manager,
