@@ -21,6 +21,7 @@ from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.nnunet.checks import check_training, check_weights
 from nnunet_dino.nnunet.command_errors import report_in_one_line
 from nnunet_dino.nnunet.plans import build_from_plans
+from nnunet_dino.nnunet.predictor import forget_slices_after_every_image
 from nnunet_dino.nnunet.preprocessed import read_json
 from nnunet_dino.nnunet.presets import DINOV3_UNET
 from nnunet_dino.nnunet.pretrained import check_start, install_loader, unwrap
@@ -89,6 +90,7 @@ class DINOv3Trainer(nnUNetTrainer):
         arguments = (num_input_channels, num_output_channels, enable_deep_supervision)
         if cls.network_class is None or cls.dino is None:
             return nnUNetTrainer.build_network_architecture(plans_manager, configuration_manager, *arguments)
+        forget_slices_after_every_image()
         return build_from_plans(configuration_manager, cls.network_class, cls.dino, *arguments)
 
     def run_training(self) -> None:
