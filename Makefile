@@ -2,7 +2,7 @@
 #
 #   PYTHON=python3.12 make install      another Python
 #   make demo ARGS="--epochs 50"        options of nnunet-dino demo
-#   make test ARGS="-k doctor"          options of pytest
+#   make test ARGS="-k doctor -n 0"     options of pytest; two workers unless -n says otherwise
 
 PYTHON ?= python3
 ARGS ?=
@@ -27,7 +27,7 @@ demo: $(INSTALLED)
 	@$(BIN)/nnunet-dino demo $(ARGS)
 
 test: $(INSTALLED)
-	@$(BIN)/python -m pytest -m "not gpu and not weights" $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not weights" -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 docs: $(INSTALLED)
 	@$(BIN)/python docs/generate.py

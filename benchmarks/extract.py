@@ -25,7 +25,7 @@ from PIL import Image
 
 from nnunet_dino.features.encode import Reading
 from nnunet_dino.features.encoder import FrozenEncoder, default_batch
-from nnunet_dino.features.extract import extract
+from nnunet_dino.features.extraction import fill
 from nnunet_dino.features.inputs import find_items
 from nnunet_dino.features.picture import open_image
 from nnunet_dino.features.pixels import Preprocessing
@@ -86,9 +86,7 @@ def run_extract(folder: Path, store: str, encoder: FrozenEncoder, batch: int, gi
         num_items=len(items),
         items_per_file=128,
     )
-    extract(
-        folder / store, facts, items, encoder, Reading(partial(open_image, preprocessing=preprocessing), batch, given.workers)
-    )
+    fill(folder / store, facts, items, encoder, Reading(partial(open_image, preprocessing=preprocessing), batch, given.workers))
 
 
 def encode_alone(encoder: FrozenEncoder, batch: int, size: int, count: int) -> None:

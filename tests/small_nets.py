@@ -60,7 +60,7 @@ def volume(batch: int = 2, channels: int = 1, seed: int = 0) -> torch.Tensor:
 
 
 def write_weights(folder: Path, seed: int, name: str = TINY) -> Path:
-    """Writes weights that :func:`nnunet_dino.backbones.weights.load.locate` finds when the environment names ``folder``."""
+    """Writes weights that :func:`nnunet_dino.backbones.weights.locate` finds when the environment names ``folder``."""
     torch.manual_seed(seed)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.safetensors"

@@ -15,49 +15,32 @@ from nnunet_dino.compare import compare_folders, compare_results
 from nnunet_dino.compare.comparison import Versus
 from nnunet_dino.compare.overlays import _crop, case_picture, changed_cases
 from nnunet_dino.compare.plots import forest_plot, paired_plot
-from nnunet_dino.compare.volumes import SliceChoice, Volume, choose_slice, edge_letters, read_volume, take_slice
+from nnunet_dino.compare.slice_choice import choose_slice
+from nnunet_dino.features.volume import EDGES, Volume, as_shown, read_to_compare
 from nnunet_dino.reports.plot import DARK, LIGHT
-
-
-@pytest.mark.parametrize("code", ["LPS", "RAS", "PIR", "SAL"])
-def test_every_orientation_is_shown_alike(tmp_path, code):
-    values = np.random.default_rng(0).integers(0, 99, size=(5, 7, 9)).astype(np.int16)
-    image = sitk.GetImageFromArray(values)
-    image.SetSpacing((0.5, 0.7, 4.0))
-    sitk.WriteImage(sitk.DICOMOrient(image, code), str(tmp_path / "a.nii.gz"))
-    volume = read_volume(tmp_path / "a.nii.gz")
-    np.testing.assert_array_equal(volume.values, values)
-    assert volume.spacing_mm == pytest.approx((4.0, 0.7, 0.5))
-    assert volume.oriented
 
 
 def test_flat_and_coloured_images(tmp_path):
     values = np.random.default_rng(0).integers(0, 99, size=(6, 8, 3)).astype(np.uint8)
     sitk.WriteImage(sitk.GetImageFromArray(values, isVector=True), str(tmp_path / "a.png"))
-    volume = read_volume(tmp_path / "a.png")
+    volume = read_to_compare(str(tmp_path / "a.png"))
     np.testing.assert_array_equal(volume.values, values[None, ..., 0])
-    assert not volume.oriented
+    assert not volume.is_oriented
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 3, 4, 5)), isVector=False), str(tmp_path / "b.nii.gz"))
-    with pytest.raises(ValueError, match=r"got 4 in .*b\.nii\.gz"):
-        read_volume(tmp_path / "b.nii.gz")
+    with pytest.raises(ValueError, match=r"has 4: .*b\.nii\.gz"):
+        read_to_compare(str(tmp_path / "b.nii.gz"))
 
 
-@pytest.mark.parametrize(
-    ("axis", "corner", "letters"),
-    [
-        # the corner voxel of head (d), front (h) and right (w) has to be in the corner that the letters promise
-        (0, (0, 0), ("R", "A")),
-        (1, (0, 0), ("R", "S")),
-        (2, (0, 0), ("A", "S")),
-    ],
-)
-def test_edges_are_where_the_letters_say(axis, corner, letters):
-    values = np.zeros((4, 5, 6))
-    values[3, 0, 0] = 1
-    choice = SliceChoice(axis, 3 if axis == 0 else 0, "")
-    plane = take_slice(values, choice, oriented=True)
-    assert tuple(np.argwhere(plane)[0]) == corner
-    assert edge_letters(choice) == letters
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_edges_are_where_the_letters_say(plane):
+    """The side of the body that a letter names is marked, and has to be at the edge that bears the letter."""
+    sides = {"R": np.s_[:, :, 0], "A": np.s_[:, 0], "S": np.s_[3]}
+    left, top = EDGES[plane]
+    for letter, edge in ((left, np.s_[:, :, 0]), (top, np.s_[:, 0])):
+        values = np.zeros((4, 5, 6))
+        values[sides[letter]] = 1
+        shown = as_shown(values, plane)
+        assert shown[edge].all() and shown.sum() == shown[edge].sum()
 
 
 def test_the_slice_with_most_disagreement_is_shown():
@@ -66,7 +49,7 @@ def test_the_slice_with_most_disagreement_is_shown():
     first, second = labels.copy(), labels.copy()
     second[3, 2, 2:5] = 2
     choice = choose_slice(Volume(labels, (4.0, 0.5, 0.5), True), first, second)
-    assert (choice.axis, choice.index) == (0, 3)
+    assert (choice.plane, choice.index) == ("axial", 3)
     assert "3 pixels, 1 mm²" in choice.reason
     same = choose_slice(Volume(labels, (4.0, 0.5, 0.5), True), first, first)
     assert (same.index, same.reason.split(",")[0]) == (1, "largest labelled area")
@@ -79,8 +62,8 @@ def test_thick_slices_are_shown_in_their_own_plane():
         spacing = [0.9, 0.9, 0.9]
         spacing[axis] = 3.0
         choice = choose_slice(Volume(labels, tuple(spacing), True), labels, np.zeros_like(labels))
-        assert (choice.axis, choice.index) == (axis, (2, 3, 4)[axis])
-    assert choose_slice(Volume(labels, (0.9, 1.0, 1.2), True), labels, labels).axis == 0
+        assert (choice.plane, choice.index) == (("axial", "coronal", "sagittal")[axis], (2, 3, 4)[axis])
+    assert choose_slice(Volume(labels, (0.9, 1.0, 1.2), True), labels, labels).plane == "axial"
 
 
 def test_the_part_shown_holds_everything_labelled():
@@ -165,8 +148,8 @@ def test_folders_show_pictures_when_images_are_given(comparison, tmp_path):
 
 def test_plots_are_drawn_for_light_and_dark_and_repeat_exactly(comparison):
     (versus,) = comparison.versus
-    light, dark = paired_plot(versus, LIGHT), paired_plot(versus, DARK)
-    assert light == paired_plot(versus, LIGHT)
-    assert LIGHT.ink in light.decode() and LIGHT.ink not in dark.decode()
-    assert DARK.better in dark.decode()
-    assert b"<svg" in forest_plot(comparison, LIGHT)
+    plot = paired_plot(versus, "one")
+    assert plot == paired_plot(versus, "one")
+    assert LIGHT.ink in plot.light.decode() and LIGHT.ink not in plot.dark.decode()
+    assert DARK.better in plot.dark.decode()
+    assert b"<svg" in forest_plot(comparison).light

@@ -8,12 +8,12 @@ from click.testing import CliRunner
 from probe_inputs import TINY
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.backbones.weights import load as weights
+from nnunet_dino.backbones import weights
 from nnunet_dino.cli.main import main
 from nnunet_dino.features.items import Item, Unreadable
 from nnunet_dino.features.pixels import Preprocessing
 from nnunet_dino.features.store.reader import FeatureStore
-from nnunet_dino.features.tissue import TissueRule, tile_corners, tissue_mask, tissue_rule
+from nnunet_dino.features.tissue import TISSUE_RULES, TissueRule, tile_corners, tissue_mask, tissue_rule
 
 WIDTH, HEIGHT = 3072, 2048
 PINK = (200, 120, 170)
@@ -75,6 +75,23 @@ def test_small_pieces_and_small_holes_do_not_count():
 def test_white_and_black_are_no_tissue():
     for grey in (0, 128, 255):
         assert not tissue_mask(np.full((40, 40, 3), grey, np.uint8), 32, tissue_rule("biopsy")).any()
+
+
+# seg_level, sthresh, mthresh, close, use_otsu, a_t, a_h, max_n_holes: the second lines of CLAM's presets at 53e2409, and what
+# its create_patches_fp.py takes without one.
+CLAM = {
+    "biopsy": "-1,15,11,2,FALSE,1,1,2",
+    "resection": "-1,15,11,4,FALSE,100,16,8",
+    "tcga": "-1,8,7,4,FALSE,16,4,8",
+    "default": "-1,8,7,4,FALSE,100,16,8",
+}
+
+
+def test_rules_are_the_presets_of_clam():
+    assert set(TISSUE_RULES) == set(CLAM)
+    for name, line in CLAM.items():
+        _, saturation, median, closing, _, area, hole, num_holes = line.split(",")
+        assert tissue_rule(name) == TissueRule(*(int(text) for text in (saturation, median, closing, area, hole, num_holes)))
 
 
 def test_unknown_rules_are_refused():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from small_nets import planned, small_unet, volume, write_weights
 
 from nnunet_dino._errors import UserError
-from nnunet_dino._files import write_atomically
 from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.networks.unet import PLAIN_UNET, build_stock_unet
 from nnunet_dino.nnunet.memory import backbone_outputs
@@ -47,34 +45,6 @@ def test_cosine_is_torchs() -> None:
         assert cosine(epoch / 9) == pytest.approx(theirs.param_groups[0]["lr"], abs=1e-9)
         theirs.step()
         reference.step()
-
-
-def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint_latest.pth"
-    path.write_text("good")
-
-    def full_disk(target: str) -> None:
-        Path(target).write_text("half")
-        raise OSError(errno.ENOSPC, "No space left on device", target)
-
-    with pytest.raises(UserError, match="checkpoint_latest.pth.*No space left on device"):
-        write_atomically(str(path), full_disk)
-
-    def interrupted(target: str) -> None:
-        Path(target).write_text("half")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(str(path), interrupted)
-    assert path.read_text() == "good"
-    assert list(tmp_path.iterdir()) == [path]
-    write_atomically(str(path), lambda target: Path(target).write_text("new"))
-    assert path.read_text() == "new"
-
-
-def test_a_really_full_disk_is_reported() -> None:
-    with pytest.raises(UserError, match="/dev/full"):
-        write_atomically("/dev/full/checkpoint.pth", lambda target: torch.save({"a": torch.zeros(9)}, target))
 
 
 def test_budget_grows_with_what_is_trained() -> None:

@@ -24,7 +24,6 @@ BACKBONE = click.option(
     "--backbone", default="dinov3_vits16", show_default=True, metavar="NAME", help="See nnunet-dino weights list."
 )
 PIXELS = options_of(
-    click.option("--size", "size_px", default=224, show_default=True, metavar="PX", help="Edge of the square; multiple of 16."),
     click.option("--fit", default="pad", show_default=True, metavar="HOW", help="pad, stretch or crop what is not square."),
     click.option("--window", default="auto", show_default=True, metavar="HU", help="lung, mediastinum, bone … or LOW,HIGH."),
     click.option("--plane", default="axial", show_default=True, metavar="NAME", help="Of volumes: axial, coronal, sagittal."),

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import re
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from nnunet_dino._errors import UserError
 from nnunet_dino.cli._options import BACKBONE, DEVICE, PIXELS
+
+if TYPE_CHECKING:
+    from nnunet_dino.features.extraction import Outcome
+
+NUM_SHOWN = 20
 
 
 @click.command("extract")
 @click.argument("inputs", nargs=-1, required=True)
-@click.option("-o", "output", required=True, metavar="STORE", help="Folder for the features; an unfinished one is continued.")
+@click.option("-o", "store", required=True, metavar="STORE", help="Folder for the features; an unfinished one is continued.")
 @BACKBONE
 @click.option("--features", metavar="WHICH", help="class, mean (of patch tokens), both or map; default: both, of slides mean.")
+@click.option("--size", "size_px", default=224, show_default=True, metavar="PX", help="Edge of the square; multiple of 16.")
 @PIXELS
 @click.option("--kind", default="auto", show_default=True, metavar="WHAT", help="images, volumes or slides.")
 @click.option("--column", metavar="NAME", help="Column of the CSV file with the paths.")
@@ -26,7 +35,18 @@ from nnunet_dino.cli._options import BACKBONE, DEVICE, PIXELS
 @click.option("--per-file", "items_per_file", type=int, metavar="N", help="Inputs per file; default: 128 images, 1 of others.")
 @click.option("--shard", metavar="I/N", help="Do only part I of N, into the same store; torchrun sets it by itself.")
 @DEVICE
-def extract(**options: Any) -> int:
+def extract(
+    shard: str | None,
+    size_px: int,
+    fit: str,
+    window: str,
+    plane: str,
+    every: int,
+    tissue: str,
+    mpp: float | None,
+    store: str,
+    **options: Any,
+) -> int:
     """Write frozen features of images, volumes or slides into a store.
 
     \b
@@ -38,6 +58,60 @@ def extract(**options: Any) -> int:
     INPUTS: a folder, a pattern in quotes, a CSV file of paths, or files. The same command continues interrupted work.
     Exit code 1 if an input could not be read; the rest is done.
     """
-    from nnunet_dino.features.extraction import run
+    from nnunet_dino.features import Preprocessing, Slicing, Tiling
+    from nnunet_dino.features import extract as extract_features
 
-    return run(click.echo, **options)
+    outcome = extract_features(
+        store=store,
+        preprocessing=Preprocessing(size_px, fit, window),
+        slicing=Slicing(plane, every),
+        tiling=Tiling(tissue, mpp),
+        shard=parse_shard(shard),
+        show_progress=True,
+        **options,
+    )
+    return _report(store, outcome)
+
+
+def parse_shard(text: str | None) -> tuple[int, int]:
+    """Returns which part of the work is this process's, from 0, and how many parts there are.
+
+    Without ``text`` it is what ``torchrun`` says in the environment, else everything.
+
+    Raises:
+        UserError: ``text`` is not ``I/N`` with I from 1 to N, or the environment says nonsense.
+    """
+    if text is not None:
+        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise UserError(f"--shard: required I/N with I from 1 to N, for example 1/4 · got {text!r}")
+        return int(match[1]) - 1, int(match[2])
+    rank, world = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    if not (rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
+        raise UserError(
+            "RANK and WORLD_SIZE: required numbers as torchrun sets them, RANK below WORLD_SIZE · "
+            f"got {rank!r} and {world!r} · unset both or give --shard"
+        )
+    return int(rank), int(world)
+
+
+def _report(store: str, outcome: Outcome) -> int:
+    """Says what was done and what could not be read; returns the exit code."""
+    facts, failed = outcome.facts, outcome.failed
+    weights = (
+        "random weights: the features say nothing about DINOv3" if facts.weights_are_random else f"digest {facts.weights[:12]}"
+    )
+    if outcome.num_missing_units:
+        click.echo(
+            f"this shard is done · {outcome.num_missing_units} of {facts.num_units} files of {store} are left to other shards"
+        )
+    else:
+        click.echo(f"{store}: {facts.num_items} {facts.kind} · {', '.join(facts.tokens)} · {facts.backbone} ({weights})")
+    if not failed:
+        return 0
+    click.echo(f"{len(failed)} could not be read; everything else is done:")
+    for name, reason in failed[:NUM_SHOWN]:
+        click.echo(f"  {name}: {reason}")
+    if len(failed) > NUM_SHOWN:
+        click.echo(f"  … and {len(failed) - NUM_SHOWN} more, see the column `error` of {store}/index.csv")
+    return 1

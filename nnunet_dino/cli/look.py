@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from nnunet_dino._errors import UserError
 from nnunet_dino.cli._options import BACKBONE, DEVICE, PIXELS
 
 
@@ -17,10 +18,11 @@ from nnunet_dino.cli._options import BACKBONE, DEVICE, PIXELS
     "--slice", "slices", type=int, multiple=True, metavar="N", help="Of a volume, from 0; may repeat; default: middle."
 )
 @BACKBONE
+@click.option("--size", "size_px", type=int, metavar="PX", help="Edge of the square; default: 48 to 64 tokens; of tiles 224.")
 @PIXELS
 @click.option("--kind", default="auto", show_default=True, metavar="WHAT", help="images, volumes or slides.")
 @DEVICE
-def look(**options: Any) -> None:
+def look(at: str | None, tissue: str, mpp: float | None, output: str, **options: Any) -> None:
     """Show what patch tokens see in IMAGE: principal components as colours, and cosine similarity to one token.
 
     \b
@@ -28,6 +30,20 @@ def look(**options: Any) -> None:
     nnunet-dino look ct.nii.gz --slice 40 --slice 60 --window lung --at 120,80 -o look.png
     nnunet-dino look slide.svs --tissue biopsy -o tiles.png
     """
-    from nnunet_dino.features.looking import run
+    from nnunet_dino.features import Tiling
+    from nnunet_dino.features import look as look_at
 
-    run(click.echo, **options)
+    notes = look_at(output=output, at=_point(at), tiling=Tiling(tissue, mpp), show_progress=True, **options)
+    click.echo(f"written: {output}")
+    for note in notes:
+        click.echo(f"Note: {note}")
+
+
+def _point(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"--at: required X,Y in pixels, for example 120,80 · got {text!r}") from None
+    return x, y

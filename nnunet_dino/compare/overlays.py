@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,33 +14,16 @@ from matplotlib.lines import Line2D
 
 from nnunet_dino.compare import words
 from nnunet_dino.compare.comparison import Comparison, Versus
+from nnunet_dino.compare.slice_choice import SliceChoice, choose_slice
 from nnunet_dino.compare.summary_json import label_values
-from nnunet_dino.compare.volumes import PLANES, SliceChoice, Volume, choose_slice, edge_letters, read_volume, take_slice
+from nnunet_dino.features.volume import EDGES, Volume, as_shown, read_to_compare, take_plane
+from nnunet_dino.reports import Picture
 
 COLOURS = ("#56b4e9", "#e69f00", "#2fd18b", "#f0e442", "#e58ac0", "#ff6b35", "#8f7cff", "#9be564")
 WINDOW_PERCENTILES = (1, 99)
 BACKGROUND, TEXT = "#101216", "#e6e8ec"
 EDGE = [patheffects.withStroke(linewidth=3, foreground=BACKGROUND)]
 MAX_LEGEND = 10
-
-
-@dataclass(frozen=True)
-class CasePicture:
-    """One case of a comparison.
-
-    Attributes:
-        role: ``"best"``, ``"median"`` or ``"worst"``.
-        case: Case identifier.
-        heading: Which case this is and how its Dice changed.
-        caption: Which slice is shown; or why there is no picture.
-        png: The picture, if there is one.
-    """
-
-    role: str
-    case: str
-    heading: str
-    caption: str
-    png: bytes | None
 
 
 def changed_cases(versus: Versus) -> list[tuple[str, str]]:
@@ -54,7 +36,7 @@ def changed_cases(versus: Versus) -> list[tuple[str, str]]:
     return [(role, chosen[role]) for role in ("worst", "median", "best") if unique[chosen[role]] == role]
 
 
-def case_picture(comparison: Comparison, versus: Versus, role: str, case: str) -> CasePicture:
+def case_picture(comparison: Comparison, versus: Versus, role: str, case: str) -> Picture:
     """Draws one case; files that are missing or do not fit leave a reason instead of a picture."""
     before, after = versus.baseline.case_means[case], versus.entry.case_means[case]
     change = words.signed(after - before)
@@ -68,12 +50,12 @@ def case_picture(comparison: Comparison, versus: Versus, role: str, case: str) -
     lost = [what for what, file in files.items() if file is None]
     if lost:
         why = comparison.pictures.missing if lost[0] == "image" and comparison.pictures.missing else "it was not found"
-        return CasePicture(role, case, heading, f"No picture: {' and '.join(lost)} missing ({why}).", None)
+        return Picture(f"{role}-{case}", heading, f"No picture: {' and '.join(lost)} missing ({why}).", None)
     try:
-        volumes = [read_volume(file) for file in files.values()]
+        volumes = [read_to_compare(str(file)) for file in files.values()]
         _check_shapes(volumes, list(files.values()))
     except (RuntimeError, ValueError) as error:
-        return CasePicture(role, case, heading, f"No picture: {' '.join(str(error).split())[-200:]}", None)
+        return Picture(f"{role}-{case}", heading, f"No picture: {' '.join(str(error).split())[-200:]}", None)
     image, reference, base, other = volumes
     choice = choose_slice(reference, base.values, other.values)
     panels = [
@@ -82,7 +64,7 @@ def case_picture(comparison: Comparison, versus: Versus, role: str, case: str) -
         (f"{versus.entry.name}  {words.dice(after)}", other.values),
     ]
     png = _draw(image, reference, panels, choice, comparison)
-    return CasePicture(role, case, heading, _caption(reference, choice), png)
+    return Picture(f"{role}-{case}", heading, _caption(reference, choice), png)
 
 
 def _check_shapes(volumes: Sequence[Volume], files: Sequence[Path]) -> None:
@@ -92,14 +74,15 @@ def _check_shapes(volumes: Sequence[Volume], files: Sequence[Path]) -> None:
 
 
 def _caption(volume: Volume, choice: SliceChoice) -> str:
-    if not volume.oriented:
+    if not volume.is_oriented:
         return "2D image. White, dashed: reference. Grey values from the 1st to the 99th percentile of the part shown."
-    rows, columns = (volume.spacing_mm[a] for a in range(3) if a != choice.axis)
-    letter_left, letter_top = edge_letters(choice)
+    slices, (rows, columns) = take_plane(volume, choice.plane)
+    apart = np.prod(volume.spacing_mm) / (rows * columns)
+    letter_left, letter_top = EDGES[choice.plane]
     directions = {"R": "the patient's right", "A": "front", "S": "head"}
     return (
-        f"{PLANES[choice.axis].capitalize()} slice {choice.index + 1} of {volume.values.shape[choice.axis]}: {choice.reason}. "
-        f"Pixels {rows:.2g} {words.TIMES} {columns:.2g} mm, slices {volume.spacing_mm[choice.axis]:.2g} mm apart; left edge: "
+        f"{choice.plane.capitalize()} slice {choice.index + 1} of {len(slices)}: {choice.reason}. "
+        f"Pixels {rows:.2g} {words.TIMES} {columns:.2g} mm, slices {apart:.2g} mm apart; left edge: "
         f"{directions[letter_left]}, top: {directions[letter_top]}. White, dashed: reference. Grey values from the 1st to the "
         "99th percentile of the part shown."
     )
@@ -112,11 +95,11 @@ def _draw(
     choice: SliceChoice,
     comparison: Comparison,
 ) -> bytes:
-    row_mm, column_mm = (image.spacing_mm[a] for a in range(3) if a != choice.axis)
-    planes = {name: take_slice(values, choice, image.oriented) for name, values in panels if values is not None}
-    truth = take_slice(reference.values, choice, image.oriented)
+    slices, (row_mm, column_mm) = take_plane(image, choice.plane)
+    planes = {name: as_shown(values, choice.plane)[choice.index] for name, values in panels if values is not None}
+    truth = as_shown(reference.values, choice.plane)[choice.index]
     rows, columns = _crop([truth, *planes.values()], row_mm, column_mm)
-    grey = take_slice(image.values, choice, image.oriented)[rows, columns].astype(float)
+    grey = slices[choice.index][rows, columns].astype(float)
     truth, planes = truth[rows, columns], {name: plane[rows, columns] for name, plane in planes.items()}
     low, high = np.nanpercentile(grey, WINDOW_PERCENTILES)
     height_mm, width_mm = grey.shape[0] * row_mm, grey.shape[1] * column_mm
@@ -135,8 +118,8 @@ def _draw(
             _outline(axes, truth, comparison, (row_mm, column_mm), colour="white")
         axes.set_axis_off()
         axes.set_title(_fitted(name), color=TEXT, fontsize=9, loc="left")
-    if image.oriented:
-        _mark_edges(figure.axes[0], edge_letters(choice))
+    if image.is_oriented:
+        _mark_edges(figure.axes[0], EDGES[choice.plane])
         _scale_bar(figure.axes[0], width_mm, height_mm)
     handles = [Line2D([], [], color=colour, linewidth=2, label=name) for name, colour in list(shown.items())[:MAX_LEGEND]]
     if handles:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_dino.features.items import Unreadable
+from nnunet_dino.features.items import Unreadable, decoding
 
 PHOTOMETRIC, CENTER, WIDTH = "0028|0004", "0028|1050", "0028|1051"
 BITS_STORED, IS_SIGNED, INTERCEPT, SLOPE = "0028|0101", "0028|0103", "0028|1052", "0028|1053"
@@ -29,22 +29,20 @@ def read_dicom_image(path: str) -> tuple[np.ndarray, tuple[float, float] | None]
     reader = sitk.ImageFileReader()
     reader.SetFileName(path)
     reader.SetImageIO("GDCMImageIO")
-    try:
+    with decoding():
         image = reader.Execute()
-    except RuntimeError as error:
-        raise Unreadable(itk_reason(error)) from error
-    size = image.GetSize()
-    if len(size) == 3 and size[2] > 1:
-        raise Unreadable(f"required one picture, has {size[2]} frames (read it with --kind volumes)")
-    pixels = sitk.GetArrayFromImage(image)
-    pixels = pixels[0] if len(size) == 3 else pixels
-    if pixels.ndim == 3:
-        return pixels[:, :, :3], None
-    header_range = _window(reader)
-    if header_range and _header(reader, PHOTOMETRIC) == "MONOCHROME1":
-        turned = _sum_with_turned(reader)
-        header_range = turned - header_range[1], turned - header_range[0]
-    return pixels[:, :, None].astype(np.float32), header_range
+        size = image.GetSize()
+        if len(size) == 3 and size[2] > 1:
+            raise Unreadable(f"required one picture, has {size[2]} frames (read it with --kind volumes)")
+        pixels = sitk.GetArrayFromImage(image)
+        pixels = pixels[0] if len(size) == 3 else pixels
+        if pixels.ndim == 3:
+            return pixels[:, :, :3], None
+        header_range = _window(reader)
+        if header_range and _header(reader, PHOTOMETRIC) == "MONOCHROME1":
+            turned = _sum_with_turned(reader)
+            header_range = turned - header_range[1], turned - header_range[0]
+        return pixels[:, :, None].astype(np.float32), header_range
 
 
 def _window(reader: sitk.ImageFileReader) -> tuple[float, float] | None:
@@ -66,9 +64,3 @@ def _sum_with_turned(reader: sitk.ImageFileReader) -> float:
 
 def _header(reader: sitk.ImageFileReader, key: str) -> str:
     return reader.GetMetaData(key).strip() if reader.HasMetaDataKey(key) else ""
-
-
-def itk_reason(error: Exception) -> str:
-    """Returns the last line of an error of ITK, which says what went wrong."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1].split("): ", 1)[-1][:200] if lines else type(error).__name__

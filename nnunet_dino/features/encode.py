@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from nnunet_dino._errors import UserError
 from nnunet_dino.features.encoder import Features, FrozenEncoder
 from nnunet_dino.features.inputs import IMAGES, SLIDES, VOLUMES
-from nnunet_dino.features.items import Item, Source, Unreadable
-from nnunet_dino.features.prefetch import ahead
+from nnunet_dino.features.items import Item, Source, Unreadable, is_of_the_machine
+from nnunet_dino.features.prefetch import prefetch
 from nnunet_dino.features.store.layout import StoreFacts
 from nnunet_dino.features.store.units import ItemFeatures
 
 Unit = tuple[int, Sequence[Item]]
+FREE_THE_MACHINE = "free memory and processes or give fewer --workers, then run the same command again; it continues"
 NUM_OPENED_AHEAD = {VOLUMES: 2, SLIDES: 1}
 
 
@@ -49,11 +52,19 @@ class _Piece:
     error: str = ""
 
 
+class _Images(NamedTuple):
+    """Readable images of one input, ``n c s s``, and which of their tokens show it, ``gh gw``."""
+
+    id: str
+    images: Tensor
+    shows_image: Tensor
+
+
 @dataclass
 class _Collected:
     """The features of one input as they come in."""
 
-    item: Item
+    id: str
     source: Source | None
     error: str = ""
     parts: list[dict[str, Tensor]] = field(default_factory=list)
@@ -81,19 +92,17 @@ def encode_units(
     """
     flat = ((unit, item) for unit, items in units for item in items)
     num_opened = NUM_OPENED_AHEAD.get(facts.kind, 2 * reading.batch)
-    opened = ahead(readers, lambda pair: _open(*pair, reading.open_source), flat, num_opened)
+    opened = prefetch(readers, lambda pair: _open(*pair, reading.open_source), flat, num_opened)
     wanted = (piece for whole in opened for piece in _cut(whole, reading.batch))
     num_prepared = 2 * reading.batch if facts.kind == IMAGES else reading.num_workers
-    prepared = ahead(readers, _prepare, wanted, num_prepared)
+    prepared = prefetch(readers, _prepare, wanted, num_prepared)
     for unit, pieces in groupby(prepared, key=lambda piece: piece.unit):
         yield unit, _encode_unit(pieces, facts, encoder, reading.batch, done)
 
 
 def _open(unit: int, item: Item, open_source: Callable[[Item], Source]) -> _Piece:
-    try:
-        return _Piece(unit, item, open_source(item))
-    except Exception as error:  # readers raise whatever they like on damaged files; the rest has to go on
-        return _Piece(unit, item, error=_reason(error))
+    piece = _Piece(unit, item)
+    return _guarded(piece, lambda: replace(piece, source=open_source(item)))
 
 
 def _cut(whole: _Piece, batch: int) -> Iterator[_Piece]:
@@ -106,78 +115,86 @@ def _cut(whole: _Piece, batch: int) -> Iterator[_Piece]:
 
 
 def _prepare(piece: _Piece) -> _Piece:
-    if piece.source is None:
+    source = piece.source
+    if source is None:
         return piece
+    return _guarded(piece, lambda: replace(piece, images=source.images(piece.start, piece.stop)))
+
+
+def _guarded(piece: _Piece, read: Callable[[], _Piece]) -> _Piece:
+    """Notes why an input cannot be read, so that the rest goes on.
+
+    Raises:
+        UserError: The machine is to blame and not the input.
+    """
     try:
-        images = piece.source.images(piece.start, piece.stop)
-        return _Piece(piece.unit, piece.item, piece.source, piece.start, piece.stop, images)
-    except Exception as error:  # as above
-        return _Piece(piece.unit, piece.item, piece.source, piece.start, piece.stop, error=_reason(error))
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())[:200]
-    return text if isinstance(error, Unreadable) else f"{type(error).__name__}: {text}"
+        return read()
+    except Unreadable as error:
+        return replace(piece, error=str(error))
+    except Exception as error:
+        text = " ".join(str(error).split())[:200]
+        if is_of_the_machine(error):
+            raise UserError(f"could not read {piece.item.path} · got {text} · {FREE_THE_MACHINE}") from error
+        return replace(piece, error=f"{type(error).__name__}: {text}")
 
 
 def _encode_unit(
     pieces: Iterable[_Piece], facts: StoreFacts, encoder: FrozenEncoder, batch: int, done: Callable[[int, int], object]
 ) -> list[ItemFeatures]:
+    """A batch is begun before the one before it is fetched, so that a GPU does not wait."""
     collected: dict[str, _Collected] = {}
-    waiting: list[_Piece] = []
-    running: tuple[list[_Piece], Features] | None = None
-    for piece in pieces:
-        state = collected.setdefault(piece.item.id, _Collected(piece.item, piece.source))
-        state.error = state.error or piece.error
-        if piece.images is not None and not state.error:
-            waiting.append(piece)
-        if piece.source is not None and piece.stop == piece.source.num_images:
-            piece.source.close()
-        if sum(len(p.images) for p in waiting) >= batch:
-            waiting, running = [], _start(waiting, running, encoder, facts, collected)
-            done(0, sum(len(p.images) for p in running[0]))
-    if waiting:
-        running = _start(waiting, running, encoder, facts, collected)
-        done(0, sum(len(p.images) for p in running[0]))
-    _collect(running, facts, collected)
+    before: tuple[list[_Images], Features] | None = None
+    for images in _batches(pieces, batch, collected):
+        features = encoder(*_stacked(images))
+        if before:
+            _fetch(*before, facts, collected)
+        before = images, features
+        done(0, sum(len(part.images) for part in images))
+    if before:
+        _fetch(*before, facts, collected)
     done(len(collected), 0)
     return [_finish(state, facts) for state in collected.values()]
 
 
-def _start(
-    pieces: list[_Piece],
-    before: tuple[list[_Piece], Features] | None,
-    encoder: FrozenEncoder,
-    facts: StoreFacts,
-    collected: dict[str, _Collected],
-) -> tuple[list[_Piece], Features]:
-    """Starts a batch and fetches the one before, so that a GPU does not wait for its results to be fetched."""
-    parts = [piece.images for piece in pieces]
-    if len({part.shape[1] for part in parts}) > 1:  # grey and colour in one batch
-        parts = [part.expand(-1, 3, -1, -1) for part in parts]
-    features = encoder(torch.cat(parts) if len(parts) > 1 else parts[0])
-    _collect(before, facts, collected)
-    return pieces, features
+def _batches(pieces: Iterable[_Piece], batch: int, collected: dict[str, _Collected]) -> Iterator[list[_Images]]:
+    """Puts pieces together until there are ``batch`` images, and notes the inputs and what is wrong with them."""
+    waiting: list[_Images] = []
+    for piece in pieces:
+        state = collected.setdefault(piece.item.id, _Collected(piece.item.id, piece.source))
+        state.error = state.error or piece.error
+        if piece.source is not None:
+            if piece.images is not None and not state.error:
+                waiting.append(_Images(piece.item.id, piece.images, piece.source.shows_image))
+            if piece.stop == piece.source.num_images:
+                piece.source.close()
+        if sum(len(part.images) for part in waiting) >= batch:
+            yield waiting
+            waiting = []
+    if waiting:
+        yield waiting
 
 
-def _collect(batch: tuple[list[_Piece], Features] | None, facts: StoreFacts, collected: dict[str, _Collected]) -> None:
-    if batch is None:
-        return
-    pieces, features = batch
-    kept = {name: getattr(features, name).cpu() for name in facts.tokens}
-    counts = [len(piece.images) for piece in pieces]
-    splits = {name: values.split(counts) for name, values in kept.items()}
-    for position, piece in enumerate(pieces):
-        collected[piece.item.id].parts.append({name: parts[position] for name, parts in splits.items()})
+def _stacked(parts: list[_Images]) -> tuple[Tensor, Tensor]:
+    images = [part.images for part in parts]
+    if len({part.shape[1] for part in images}) > 1:  # grey and colour in one batch
+        images = [part.expand(-1, 3, -1, -1) for part in images]
+    return torch.cat(images), torch.cat([part.shows_image.expand(len(part.images), -1, -1) for part in parts])
+
+
+def _fetch(parts: list[_Images], features: Features, facts: StoreFacts, collected: dict[str, _Collected]) -> None:
+    counts = [len(part.images) for part in parts]
+    splits = {name: getattr(features, name).cpu().split(counts) for name in facts.tokens}
+    for position, part in enumerate(parts):
+        collected[part.id].parts.append({name: split[position] for name, split in splits.items()})
 
 
 def _finish(state: _Collected, facts: StoreFacts) -> ItemFeatures:
     """Puts the parts of one input together."""
-    if state.error:
-        return ItemFeatures(state.item.id, state.error)
+    if state.error or state.source is None:
+        return ItemFeatures(state.id, state.error)
     whole = {name: torch.cat([part[name] for part in state.parts]) for name in facts.tokens}
     if any(not torch.isfinite(values).all() for values in whole.values()):
-        return ItemFeatures(state.item.id, "the backbone's features are not finite")
+        return ItemFeatures(state.id, "the backbone's features are not finite")
     dtype = getattr(torch, facts.dtype)
     item: dict[str, Tensor] = {}
     if facts.kind == IMAGES:
@@ -185,4 +202,4 @@ def _finish(state: _Collected, facts: StoreFacts) -> ItemFeatures:
     elif facts.kind == VOLUMES:
         item = {name: values.double().mean(0).to(dtype) for name, values in whole.items() if name != "patch_map"}
     instances = {name: values.to(dtype) for name, values in whole.items()} if facts.keeps_instances else {}
-    return ItemFeatures(state.item.id, "", dict(state.source.facts), item, instances, state.source.coordinates)
+    return ItemFeatures(state.id, "", dict(state.source.facts), item, instances, state.source.coordinates)

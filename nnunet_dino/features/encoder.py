@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 
 from nnunet_dino._errors import UserError
+from nnunet_dino.backbones import weights
 from nnunet_dino.backbones.adapted import AdaptedBackbone
 from nnunet_dino.backbones.catalogue import get_spec
 from nnunet_dino.backbones.precision import backbone_dtype
-from nnunet_dino.backbones.vit import PATCH_PX
-from nnunet_dino.backbones.weights import load as weights
+from nnunet_dino.backbones.vit import NUM_PREFIX_TOKENS, PATCH_PX, TOKENS_AT_ONCE
 
-NUM_PREFIX_TOKENS = 5
-BATCH_TOKENS = 16384
 RANDOM_SEED = 0
 # What DINOv3 was trained with (ImageNet's), for intensities in 0..1.
 MEAN = (0.485, 0.456, 0.406)
@@ -28,7 +26,7 @@ class Features(NamedTuple):
 
     Attributes:
         class_token: ``n e``.
-        patch_mean: Mean over the patch tokens, ``n e``.
+        patch_mean: Mean over the patch tokens that show the image, ``n e``.
         patch_map: ``n e gh gw``.
     """
 
@@ -74,24 +72,30 @@ class FrozenEncoder:
 
     @property
     def embed_dim(self) -> int:
-        return self._backbone.embed_dim
+        return int(self._backbone.embed_dim)
 
     @torch.inference_mode()
-    def __call__(self, images: Tensor) -> Features:
+    def __call__(self, images: Tensor, shows_image: Tensor | None = None) -> Features:
         """Encodes images.
 
         Args:
             images: ``n 3 h w`` or, grey, ``n 1 h w``; intensities 0..1; ``h`` and ``w`` multiples of 16. Grey is replicated.
+            shows_image: Which tokens show the image and not only padding, ``n gh gw``; None for all.
         """
         images = images.to(self.device, torch.float32, non_blocking=True).expand(-1, 3, -1, -1)
         tokens = self._backbone.tokens((images - self._mean) / self._std)
         patch_map = tokens.patch_maps[-1].float()
-        return Features(tokens.class_tokens[-1].float(), patch_map.mean((2, 3)), patch_map)
+        if shows_image is None:
+            patch_mean = patch_map.mean((2, 3))
+        else:
+            weights = shows_image.to(patch_map)[:, None]
+            patch_mean = (patch_map * weights).sum((2, 3)) / weights.sum((2, 3))
+        return Features(tokens.class_tokens[-1].float(), patch_mean, patch_map)
 
 
 def default_batch(size_px: int) -> int:
     """Returns how many images of ``size_px`` are encoded at once: as many as have 16,384 tokens together."""
-    return max(1, BATCH_TOKENS // ((size_px // PATCH_PX) ** 2 + NUM_PREFIX_TOKENS))
+    return max(1, TOKENS_AT_ONCE // ((size_px // PATCH_PX) ** 2 + NUM_PREFIX_TOKENS))
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -105,7 +109,10 @@ def pick_device(name: str = "auto") -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        rank = os.environ.get("LOCAL_RANK", "0")
+        if not rank.isdecimal():
+            raise UserError(f"LOCAL_RANK: required a number, as torchrun sets it · got {rank!r} · unset it")
+        return torch.device("cuda", int(rank) % torch.cuda.device_count())
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -1,73 +1,99 @@
-"""What ``nnunet-dino extract`` does."""
+"""Features of many inputs, from any number of processes, into one store; interrupted work is continued."""
 
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from nnunet_dino._errors import UserError, nearest
-from nnunet_dino.features.encode import Reading
+from nnunet_dino.features.encode import FREE_THE_MACHINE, Reading, encode_units
 from nnunet_dino.features.encoder import FrozenEncoder, default_batch, pick_device
-from nnunet_dino.features.extract import Outcome, extract
 from nnunet_dino.features.inputs import IMAGES, SLIDES, VOLUMES, find_items
-from nnunet_dino.features.items import Item, Source
+from nnunet_dino.features.items import Item, Source, is_of_the_machine
 from nnunet_dino.features.picture import open_image
 from nnunet_dino.features.pixels import Preprocessing
 from nnunet_dino.features.slide import Tiling, open_slide, require_openslide
-from nnunet_dino.features.store.layout import StoreFacts
-from nnunet_dino.features.store.reader import TOKENS
+from nnunet_dino.features.store.index import missing_units, write_index
+from nnunet_dino.features.store.layout import DTYPES, StoreFacts, begin, unit_file
+from nnunet_dino.features.store.reader import TOKENS_OF
+from nnunet_dino.features.store.units import read_records, write_unit
 from nnunet_dino.features.volume import Slicing, open_volume
 
 ITEMS_PER_FILE = {IMAGES: 128, VOLUMES: 1, SLIDES: 1}
 DEFAULT_FEATURES = {IMAGES: "both", VOLUMES: "both", SLIDES: "mean"}
-NUM_SHOWN = 20
 
 
-def run(
-    echo: Callable[[str], object],
-    *,
+@dataclass(frozen=True)
+class Outcome:
+    """What one process did, and how the store stands.
+
+    Attributes:
+        facts: What the store holds.
+        failed: Id and reason of every unreadable input of this process.
+        num_missing_units: Files that are yet to be written, by other processes; 0 for a complete store.
+    """
+
+    facts: StoreFacts
+    failed: list[tuple[str, str]]
+    num_missing_units: int
+
+
+def extract(
     inputs: Sequence[str],
-    output: str,
-    backbone: str,
-    features: str | None,
-    kind: str,
-    column: str | None,
-    root: str | None,
-    size_px: int,
-    fit: str,
-    window: str,
-    plane: str,
-    every: int,
-    per_slice: bool,
-    tissue: str,
-    mpp: float | None,
-    dtype: str,
-    batch: int | None,
-    num_workers: int | None,
-    items_per_file: int | None,
-    shard: str | None,
-    device: str,
-) -> int:
-    """Extracts features of what the options name and says how it went.
+    store: str | Path,
+    backbone: str = "dinov3_vits16",
+    *,
+    features: str | None = None,
+    kind: str = "auto",
+    column: str | None = None,
+    root: str | None = None,
+    preprocessing: Preprocessing | None = None,
+    slicing: Slicing | None = None,
+    tiling: Tiling | None = None,
+    per_slice: bool = False,
+    dtype: str = "float32",
+    batch: int | None = None,
+    num_workers: int | None = None,
+    items_per_file: int | None = None,
+    shard: tuple[int, int] = (0, 1),
+    device: str = "auto",
+    show_progress: bool = False,
+) -> Outcome:
+    """Writes frozen features of images, volumes or slides into a store, or continues one.
 
-    Returns:
-        The exit code: 1 if inputs could not be read.
+    Args:
+        inputs: See :func:`nnunet_dino.features.inputs.find_items`, also for ``kind``, ``column`` and ``root``.
+        store: The folder.
+        backbone: A row of the catalogue.
+        features: ``class``, ``mean``, ``both`` or ``map``; by default both, of slides the mean.
+        preprocessing: How images are shown to the backbone.
+        slicing: Which slices of volumes are shown.
+        tiling: How slides are cut.
+        per_slice: Keep the features of every slice beside their mean.
+        dtype: ``float32`` or ``float16``, in the store.
+        batch: Images encoded at once; by default as many as have 16,384 tokens.
+        num_workers: Threads that read; by default one per processor, at most 8.
+        items_per_file: Inputs per file; by default 128 images, or one volume or slide.
+        shard: Which part of the work is this process's, from 0, and how many parts there are.
+        device: Where to compute; ``auto`` is CUDA if there is any.
+        show_progress: Draw a bar on standard error, if that is a terminal.
 
     Raises:
-        UserError: An option is wrong, there are no weights, or the store is of something else.
+        UserError: An option is wrong, there are no weights, the store is of something else or cannot be written to, or the
+            machine has no threads or memory left.
     """
-    part = parse_shard(shard)
-    preprocessing = Preprocessing(size_px, fit, window)
-    slicing, tiling = Slicing(plane, every), Tiling(tissue, mpp)
-    _check(features, dtype, batch, items_per_file)
+    preprocessing, slicing, tiling = preprocessing or Preprocessing(), slicing or Slicing(), tiling or Tiling()
+    _check(str(store), features, dtype, {"--batch": batch, "--per-file": items_per_file, "--workers": num_workers})
     kind, items = find_items(inputs, kind, column, root)
+    open_source = opener(kind, preprocessing, slicing, tiling)
     encoder = FrozenEncoder(backbone, pick_device(device))
     pixels = preprocessing.record()
     if kind == VOLUMES:
@@ -80,26 +106,27 @@ def run(
         weights=encoder.digest,
         weights_are_random=encoder.weights_are_random,
         precision=str(encoder.dtype).removeprefix("torch."),
-        tokens=TOKENS[features or DEFAULT_FEATURES[kind]],
+        tokens=TOKENS_OF[features or DEFAULT_FEATURES[kind]],
         per_slice=per_slice and kind == VOLUMES,
         dtype=dtype,
         preprocessing=pixels,
         num_items=len(items),
         items_per_file=items_per_file or ITEMS_PER_FILE[kind],
     )
-    reading = Reading(
-        opener(kind, preprocessing, slicing, tiling),
-        batch or default_batch(size_px),
-        num_workers or min(8, os.cpu_count() or 1),
-    )
-    mine = [i for i in range(len(items)) if (i // facts.items_per_file) % part[1] == part[0]]
-    with tqdm(total=len(mine), unit=kind[:-1], disable=None, smoothing=0.05, file=sys.stderr) as bar:
-        outcome = extract(Path(output), facts, items, encoder, reading, part, _shown_by(bar))
-    return report(echo, Path(output), facts, outcome)
+    reading = Reading(open_source, batch or default_batch(preprocessing.size_px), num_workers or min(8, os.cpu_count() or 1))
+    num_mine = sum((position // facts.items_per_file) % shard[1] == shard[0] for position in range(len(items)))
+    disable = None if show_progress else True
+    with tqdm(total=num_mine, unit=kind[:-1], disable=disable, smoothing=0.05, file=sys.stderr) as bar:
+        failed = fill(Path(store), facts, items, encoder, reading, shard, _shown_by(bar))
+    return Outcome(facts, failed, len(missing_units(Path(store), facts)))
 
 
 def opener(kind: str, preprocessing: Preprocessing, slicing: Slicing, tiling: Tiling) -> Callable[[Item], Source]:
-    """Returns the function that opens inputs of a kind."""
+    """Returns the function that opens inputs of a kind.
+
+    Raises:
+        UserError: OpenSlide is needed and missing.
+    """
     if kind == IMAGES:
         return partial(open_image, preprocessing=preprocessing)
     if kind == VOLUMES:
@@ -108,28 +135,14 @@ def opener(kind: str, preprocessing: Preprocessing, slicing: Slicing, tiling: Ti
     return partial(open_slide, preprocessing=preprocessing, tiling=tiling)
 
 
-def parse_shard(text: str | None) -> tuple[int, int]:
-    """Returns which part of the work is this process's, from 0, and how many parts there are.
-
-    Without ``text`` it is what ``torchrun`` says in the environment, else everything.
-
-    Raises:
-        UserError: ``text`` is not ``I/N`` with I from 1 to N.
-    """
-    if text is None:
-        return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise UserError(f"--shard: required I/N with I from 1 to N, for example 1/4 · got {text!r}")
-    return int(match[1]) - 1, int(match[2])
-
-
-def _check(features: str | None, dtype: str, batch: int | None, items_per_file: int | None) -> None:
-    if features is not None and features not in TOKENS:
-        raise UserError(f"--features: required one of {', '.join(TOKENS)} · got {features!r}{nearest(features, TOKENS)}")
-    if dtype not in ("float32", "float16"):
-        raise UserError(f"--dtype: required float32 or float16 · got {dtype!r}")
-    for option, number in (("--batch", batch), ("--per-file", items_per_file)):
+def _check(store: str, features: str | None, dtype: str, counts: dict[str, int | None]) -> None:
+    if not store.strip():
+        raise UserError(f"-o: required a folder for the features · got {store!r} · name one")
+    if features is not None and features not in TOKENS_OF:
+        raise UserError(f"--features: required one of {', '.join(TOKENS_OF)} · got {features!r}{nearest(features, TOKENS_OF)}")
+    if dtype not in DTYPES:
+        raise UserError(f"--dtype: required {' or '.join(DTYPES)} · got {dtype!r}")
+    for option, number in counts.items():
         if number is not None and number < 1:
             raise UserError(f"{option}: required a number from 1 · got {number}")
 
@@ -149,20 +162,62 @@ def _shown_by(bar: tqdm) -> Callable[[int, int], None]:
     return done
 
 
-def report(echo: Callable[[str], object], store: Path, facts: StoreFacts, outcome: Outcome) -> int:
-    """Says what was done and what could not be read; returns the exit code."""
-    weights = (
-        "random weights: the features say nothing about DINOv3" if facts.weights_are_random else f"digest {facts.weights[:12]}"
-    )
-    if outcome.num_missing_units:
-        echo(f"this shard is done · {outcome.num_missing_units} of {facts.num_units} files of {store} are left to other shards")
-    else:
-        echo(f"{store}: {facts.num_items} {facts.kind} · {', '.join(facts.tokens)} · {facts.backbone} ({weights})")
-    if not outcome.failed:
-        return 0
-    echo(f"{len(outcome.failed)} could not be read; everything else is done:")
-    for name, reason in outcome.failed[:NUM_SHOWN]:
-        echo(f"  {name}: {reason}")
-    if len(outcome.failed) > NUM_SHOWN:
-        echo(f"  … and {len(outcome.failed) - NUM_SHOWN} more, see the column `error` of {store / 'index.csv'}")
-    return 1
+def fill(
+    store: Path,
+    facts: StoreFacts,
+    items: Sequence[Item],
+    encoder: FrozenEncoder,
+    reading: Reading,
+    shard: tuple[int, int] = (0, 1),
+    done: Callable[[int, int], object] = lambda num_items, num_images: None,
+) -> list[tuple[str, str]]:
+    """Encodes the inputs of one shard and writes every unit when it is done; units that are there are left alone.
+
+    Units with unreadable inputs are done again, as the reason may be gone.
+
+    Args:
+        store: Folder of the store.
+        facts: What it holds.
+        items: All inputs, also those of other shards.
+        encoder: The backbone.
+        reading: How to read the inputs.
+        shard: As for :func:`extract`.
+        done: Called with numbers of further inputs and images.
+
+    Returns:
+        Id and reason of every unreadable input.
+
+    Raises:
+        UserError: As for :func:`extract`.
+    """
+    begin(store, facts, items)
+    mine = range(shard[0], facts.num_units, shard[1])
+    members = {unit: items[unit * facts.items_per_file : (unit + 1) * facts.items_per_file] for unit in mine}
+    todo = [unit for unit in mine if not _is_done(unit_file(store, unit))]
+    done(sum(len(members[unit]) for unit in set(mine) - set(todo)), 0)
+    failed: list[tuple[str, str]] = []
+    with ThreadPoolExecutor(reading.num_workers) as readers, ThreadPoolExecutor(1) as writer:
+        writing: Future[None] | None = None
+        try:
+            units = ((unit, members[unit]) for unit in todo)
+            for unit, results in encode_units(units, facts, encoder, reading, readers, done):
+                failed += [(result.id, result.error) for result in results if result.error]
+                if writing is not None:
+                    writing.result()
+                writing = writer.submit(write_unit, unit_file(store, unit), results)
+            if writing is not None:
+                writing.result()
+        except BaseException as error:
+            readers.shutdown(wait=False, cancel_futures=True)
+            if isinstance(error, torch.OutOfMemoryError):
+                raise UserError(f"--batch: required images that fit into memory · got {reading.batch} · give fewer") from error
+            if isinstance(error, RuntimeError) and is_of_the_machine(error):
+                raise UserError(f"required {reading.num_workers} threads · got {error} · {FREE_THE_MACHINE}") from error
+            raise
+    if not missing_units(store, facts):
+        write_index(store, facts, items)
+    return failed
+
+
+def _is_done(file: Path) -> bool:
+    return file.exists() and not any(record["error"] for record in read_records(file))

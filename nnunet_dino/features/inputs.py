@@ -59,6 +59,8 @@ def find_items(
         pairs = _from_disk(named, kind)
     if not pairs:
         raise UserError(f"required at least one image, volume or slide · got none in {', '.join(named)}{_hint(kind)}")
+    if odd := [path for _, path in pairs if not _is_utf8(path)]:
+        raise UserError(f"required file names in UTF-8 · got {odd[0]!a} ({len(odd)} such) · rename")
     found = kind if kind != "auto" else _kind_of([path for _, path in pairs])
     items = [Item(name, path) for name, path in pairs]
     if found == VOLUMES:
@@ -68,6 +70,11 @@ def find_items(
     if repeated := [name for name, count in Counter(item.id for item in items).items() if count > 1]:
         raise UserError(f"required every input once · got {repeated[0]} several times ({len(repeated)} such)")
     return found, items
+
+
+def _is_utf8(text: str) -> bool:
+    """Other names cannot be written into a CSV file; Python shows their bytes as halves of surrogate pairs."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _hint(kind: str) -> str:
@@ -91,7 +98,7 @@ def _from_csv(file: Path, column: str | None, root: str | None) -> list[tuple[st
             f"{file}: required a path in every row of {column!r} · got none in row {int((texts == '').argmax()) + 2}"
         )
     folder = Path(root) if root is not None else file.parent
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"--root: required a folder · got {folder}, which is none")
     return [(text, str((folder / text).absolute())) for text in texts]
 
@@ -100,30 +107,34 @@ def read_csv(file: Path) -> pd.DataFrame:
     """Reads a CSV file as text, nothing changed.
 
     Raises:
-        UserError: It is not there, or is no CSV file.
+        UserError: It is not there, is no CSV file, or two columns have one name.
     """
     try:
-        return pd.read_csv(file, dtype=str, keep_default_na=False, skipinitialspace=True)
+        rows = pd.read_csv(file, header=None, dtype=str, keep_default_na=False, skipinitialspace=True)
     except FileNotFoundError:
         raise UserError(f"required a CSV file · got {file}, which does not exist") from None
-    except (OSError, ValueError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"required a CSV file · got {file}: {' '.join(str(error).split())[:150]}") from error
+    names = rows.iloc[0].tolist()
+    if repeated := [name for name, count in Counter(names).items() if name and count > 1]:
+        raise UserError(f"{file}: required a name of its own for every column · got {repeated[0]!r} twice · rename one")
+    return rows.iloc[1:].set_axis(names, axis=1).fillna("").reset_index(drop=True)
 
 
 def _from_disk(named: Sequence[str], kind: str) -> list[tuple[str, str]]:
-    folders = [name for name in named if Path(name).is_dir()]
+    folders = [name for name in named if os.path.isdir(name)]
     files: list[str] = []
     for name in named:
         if name in folders:
             files += _in_folder(Path(name), kind)
-        elif Path(name).is_file():
+        elif os.path.isfile(name):
             files.append(name)
         else:
             matches = sorted(glob.glob(name, recursive=True))
             if not matches:
                 raise UserError(f"required files or folders that exist · got {name}")
             for match in matches:
-                files += _in_folder(Path(match), kind) if Path(match).is_dir() else [match]
+                files += _in_folder(Path(match), kind) if os.path.isdir(match) else [match]
     paths = sorted({os.path.abspath(file) for file in files})
     if not paths:
         return []
@@ -138,7 +149,7 @@ def _from_disk(named: Sequence[str], kind: str) -> list[tuple[str, str]]:
 def _in_folder(folder: Path, kind: str) -> Iterable[str]:
     """Yields the files with known endings and, where volumes are asked for, the folders with DICOM files."""
     endings = ENDINGS.get(kind) or tuple(ending for endings in ENDINGS.values() for ending in endings)
-    for place, subfolders, names in os.walk(folder):
+    for place, subfolders, names in os.walk(folder, onerror=_refuse_folder):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         names = sorted(name for name in names if not name.startswith("."))
         if kind == VOLUMES:
@@ -146,6 +157,10 @@ def _in_folder(folder: Path, kind: str) -> Iterable[str]:
                 yield place
             names = [name for name in names if not name.lower().endswith(DICOM_ENDINGS)]
         yield from (os.path.join(place, name) for name in names if name.lower().endswith(endings))
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise UserError(f"required a folder that can be read · got {error.filename}: {error.strerror} · change its permissions")
 
 
 def _is_slice(place: str, name: str) -> bool:

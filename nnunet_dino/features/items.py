@@ -2,15 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
+OF_THE_MACHINE = (
+    "start new thread",
+    "create a thread",
+    "Resource temporarily unavailable",
+    "INTERNAL ASSERT",
+    "Too many open files",
+)
 
-class Unreadable(Exception):
+
+class Unreadable(ValueError):
     """An input that cannot be used; the message is the reason shown to the user."""
+
+
+def is_of_the_machine(error: Exception) -> bool:
+    """Whether an error says that the machine has no threads or file handles left, which is no fault of the file it read."""
+    return any(words in str(error) for words in OF_THE_MACHINE)
+
+
+@contextlib.contextmanager
+def decoding() -> Iterator[None]:
+    """Turns whatever a decoder raises on a damaged file into :class:`Unreadable`.
+
+    What is the machine's fault passes as it is.
+
+    Raises:
+        Unreadable: With the last line of the error, where ITK says what went wrong.
+    """
+    try:
+        yield
+    except Unreadable:
+        raise
+    except Exception as error:
+        if is_of_the_machine(error):
+            raise
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise Unreadable(lines[-1].split("): ", 1)[-1][:200] if lines else type(error).__name__) from error
 
 
 @dataclass(frozen=True)
@@ -37,6 +71,7 @@ class Source:
         images: Takes a range ``start, stop`` and returns these images, ``n c s s``, 0..1, ``c`` 1 or 3. May be called from
             several threads.
         facts: What the index says about it: ``shape`` and, where known, ``spacing_mm`` and others.
+        shows_image: Which tokens show some of the image and not only padding, ``gh gw``, the same for all images.
         coordinates: Where each image lies, ``n 2``, in pixels of the slide's full resolution as x, y of the upper left corner.
         close: Frees what the input holds.
     """
@@ -44,5 +79,6 @@ class Source:
     num_images: int
     images: Callable[[int, int], Tensor]
     facts: dict[str, Any]
+    shows_image: Tensor
     coordinates: Tensor | None = None
     close: Callable[[], object] = field(default=lambda: None)

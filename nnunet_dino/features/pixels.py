@@ -74,7 +74,13 @@ class Preprocessing:
     def record(self) -> dict[str, Any]:
         """Returns all that changes the pixels, for the store."""
         window = self.range()
-        return {**asdict(self), "window_low_high": list(window) if window else None, "grey": "replicated", "norm": "imagenet"}
+        return {
+            **asdict(self),
+            "window_low_high": list(window) if window else None,
+            "grey": "replicated",
+            "norm": "imagenet",
+            "patch_mean": "of tokens that show the image",
+        }
 
 
 def robust_range(values: np.ndarray) -> tuple[float, float]:
@@ -118,6 +124,16 @@ def placement(shape_hw: tuple[int, int], size_px: int, fit: str, pixel_hw: tuple
     scale = size_px / (max(lengths) if fit == "pad" else min(lengths))
     height, width = (max(1, round(length * scale)) for length in lengths)
     return Placement((size_px - height) // 2, (size_px - width) // 2, height, width)
+
+
+def shows_image(place: Placement, size_px: int) -> Tensor:
+    """Returns which tokens show some of an image and not only padding, ``gh gw``."""
+    starts = PATCH_PX * torch.arange(size_px // PATCH_PX)
+    rows, columns = (
+        (starts < begin + length) & (starts + PATCH_PX > begin)
+        for begin, length in ((place.top, place.height), (place.left, place.width))
+    )
+    return rows[:, None] & columns
 
 
 def fit_square(images: Tensor, size_px: int, fit: str, pixel_hw: tuple[float, float] = (1.0, 1.0)) -> Tensor:

@@ -11,7 +11,7 @@ Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
 
-def ahead(
+def prefetch(
     pool: Executor, function: Callable[[Argument], Result], arguments: Iterable[Argument], num_ahead: int
 ) -> Iterator[Result]:
     """Yields ``function(argument)`` for all arguments, in their order; up to ``num_ahead`` are worked on beforehand.

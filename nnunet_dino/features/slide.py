@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.features.items import Item, Source, Unreadable
-from nnunet_dino.features.pixels import Preprocessing, fit_square
-from nnunet_dino.features.tissue import REFERENCE_PX, tile_corners, tissue_mask, tissue_rule
+from nnunet_dino.features.items import Item, Source, Unreadable, decoding
+from nnunet_dino.features.pixels import Placement, Preprocessing, fit_square, shows_image
+from nnunet_dino.features.tissue import REFERENCE_PX, TISSUE_RULES, tile_corners, tissue_mask, tissue_rule
 
 if TYPE_CHECKING:
     from openslide import AbstractSlide
@@ -74,13 +74,14 @@ def open_slide(item: Item, preprocessing: Preprocessing, tiling: Tiling) -> Sour
 def _tiles_of(slide: AbstractSlide, preprocessing: Preprocessing, tiling: Tiling) -> Source:
     tile_px = _tile_px(slide, preprocessing.size_px, tiling.mpp)
     overview, downsample = read_overview(slide, MASK_DOWNSAMPLE)
-    mask = tissue_mask(overview, downsample, tissue_rule(tiling.tissue))
-    corners = tile_corners(mask, downsample, slide.dimensions, tile_px)
+    rule = tissue_rule(tiling.tissue)
+    corners = tile_corners(tissue_mask(overview, downsample, rule), downsample, slide.dimensions, tile_px)
     if not len(corners):
-        least = tissue_rule(tiling.tissue).min_area
+        least = min(TISSUE_RULES, key=lambda name: TISSUE_RULES[name].min_area)
+        hint = f" · try --tissue {least}" if TISSUE_RULES[least].min_area < rule.min_area else ""
         raise Unreadable(
-            f"no tissue found with --tissue {tiling.tissue}, whose smallest piece is {least:g} squares of {REFERENCE_PX} px; "
-            f"the slide has {slide.dimensions[0] * slide.dimensions[1] / REFERENCE_PX**2:.3g}"
+            f"no tissue found with --tissue {tiling.tissue}, whose smallest piece is {rule.min_area:g} squares of "
+            f"{REFERENCE_PX} px; the slide has {slide.dimensions[0] * slide.dimensions[1] / REFERENCE_PX**2:.3g}{hint}"
         )
 
     def images(start: int, stop: int) -> Tensor:
@@ -89,7 +90,8 @@ def _tiles_of(slide: AbstractSlide, preprocessing: Preprocessing, tiling: Tiling
 
     width, height = slide.dimensions
     facts = {"shape": f"{height} × {width}", "tile_px": tile_px, "mpp": slide.properties.get("openslide.mpp-x", "")}
-    return Source(len(corners), images, facts, torch.from_numpy(corners), slide.close)
+    all_tokens = shows_image(Placement(0, 0, preprocessing.size_px, preprocessing.size_px), preprocessing.size_px)
+    return Source(len(corners), images, facts, all_tokens, torch.from_numpy(corners), slide.close)
 
 
 def slide_of(path: str) -> AbstractSlide:
@@ -100,12 +102,13 @@ def slide_of(path: str) -> AbstractSlide:
     """
     import openslide
 
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise Unreadable("no such file")
     try:
-        return openslide.open_slide(path)
-    except (openslide.OpenSlideError, OSError) as error:
-        raise Unreadable(f"no slide that OpenSlide can read: {' '.join(str(error).split())[:150]}") from error
+        with decoding():
+            return openslide.open_slide(path)
+    except Unreadable as error:
+        raise Unreadable(f"no slide that OpenSlide can read: {error}") from error
 
 
 def read_overview(slide: AbstractSlide, downsample: float) -> tuple[np.ndarray, float]:
@@ -118,7 +121,8 @@ def read_overview(slide: AbstractSlide, downsample: float) -> tuple[np.ndarray, 
     width, height = slide.level_dimensions[level]
     if width * height > MAX_OVERVIEW_PIXELS:
         raise Unreadable(f"required a level of at most {MAX_OVERVIEW_PIXELS // 10**6} megapixels, has {width} × {height}")
-    picture = on_white(slide.read_region((0, 0), level, (width, height)))
+    with decoding():
+        picture = on_white(slide.read_region((0, 0), level, (width, height)))
     wide = max(1, round(slide.dimensions[0] / downsample))
     scale = slide.dimensions[0] / wide
     size = (wide, max(1, round(slide.dimensions[1] / scale)))
@@ -148,6 +152,7 @@ def _read_tile(slide: AbstractSlide, x: int, y: int, tile_px: int, size_px: int)
     """Returns a tile ``3 s s``, 0..1, read at the level next to the wanted resolution."""
     level = slide.get_best_level_for_downsample(tile_px / size_px)
     edge = max(1, round(tile_px / slide.level_downsamples[level]))
-    pixels = np.asarray(on_white(slide.read_region((x, y), level, (edge, edge))))
+    with decoding():
+        pixels = np.asarray(on_white(slide.read_region((x, y), level, (edge, edge))))
     tile = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
     return fit_square(tile, size_px, "stretch")[0]

@@ -33,11 +33,11 @@ class TissueRule:
     max_holes: int = 8
 
 
-# The presets of CLAM (mahmoodlab/CLAM at 53e2409) that the benchmarks use.
+# CLAM (github.com/mahmoodlab/CLAM at 53e2409): defaults of create_patches_fp.py; presets/bwh_biopsy, bwh_resection, tcga.csv.
 TISSUE_RULES: dict[str, TissueRule] = {
     "default": TissueRule(),
     "biopsy": TissueRule(saturation=15, median_px=11, closing_px=2, min_area=1, min_hole=1, max_holes=2),
-    "resection": TissueRule(saturation=15, median_px=11, closing_px=2, min_area=1, min_hole=1, max_holes=2),
+    "resection": TissueRule(saturation=15, median_px=11, closing_px=4, min_area=100, min_hole=16, max_holes=8),
     "tcga": TissueRule(saturation=8, median_px=7, closing_px=4, min_area=16, min_hole=4, max_holes=8),
 }
 

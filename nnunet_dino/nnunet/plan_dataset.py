@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nnunet_dino._errors import UserError
 from nnunet_dino._nnunet_folders import require_folder
-from nnunet_dino.nnunet.checks import check_planning
+from nnunet_dino.nnunet.check_plans import check_planning
 from nnunet_dino.nnunet.discovery.registry import PLANNERS, did_you_mean, resolve
 
 DEFAULT_PLANNER = "nnUNetPlannerDINOv3L"

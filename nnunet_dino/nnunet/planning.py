@@ -5,23 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 
 from nnunet_dino.networks.options import DinoOptions
-from nnunet_dino.nnunet.checks import check_planning
+from nnunet_dino.nnunet.check_plans import check_planning
 from nnunet_dino.nnunet.memory import backbone_outputs
 from nnunet_dino.nnunet.plans import dino_architecture
 from nnunet_dino.nnunet.presets import DINOV3_UNET
 
 FINE_PX = 896
 FINE = "2d_896"
+if TYPE_CHECKING:
+    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner as _Planner
+else:
+    _Planner = object
 
 
-class DINOv3Planning:
+class DINOv3Planning(_Planner):
     """Mixed into one of nnU-Net's planners: plans its network, then writes the DINOv3 network into the plans.
 
     Stock trainers build it from the plans by dotted path. Spacing, transposition, normalisation and resampling are the stock

@@ -1,4 +1,4 @@
-"""The preprocessed cases of a configuration and how they are split, checked before a training starts."""
+"""The preprocessed data of a training and how they are split, checked before it starts."""
 
 from __future__ import annotations
 
@@ -43,6 +43,22 @@ def check_preprocessed(plans: dict[str, Any], configuration: str, data_identifie
             )
         return
     _check_splits(folder / SPLITS, int(fold), cases, again)
+
+
+def check_data_set(plans: dict[str, Any], dataset_json: Any) -> None:
+    """Raises :class:`UserError` if the data set has no labels, or the plans were made for another one."""
+    labels = dataset_json.get("labels") if isinstance(dataset_json, dict) else None
+    if not isinstance(labels, dict) or not set(labels) - {"background", "ignore"}:
+        raise UserError(f"dataset.json: required labels beside background · got {labels} · training needs labels")
+    name = plans["dataset_name"]
+    own = Path(os.environ["nnUNet_preprocessed"]) / name / "dataset.json"
+    planned_for = read_json(own, dict) if own.is_file() else {}
+    for key in ("labels", "channel_names"):
+        if planned_for.get(key) != dataset_json.get(key):
+            raise UserError(
+                f"plans: required plans of this data set ({key} {dataset_json.get(key)}) · got plans of {name} "
+                f"({key} {planned_for.get(key)}) · run nnUNetv2_plan_experiment for this data set"
+            )
 
 
 def read_json(path: Path, kind: type, remedy: str = "restore or delete the file") -> Any:

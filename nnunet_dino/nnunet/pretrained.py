@@ -6,6 +6,8 @@ our networks (and only for them) the loading is done here.
 
 from __future__ import annotations
 
+import sys
+
 from nnunetv2.run import run_training
 from torch import Tensor, nn
 
@@ -24,6 +26,19 @@ _stock_loader = run_training.load_pretrained_weights
 def install_loader() -> None:
     """Makes nnU-Net's training command use :func:`load_pretrained` for networks that have a slice encoder."""
     run_training.load_pretrained_weights = _dispatch
+
+
+def check_start() -> None:
+    """Raises :class:`UserError` if ``-pretrained_weights`` of the running training names a file that cannot be read.
+
+    nnU-Net reads the file only after it has made a folder for results, and tells nobody its name before.
+    """
+    frame = sys._getframe().f_back
+    while frame is not None:
+        if frame.f_globals.get("__name__") == run_training.__name__ and frame.f_locals.get("pretrained_weights"):
+            read_checkpoint(frame.f_locals["pretrained_weights"])
+            return
+        frame = frame.f_back
 
 
 def _dispatch(network: nn.Module, fname: str, verbose: bool = False) -> None:

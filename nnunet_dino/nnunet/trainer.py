@@ -18,12 +18,13 @@ from nnunet_dino._checkpoints import read_checkpoint
 from nnunet_dino._errors import UserError
 from nnunet_dino._files import write_atomically
 from nnunet_dino.networks.options import DinoOptions
-from nnunet_dino.nnunet import checks
+from nnunet_dino.nnunet.checks import check_training, check_weights
 from nnunet_dino.nnunet.command_errors import report_in_one_line
-from nnunet_dino.nnunet.plans import build_from_plans, dino_architecture
-from nnunet_dino.nnunet.preprocessed import check_preprocessed, read_json
-from nnunet_dino.nnunet.presets import DINOV3_UNET, MEDDINOV3
-from nnunet_dino.nnunet.pretrained import install_loader, unwrap
+from nnunet_dino.nnunet.plans import build_from_plans
+from nnunet_dino.nnunet.predictor import forget_slices_after_every_image
+from nnunet_dino.nnunet.preprocessed import read_json
+from nnunet_dino.nnunet.presets import DINOV3_UNET
+from nnunet_dino.nnunet.pretrained import check_start, install_loader, unwrap
 from nnunet_dino.nnunet.prior import start_at_class_frequencies
 from nnunet_dino.nnunet.recipes import RECIPES, Recipe
 from nnunet_dino.nnunet.schedules import EpochSchedule
@@ -65,7 +66,9 @@ class DINOv3Trainer(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net reads exactly this signature)
     ) -> None:
-        self._check(plans, configuration, fold, dataset_json, device)
+        name = type(self).__name__
+        check_training(name, plans, configuration, fold, dataset_json, device, self.network_class, self.dino)
+        check_start()
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.initial_lr = self.recipe.initial_lr
         self.weight_decay = self.recipe.weight_decay
@@ -73,24 +76,6 @@ class DINOv3Trainer(nnUNetTrainer):
         if self.short_run_epochs is not None:
             self.num_epochs = self.short_run_epochs
         install_loader()
-
-    @classmethod
-    def _check(cls, plans: dict, configuration: str, fold: int | str, dataset_json: dict, device: torch.device) -> None:
-        """Raises :class:`UserError` if this training could not run; nothing has been written then."""
-        checks.check_folders()
-        planned = checks.planned_configuration(plans, configuration)
-        checks.check_geometry(planned, configuration)
-        if cls.network_class == MEDDINOV3 and len(planned["patch_size"]) != 2:
-            raise UserError(
-                f"MedDINOv3: required a 2D configuration, it is 2D only · got {configuration} · use -c 2d or 2d_896"
-            )
-        if cls.network_class is not None and "architecture" in planned:
-            dino_architecture(planned["architecture"], cls.network_class, cls.dino)
-        checks.check_data_set(plans, dataset_json)
-        checks.check_device(device)
-        check_preprocessed(plans, configuration, planned["data_identifier"], fold)
-        if cls.dino is not None and not _has_checkpoint(cls, plans, configuration, fold):
-            checks.check_weights(cls.dino.backbone, cls.dino.weights)
 
     @classmethod
     def build_network_architecture(
@@ -103,8 +88,9 @@ class DINOv3Trainer(nnUNetTrainer):
     ) -> nn.Module:
         """Builds the network; called by nnU-Net in training and at prediction."""
         arguments = (num_input_channels, num_output_channels, enable_deep_supervision)
-        if cls.network_class is None:
+        if cls.network_class is None or cls.dino is None:
             return nnUNetTrainer.build_network_architecture(plans_manager, configuration_manager, *arguments)
+        forget_slices_after_every_image()
         return build_from_plans(configuration_manager, cls.network_class, cls.dino, *arguments)
 
     def run_training(self) -> None:
@@ -118,7 +104,7 @@ class DINOv3Trainer(nnUNetTrainer):
     def initialize_from_scratch(self) -> None:
         """Makes sure that there are weights, builds the network, and sets its output biases if asked for."""
         if self.dino is not None:
-            checks.check_weights(self.dino.backbone, self.dino.weights)
+            check_weights(self.dino.backbone, self.dino.weights)
         self.initialize()
         if self.prior:
             self.output_biases = start_at_class_frequencies(self)
@@ -211,10 +197,3 @@ def _without_optimizer_state(trainer: DINOv3Trainer) -> Iterator[None]:
         yield
     finally:
         trainer.optimizer = optimizer
-
-
-def _has_checkpoint(trainer: type, plans: dict, configuration: str, fold: int | str) -> bool:
-    from nnunetv2.paths import nnUNet_results
-
-    folder = f"{trainer.__name__}__{plans['plans_name']}__{configuration}"
-    return any(Path(str(nnUNet_results), plans["dataset_name"], folder, f"fold_{fold}").glob("checkpoint_*.pth"))

@@ -11,12 +11,14 @@ import pandas as pd
 from safetensors import SafetensorError, safe_open
 
 from nnunet_dino._errors import UserError, nearest
-from nnunet_dino.features.store.index import missing_units
+from nnunet_dino.features.store.index import COLUMNS, missing_units
 from nnunet_dino.features.store.layout import INDEX, StoreFacts, read_facts
 from nnunet_dino.features.store.units import COORDINATES, INSTANCES
 
+AGAIN = "remove it and run the same `nnunet-dino extract` again"
+NUMBERS = ("row", "first_instance", "num_instances", "tile_px", "mpp")  # of the index; "" in them is no number
 CLASS, MEAN, BOTH = "class", "mean", "both"
-TOKENS = {CLASS: ("class_token",), MEAN: ("patch_mean",), BOTH: ("class_token", "patch_mean"), "map": ("patch_map",)}
+TOKENS_OF = {CLASS: ("class_token",), MEAN: ("patch_mean",), BOTH: ("class_token", "patch_mean"), "map": ("patch_map",)}
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,7 @@ class FeatureStore:
             )
         if not (self.folder / INDEX).exists():
             raise UserError(f"required a complete store · got {self.folder} without {INDEX} · run `nnunet-dino extract` again")
-        self.index = pd.read_csv(
-            self.folder / INDEX, dtype={"id": str, "path": str, "error": str, "file": str}, low_memory=False
-        )
-        self.index["error"] = self.index["error"].fillna("")
+        self.index = _read_index(self.folder / INDEX, self.facts.num_items)
 
     @property
     def good(self) -> pd.DataFrame:
@@ -94,8 +93,10 @@ class FeatureStore:
                 parts.append(self._read(file, names))
         if not parts:
             raise UserError(f"{self.folder}: required at least one readable input · got none")
-        ids = self.good["id"].tolist()
-        return ids, _finite(np.concatenate(parts).astype(np.float32), ids)
+        vectors = np.concatenate(parts).astype(np.float32)
+        if not (finite := np.isfinite(vectors).all(1)).all():
+            raise self._not_finite(self.good.iloc[int(finite.argmin())])
+        return self.good["id"].tolist(), vectors
 
     def bags(self, features: str = MEAN, ids: Sequence[str] | None = None) -> list[Bag]:
         """Returns the slices or tiles of inputs, all of them or those named.
@@ -137,17 +138,26 @@ class FeatureStore:
             raise UserError(f"{self.folder}: required at least one slice or tile in every bag · got none in {row['id']}")
         is_slide = self.facts.kind == "slides"
         places = self._read(row["file"], [COORDINATES])[first : first + count] if is_slide else None
-        return Bag(row["id"], _finite(values, [row["id"]]), places)
+        if not np.isfinite(values).all():
+            raise self._not_finite(row)
+        return Bag(row["id"], values, places)
+
+    def _not_finite(self, row: pd.Series) -> UserError:
+        return UserError(
+            f"{self.folder / row['file']}: required finite features · got NaN or infinity for {row['id']} · remove this "
+            "file of features (not the input) and run the same `nnunet-dino extract` again"
+        )
 
     def _names(self, features: str) -> tuple[str, ...]:
-        if features not in TOKENS:
-            raise UserError(f"--features: required one of {', '.join(TOKENS)} · got {features!r}{nearest(features, TOKENS)}")
-        held = [name for name, tokens in TOKENS.items() if set(tokens) <= set(self.facts.tokens)]
+        if features not in TOKENS_OF:
+            known = ", ".join(TOKENS_OF)
+            raise UserError(f"--features: required one of {known} · got {features!r}{nearest(features, TOKENS_OF)}")
+        held = [name for name, tokens in TOKENS_OF.items() if set(tokens) <= set(self.facts.tokens)]
         if features not in held:
             raise UserError(
                 f"{self.folder}: required a store with {features!r} · got one with {', '.join(held)} · extract again"
             )
-        return TOKENS[features]
+        return TOKENS_OF[features]
 
     def _read(self, file: str, names: Sequence[str], prefix: str = "") -> np.ndarray:
         """Returns tensors of a file, side by side."""
@@ -155,14 +165,29 @@ class FeatureStore:
             with safe_open(self.folder / file, framework="numpy") as opened:
                 return np.concatenate([opened.get_tensor(prefix + name) for name in names], axis=1)
         except (OSError, SafetensorError) as error:
-            raise UserError(
-                f"required a readable file of features · got {file}: {error} · remove it and extract again"
-            ) from error
+            raise UserError(f"required a readable file of features · got {self.folder / file}: {error} · {AGAIN}") from error
 
 
-def _finite(values: np.ndarray, ids: Sequence[str]) -> np.ndarray:
-    rows = ~np.isfinite(values).all(axis=1)
-    if rows.any():
-        name = ids[int(rows.argmax())] if len(ids) == len(rows) else ids[0]
-        raise UserError(f"required finite features · got NaN or infinity in {name} · remove its file and extract again")
-    return values
+def _read_index(file: Path, num_items: int) -> pd.DataFrame:
+    try:
+        index = pd.read_csv(
+            file,
+            dtype=dict.fromkeys(("id", "path", "error", "file", "backbone", "weights"), str),
+            keep_default_na=False,
+            na_values={name: [""] for name in NUMBERS},
+        )
+        if not {*COLUMNS} <= set(index) or len(index) != num_items:
+            raise ValueError(f"{len(index)} rows with the columns {', '.join(map(str, index))}"[:150])
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise UserError(f"{file}: required the index that `nnunet-dino extract` wrote · got {reason} · {AGAIN}") from error
+    return index
+
+
+def open_store(folder: str | Path) -> FeatureStore:
+    """Opens a store of features that ``nnunet-dino extract`` made.
+
+    Raises:
+        UserError: There is none, or it is not complete.
+    """
+    return FeatureStore(folder)

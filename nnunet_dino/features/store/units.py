@@ -46,7 +46,7 @@ class ItemFeatures:
         return len(next(iter(self.instances.values()))) if self.instances else 0
 
 
-def write_unit(file: Path, results: list[ItemFeatures], part: str) -> None:
+def write_unit(file: Path, results: list[ItemFeatures]) -> None:
     """Writes the features of a unit: items stacked, instances one after the other."""
     good = [result for result in results if not result.error]
     tensors: dict[str, Tensor] = {}
@@ -54,14 +54,14 @@ def write_unit(file: Path, results: list[ItemFeatures], part: str) -> None:
         tensors |= {name: torch.stack([result.item[name] for result in good]) for name in good[0].item}
         tensors |= {INSTANCES + name: torch.cat([result.instances[name] for result in good]) for name in good[0].instances}
         if good[0].coordinates is not None:
-            tensors[COORDINATES] = torch.cat([result.coordinates for result in good])
+            tensors[COORDINATES] = torch.cat([result.coordinates for result in good if result.coordinates is not None])
     records = [
         {"id": r.id, "error": r.error, "num_instances": r.num_instances, **({"facts": r.facts} if r.facts else {})}
         for r in results
     ]
     metadata = {RECORDS_KEY: json.dumps(records)}
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    write_atomically(str(file), lambda path: save_file(tensors, path, metadata), AFTER_A_FAILED_WRITE, suffix=part)
+    write_atomically(str(file), lambda path: save_file(tensors, path, metadata), AFTER_A_FAILED_WRITE)
 
 
 def read_records(file: Path) -> list[dict[str, Any]]:
@@ -72,6 +72,7 @@ def read_records(file: Path) -> list[dict[str, Any]]:
     """
     try:
         with safe_open(file, framework="pt") as opened:
-            return json.loads((opened.metadata() or {})[RECORDS_KEY])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+            records: list[dict[str, Any]] = json.loads((opened.metadata() or {})[RECORDS_KEY])
+            return [{"facts": {}, **record, "error": record["error"]} for record in records]
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"required a readable file of features · got {file}: {error} · remove it and extract again") from error

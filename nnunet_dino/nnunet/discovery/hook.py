@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +15,7 @@ from nnunet_dino.nnunet.discovery.registry import PLANNERS, TRAINERS, did_you_me
 
 # Where nnU-Net starts to look for what -tr and -pl name. In 2.7 the search calls itself by its global name with deeper
 # modules, so that "not found" is final only at these roots.
-SEARCH_ROOTS = {
+SEARCH_ROOTS: dict[str | None, tuple[str, Iterable[str]]] = {
     "nnunetv2.training.nnUNetTrainer": ("trainer", TRAINERS),
     "nnunetv2.experiment_planning": ("planner", PLANNERS),
 }
@@ -29,6 +29,7 @@ def extended(search: Callable[..., Any]) -> Callable[..., Any]:
         found = resolve(class_name)
         if found is None:
             found = search(folder, class_name, current_module, *args, **kwargs)
+            check_our_plans(found)
         if found is None and "dino" in class_name.lower():
             _refuse_if_search_is_over(folder, class_name, current_module)
         return found
@@ -49,6 +50,27 @@ def install(module: ModuleType) -> None:
         # Plain modules only: looking into a lazy one would import it.
         if type(other) is ModuleType and vars(other).get("recursive_find_python_class") is search:
             other.recursive_find_python_class = replacement  # type: ignore[attr-defined]
+
+
+def check_our_plans(trainer: type | None) -> None:
+    """Lets a trainer of nnU-Net's own refuse plans with our network that cannot work, before it makes a folder for results."""
+    base = next((cls for cls in getattr(trainer, "__mro__", ()) if cls.__name__ == "nnUNetTrainer"), None)
+    if base is None or hasattr(base.__init__, "__wrapped__"):
+        return
+    start = base.__init__
+
+    @functools.wraps(start)  # nnU-Net reads the signature
+    def __init__(self: Any, plans: Any, configuration: str, fold: Any, dataset_json: Any, *args: Any, **kwargs: Any) -> None:
+        if "nnunet_dino.networks." in str(plans) and not hasattr(self, "network_class"):
+            import torch
+
+            from nnunet_dino.nnunet.checks import check_training
+
+            device = kwargs.get("device", args[0] if args else torch.device("cuda"))
+            check_training(type(self).__name__, plans, configuration, fold, dataset_json, device)
+        start(self, plans, configuration, fold, dataset_json, *args, **kwargs)
+
+    base.__init__ = __init__
 
 
 def _refuse_if_search_is_over(folder: str, class_name: str, current_module: str | None) -> None:

@@ -1,0 +1,227 @@
+"""A look at what patch tokens see in one image, in slices of a volume, or in the tiles of a slide."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from nnunet_dino._errors import UserError
+from nnunet_dino._files import write_atomically
+from nnunet_dino.backbones.vit import PATCH_PX
+from nnunet_dino.features.encoder import Features, FrozenEncoder, default_batch, pick_device
+from nnunet_dino.features.inputs import IMAGES, SLIDES, find_items
+from nnunet_dino.features.items import Item, Source, Unreadable
+from nnunet_dino.features.picture import read_pixels, show_picture
+from nnunet_dino.features.pixels import Preprocessing, placement
+from nnunet_dino.features.slide import Tiling, open_slide, read_overview, require_openslide, slide_of
+from nnunet_dino.features.tile_map import colour_tiles, draw_tiles, png
+from nnunet_dino.features.token_colours import gradient, pca_colours, similarity
+from nnunet_dino.features.view_page import view_page
+from nnunet_dino.features.view_png import TokenView, view_png
+from nnunet_dino.features.volume import Slicing, read_volume, show_slices, take_plane
+
+ENDINGS = (".png", ".html")
+OVERVIEW_PX = 1200
+MIN_TOKENS, MAX_TOKENS = 48, 64  # along the edge: fewer show no shapes, more take long
+RANDOM = "The backbone's weights are random. What is seen here says nothing about DINOv3."
+Point = tuple[float, float]
+
+
+def look(
+    image: str,
+    output: str | Path,
+    backbone: str = "dinov3_vits16",
+    *,
+    at: Point | None = None,
+    slices: Sequence[int] = (),
+    kind: str = "auto",
+    size_px: int | None = None,
+    fit: str = "pad",
+    window: str = "auto",
+    plane: str = "axial",
+    tiling: Tiling | None = None,
+    device: str = "auto",
+    show_progress: bool = False,
+) -> list[str]:
+    """Draws what the patch tokens of one image, of slices of a volume, or of the tiles of a slide see.
+
+    Args:
+        image: A picture, volume or slide.
+        output: A ``.png`` file, or an ``.html`` page to click on.
+        backbone: A row of the catalogue.
+        at: x and y of the pixel whose token all others are compared with; of a slide at full resolution.
+        slices: Of a volume, from 0; by default the middle one.
+        kind: ``images``, ``volumes``, ``slides`` or ``auto``.
+        size_px: Edge of the square shown to the backbone; by default as many pixels as the image has, within 48 to 64 tokens,
+            and 224 for tiles.
+        fit: See :class:`nnunet_dino.features.Preprocessing`.
+        window: Likewise.
+        plane: Of volumes.
+        tiling: How a slide is cut.
+        device: Where to compute.
+        show_progress: Draw a bar on standard error, if that is a terminal.
+
+    Returns:
+        What a reader must know.
+
+    Raises:
+        UserError: The input or an option cannot be used.
+    """
+    target, tiling = Path(output), tiling or Tiling()
+    _check_target(target)
+    slicing = Slicing(plane)
+
+    def prepared(chosen_px: int) -> Preprocessing:
+        return Preprocessing(chosen_px if size_px is None else size_px, fit, window)
+
+    prepared(PATCH_PX)
+    found, items = find_items([image], kind)
+    if len(items) != 1:
+        raise UserError(f"required one image, volume or slide · got {image} with {len(items)} · name one file")
+    if found == SLIDES and target.suffix.lower() == ".html":
+        raise UserError(f"-o: required a .png file for slides · got {output}")
+    if found == IMAGES and slices:
+        raise UserError(f"--slice: required a volume with it · got the picture {image}")
+    encoder = FrozenEncoder(backbone, pick_device(device))
+    notes = [RANDOM] if encoder.weights_are_random else []
+    encode = partial(_encoded, encoder=encoder, show_progress=show_progress)
+    try:
+        if found == SLIDES:
+            content = _slide(items[0], prepared(224), tiling, encode, at)
+        else:
+            opened = _picture(items[0], prepared) if found == IMAGES else _volume(items[0], prepared, slicing, slices)
+            place = None if at is None else (0, *_token_at(at, opened))
+            view = _view(opened, f"{items[0].id}: patch tokens of {backbone}", notes, encode)
+            content = _drawn(view, place, target)
+    except Unreadable as error:
+        raise UserError(f"required a readable input · got {image}: {error}") from error
+    write_atomically(target, content)
+    return notes
+
+
+def _check_target(target: Path) -> None:
+    """Refuses what could not be written, before anything is computed."""
+    if target.suffix.lower() not in ENDINGS:
+        raise UserError(f"-o: required a file ending in .png or .html · got {str(target)!r}")
+    above = next(folder for folder in target.parents if os.path.lexists(folder))
+    if os.path.isdir(target) or not os.path.isdir(above):
+        raise UserError(f"-o: required a file in a folder · got {target} · name another")
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What of an input is looked at: some images of ``source``, whose pixels have the shape and size ``h w``."""
+
+    source: Source
+    numbers: Sequence[int]
+    names: list[str]
+    shape_hw: tuple[int, int]
+    pixel_hw: tuple[float, float]
+    preprocessing: Preprocessing
+
+
+def _picture(item: Item, prepared: Callable[[int], Preprocessing]) -> _Opened:
+    pixels, header_range = read_pixels(item.path)
+    shape_hw, pixel_hw = (pixels.shape[0], pixels.shape[1]), (1.0, 1.0)
+    preprocessing = prepared(_edge_px(shape_hw, pixel_hw))
+    return _Opened(show_picture(pixels, header_range, preprocessing), [0], [item.id], shape_hw, pixel_hw, preprocessing)
+
+
+def _volume(item: Item, prepared: Callable[[int], Preprocessing], slicing: Slicing, chosen: Sequence[int]) -> _Opened:
+    volume = read_volume(item)
+    slices, pixel_hw = take_plane(volume, slicing.plane)
+    count, *shape = slices.shape
+    for number in chosen:
+        if not 0 <= number < count:
+            raise UserError(f"--slice: required a number from 0 to {count - 1} · got {number}")
+    numbers, shape_hw = chosen or [count // 2], (shape[0], shape[1])
+    preprocessing = prepared(_edge_px(shape_hw, pixel_hw))
+    names = [f"{slicing.plane} slice {number} of {count}" for number in numbers]
+    return _Opened(show_slices(volume, preprocessing, slicing), numbers, names, shape_hw, pixel_hw, preprocessing)
+
+
+def _edge_px(shape_hw: tuple[int, int], pixel_hw: tuple[float, float]) -> int:
+    """Returns the edge of the square that keeps the pixels of an image, within bounds."""
+    longest = max(count * pixel for count, pixel in zip(shape_hw, pixel_hw, strict=True)) / min(pixel_hw)
+    return PATCH_PX * min(max(math.ceil(longest / PATCH_PX), MIN_TOKENS), MAX_TOKENS)
+
+
+def _token_at(point: Point, opened: _Opened) -> tuple[int, int]:
+    """Returns row and column of the token that shows a pixel of the image."""
+    (height, width), (x, y) = opened.shape_hw, point
+    fit, size_px = opened.preprocessing.fit, opened.preprocessing.size_px
+    if not (0 <= x < width and 0 <= y < height):
+        raise UserError(f"--at: required a pixel of the image, 0,0 to {width - 1},{height - 1} · got {x:g},{y:g}")
+    where = placement(opened.shape_hw, size_px, fit, opened.pixel_hw)
+    row = where.top + (y + 0.5) / height * where.height
+    column = where.left + (x + 0.5) / width * where.width
+    if not (0 <= row < size_px and 0 <= column < size_px):
+        raise UserError(f"--at: required a pixel that is shown · got {x:g},{y:g}, which --fit {fit} cuts off")
+    return int(row / PATCH_PX), int(column / PATCH_PX)
+
+
+def _encoded(
+    source: Source, size_px: int, pick: Callable[[Features], Tensor], encoder: FrozenEncoder, show_progress: bool
+) -> Tensor:
+    """Returns some feature of all images of a source."""
+    batch, count = default_batch(size_px), source.num_images
+    with tqdm(total=count, unit="image", disable=None if show_progress else True, file=sys.stderr) as bar:
+        parts = []
+        for start in range(0, count, batch):
+            images = source.images(start, min(start + batch, count))
+            parts.append(pick(encoder(images)).cpu())
+            bar.update(len(images))
+    return torch.cat(parts)
+
+
+def _view(opened: _Opened, title: str, notes: list[str], encode: Callable[..., Tensor]) -> TokenView:
+    images = torch.cat([opened.source.images(number, number + 1) for number in opened.numbers])
+    shown = replace(opened.source, num_images=len(images), images=lambda start, stop: images[start:stop])
+    tokens = encode(shown, opened.preprocessing.size_px, lambda features: features.patch_map).movedim(1, -1)
+    pixels = images.expand(-1, 3, -1, -1).movedim(1, -1)
+    return TokenView(title, notes, opened.names, pixels.numpy(), tokens.numpy(), opened.source.shows_image.numpy())
+
+
+def _drawn(view: TokenView, place: tuple[int, int, int] | None, target: Path) -> bytes:
+    if target.suffix.lower() == ".png":
+        return view_png(view, place)
+    gh, gw = view.tokens.shape[1:3]
+    return view_page(view, place or (0, gh // 2, gw // 2)).encode("utf-8")
+
+
+def _slide(
+    item: Item, preprocessing: Preprocessing, tiling: Tiling, encode: Callable[..., Tensor], point: Point | None
+) -> bytes:
+    """Draws a slide's tiles: their outlines, their colours, and their similarity to the tile at a point."""
+    require_openslide()
+    source = open_slide(item, preprocessing, tiling)
+    assert source.coordinates is not None
+    corners, tile_px = source.coordinates.numpy(), int(source.facts["tile_px"])
+    place = None
+    if point is not None:
+        inside = ((corners <= point) & (np.array(point) < corners + tile_px)).all(1)
+        if not inside.any():
+            raise UserError(f"--at: required a point on a tile, in pixels at full resolution · got {point[0]:g},{point[1]:g}")
+        place = int(inside.argmax())
+    features = encode(source, preprocessing.size_px, lambda features: features.patch_mean).numpy()
+    source.close()
+    slide = slide_of(item.path)
+    overview, downsample = read_overview(slide, max(1.0, max(slide.dimensions) / OVERVIEW_PX))
+    slide.close()
+    panels = [
+        draw_tiles(overview, downsample, corners, tile_px),
+        colour_tiles(overview, downsample, corners, tile_px, pca_colours(features)),
+    ]
+    if place is not None:
+        panels.append(colour_tiles(overview, downsample, corners, tile_px, gradient(similarity(features, (place,)))))
+    return png(*panels)
