@@ -63,7 +63,9 @@ def _make_new(path: Path) -> None:
     try:
         open(path, "xb").close()
     except FileExistsError:
-        raise UserError(f"could not save {path}: required a new file · got one that is there · name another") from None
+        raise UserError(
+            f"could not save {path}: required a new file · got one that is there · remove it or name another"
+        ) from None
 
 
 def _write(path: Path, content: str | bytes | Callable[[str], object]) -> None:
