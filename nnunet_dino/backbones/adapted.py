@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnunet_dino._errors import UserError, nearest, one_line_in_stock_commands
+from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.backbones import weights as weight_files
 from nnunet_dino.backbones.adaptation import (
     LORA_TARGETS,
@@ -95,7 +95,7 @@ class AdaptedBackbone(nn.Module):
             self._read_local_weights()
         self._adapt(lora or LoraOptions())
         self.register_state_dict_post_hook(_replace_weights_by_record)
-        self.register_load_state_dict_pre_hook(_keep_weights_that_stay)
+        self.register_load_state_dict_pre_hook(_read_record)
         self.register_load_state_dict_post_hook(_forgive_weights_that_stayed)
 
     @property
@@ -130,19 +130,17 @@ class AdaptedBackbone(nn.Module):
         Raises:
             UserError: no weights have been loaded.
         """
-        with one_line_in_stock_commands():
-            self._refuse_without_weights()
+        self._refuse_without_weights()
         dtype = self.settle(images.device)
         if self.is_frozen:
-            with torch.autocast(images.device.type, enabled=False):
-                return self.backbone.encode_frozen(images.to(dtype))
+            with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+                return self.backbone(images.to(dtype))
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
             return self.backbone(images.float())
 
     def settle(self, device: torch.device) -> torch.dtype:
         """Returns the type to compute in on ``device``, after storing frozen parameters in it."""
-        with one_line_in_stock_commands():
-            dtype = backbone_dtype(device)
+        dtype = backbone_dtype(device)
         if self.is_frozen:
             self._store_in(dtype)
         return dtype
@@ -197,7 +195,7 @@ class AdaptedBackbone(nn.Module):
         """Keeps frozen parameters in the type they are used in; rotary periods stay float32."""
         if self.backbone.vit.cls_token.dtype is dtype:
             return
-        with torch.inference_mode(False):  # tensors made in inference mode could never be loaded into again
+        with torch.inference_mode(False):  # tensors made in inference mode do not count what is written to them
             for parameter in self.backbone.parameters():
                 parameter.data = parameter.data.to(dtype)
             for block in self.backbone.vit.blocks:
@@ -221,33 +219,15 @@ def _replace_weights_by_record(module: AdaptedBackbone, state: dict[str, Tensor]
     state[prefix + RECORD_KEY] = encode_record(module.name, module.digest)
 
 
-def _keep_weights_that_stay(module: AdaptedBackbone, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Takes weights out of ``state`` that are loaded already.
-
-    nnU-Net loads a checkpoint for every image and fold. Frozen weights are the same in all of them, and left alone they tell
-    by their version that what was computed with them still holds.
-    """
+def _read_record(module: AdaptedBackbone, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Verifies the record of weights that ``state`` does not hold."""
     keys = module._source_keys(prefix)
     encoded = state.pop(prefix + RECORD_KEY, None)
     if encoded is not None:
-        with one_line_in_stock_commands():
-            _verify(module, *decode_record(encoded))
+        _verify(module, *decode_record(encoded))
         module._stayed = [key for key in keys if key not in state]
     elif any(key in state for key in keys):
-        if module.is_frozen and not module._problem and _are_loaded(module, state, prefix, keys):
-            module._stayed = keys
-            for key in keys:
-                del state[key]
         module.digest, module._problem = None, None
-
-
-def _are_loaded(module: AdaptedBackbone, state: dict[str, Tensor], prefix: str, keys: list[str]) -> bool:
-    own = dict(module.named_parameters())
-    for key in keys:
-        parameter, new = own[key.removeprefix(prefix)].detach(), state.get(key)
-        if new is None or new.shape != parameter.shape or not torch.equal(new.to(parameter), parameter):
-            return False
-    return True
 
 
 def _forgive_weights_that_stayed(module: AdaptedBackbone, incompatible: Any) -> None:

@@ -23,6 +23,8 @@ class BackboneSpec:
         embed_dim: Width ``e`` of a token.
         num_parameters: Weights of the transformer.
         overrides: Keyword arguments for the timm model, for sizes that timm does not name.
+        norm_eps: Epsilon of every LayerNorm.
+        rope_dtype: Type of the rotary position embedding, ``"float32"`` or ``"bfloat16"``.
         timm_hub: Open mirror on the Hugging Face hub, ``owner/name``; empty if there is none.
         gated_hub: The authors' own repository on the hub, where access is asked for; empty if there is none.
         open_hub: The authors' own repository on the hub, open to all; empty if there is none.
@@ -38,6 +40,8 @@ class BackboneSpec:
     embed_dim: int
     num_parameters: int
     overrides: dict[str, Any] = field(default_factory=dict)
+    norm_eps: float = 1e-5
+    rope_dtype: str = "float32"
     timm_hub: str = ""
     gated_hub: str = ""
     open_hub: str = ""
@@ -89,6 +93,8 @@ CATALOGUE: dict[str, BackboneSpec] = {
             taps=(2, 5, 8, 11),
             embed_dim=768,
             num_parameters=85_641_216,
+            norm_eps=1e-6,  # its trainer built DINOv3's `vit_base`, whose defaults are not those of Meta's hub entries
+            rope_dtype="bfloat16",
             open_hub="ricklisz123/MedDINOv3-ViTB-16-CT-3M",
             open_file="model.pth",
             licence=MEDDINOV3_LICENCE,
