@@ -98,8 +98,8 @@ def _is_abandoned(left: Path) -> bool:
     try:
         process = psutil.Process(int(left.name.split("-")[2]))
         return process.create_time() > begun + 1  # the number was given to a later process
-    except psutil.NoSuchProcess:
-        return True
+    except psutil.Error as error:
+        return isinstance(error, psutil.NoSuchProcess)
 
 
 def _machine() -> str:
