@@ -2,7 +2,7 @@
 #
 #   PYTHON=python3.12 make install      another Python
 #   make demo ARGS="--epochs 50"        options of nnunet-dino demo
-#   make test ARGS="-k doctor"          options of pytest
+#   make test ARGS="-k doctor -n 0"     options of pytest; two workers unless -n says otherwise
 
 PYTHON ?= python3
 ARGS ?=
@@ -11,13 +11,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test check clean
+.PHONY: help install demo test check docs clean
 
 help:
 	@echo "make install   virtual environment in $(VENV) with this package, editable, and the tools to develop"
 	@echo "make demo      phantom data set: plan, train with and without DINOv3, predict, compare"
 	@echo "make test      all tests that need neither a GPU nor published weights, the slow ones too"
 	@echo "make check     ruff and mypy"
+	@echo "make docs      the tables in docs/ that are made from the code"
 	@echo "make clean     remove $(VENV) and caches; data and results stay"
 
 install: $(INSTALLED)
@@ -26,7 +27,10 @@ demo: $(INSTALLED)
 	@$(BIN)/nnunet-dino demo $(ARGS)
 
 test: $(INSTALLED)
-	@$(BIN)/python -m pytest -m "not gpu and not weights" $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not weights" -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+
+docs: $(INSTALLED)
+	@$(BIN)/python docs/generate.py
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

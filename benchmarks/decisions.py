@@ -32,7 +32,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 
 from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.nnunet.schedules import EpochSchedule, polynomial
-from nnunet_dino.trainers.dinov3 import DINOv3Trainer
+from nnunet_dino.nnunet.trainer import DINOv3Trainer
 
 BASE = {"backbone": "dinov3_tiny", "weights": "random"}
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -10,6 +10,15 @@ from stock import FOLDERS, PHANTOM, Workspace, add_lowres_and_cascade, write_pha
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts long files first, and keeps together what shares a costly fixture, so that two workers end at the same time."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    for item in items:
+        shares_phantom = "planned_phantom" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("planned_phantom" if shares_phantom else item.path.name))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data sets beside the repository."""
@@ -33,7 +42,7 @@ def planned_phantom(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """Small phantoms as data set 801: planned, and preprocessed for 2d, 3d_fullres and 3d_lowres with its cascade."""
     workspace = Workspace(tmp_path_factory.mktemp("planned_phantom"))
     write_phantoms(workspace.raw(PHANTOM))
-    workspace.plan(PHANTOM, "2d", "3d_fullres")
+    workspace.plan(PHANTOM, "2d", "3d_fullres", really=True)
     add_lowres_and_cascade(workspace.plans_file(PHANTOM))
     workspace.run("nnUNetv2_preprocess", "-d", 801, "-c", "3d_lowres", "-np", 1)
     return workspace

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from zygote import Zygote
 
 from nnunet_dino.demo.dataset import FILE_ENDING, case_name, write_volume
 from nnunet_dino.demo.phantom import LABELS, Phantom, make_phantom
@@ -22,23 +22,26 @@ SHAPE = (8, 40, 48)
 SPACING_MM = (3.0, 1.0, 1.0)
 NUM_TRAINING, NUM_TEST = 6, 2
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+ZYGOTE = Zygote()
 
 
 def run_command(
-    args: Sequence[object], env: Mapping[str, str], timeout_seconds: float = 900
-) -> subprocess.CompletedProcess[str]:
-    """Runs a command of this Python's environment; standard error is part of the output.
+    args: Sequence[object], env: Mapping[str, str], timeout_seconds: float = 900, really: bool = False
+) -> tuple[int, str]:
+    """Runs a console script of this Python's environment; returns its exit code and what it printed.
 
     Args:
-        args: Name of the program (``nnUNetv2_train``) and its arguments.
+        args: Name of the script (``nnUNetv2_train``) and its arguments.
         env: Environment variables beside those of this process.
         timeout_seconds: When to give up.
+        really: Start the installed script in a new Python, instead of a fork that has its imports.
     """
     name, *rest = map(str, args)
-    program = shutil.which(name, path=str(Path(sys.executable).parent)) or name
     settings = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet_")} | dict(env)
-    return subprocess.run(
-        [program, *rest],
+    if not really:
+        return ZYGOTE.run([name, *rest], settings, timeout_seconds)
+    done = subprocess.run(
+        [Path(sys.executable).with_name(name), *rest],
         env=settings,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -48,6 +51,7 @@ def run_command(
         timeout=timeout_seconds,
         check=False,
     )
+    return done.returncode, done.stdout
 
 
 class Workspace:
@@ -70,11 +74,11 @@ class Workspace:
             "MPLBACKEND": "Agg",
         }
 
-    def run(self, *args: object, expected: int = 0, **env: str) -> str:
+    def run(self, *args: object, expected: int = 0, really: bool = False, **env: str) -> str:
         """Runs a command, asserts its exit code, and returns what it printed."""
-        done = run_command(args, {**self.environment, **env})
-        assert done.returncode == expected, f"{' '.join(map(str, args))} ended with {done.returncode}\n{done.stdout[-6000:]}"
-        return done.stdout
+        code, output = run_command(args, {**self.environment, **env}, really=really)
+        assert code == expected, f"{' '.join(map(str, args))} ended with {code}\n{output[-6000:]}"
+        return output
 
     def raw(self, dataset: str) -> Path:
         return self.folder / "nnUNet_raw" / dataset
@@ -85,23 +89,34 @@ class Workspace:
     def model(self, dataset: str, trainer: str, configuration: str) -> Path:
         return self.folder / "nnUNet_results" / dataset / f"{trainer}__nnUNetPlans__{configuration}"
 
-    def plan(self, dataset: str, *configurations: str) -> None:
+    def plan(self, dataset: str, *configurations: str, really: bool = False) -> None:
         """Plans a data set and preprocesses it for these configurations."""
         number = dataset[7:10]
-        self.run("nnUNetv2_plan_and_preprocess", "-d", number, "-c", *configurations, "-np", 1, "-npfp", 1)
+        self.run("nnUNetv2_plan_and_preprocess", "-d", number, "-c", *configurations, "-np", 1, "-npfp", 1, really=really)
 
-    def train(self, dataset: str, configuration: str, fold: int, trainer: str, *options: object, **env: str) -> str:
+    def train(
+        self,
+        dataset: str,
+        configuration: str,
+        fold: int | str,
+        trainer: str,
+        *options: object,
+        really: bool = False,
+        **env: str,
+    ) -> str:
         """Trains on the processor, loading data in the same process."""
         args = (dataset[7:10], configuration, fold, "-tr", trainer, "-device", "cpu", *options)
-        return self.run("nnUNetv2_train", *args, nnUNet_n_proc_DA="0", **env)
+        return self.run("nnUNetv2_train", *args, really=really, nnUNet_n_proc_DA="0", **env)
 
-    def predict(self, dataset: str, configuration: str, trainer: str, output: Path, *options: object) -> str:
+    def predict(
+        self, dataset: str, configuration: str, trainer: str, output: Path, *options: object, really: bool = False
+    ) -> str:
         """Predicts ``imagesTs`` with fold 0, unless ``options`` say otherwise, without further processes."""
         folds = () if "-f" in options else ("-f", 0)
         args = ("-d", dataset[7:10], "-i", self.raw(dataset) / "imagesTs", "-o", output, "-c", configuration, "-tr", trainer)
-        return self.run("nnUNetv2_predict", *args, *folds, "-device", "cpu", "-npp", 0, "-nps", 0, *options)
+        return self.run("nnUNetv2_predict", *args, *folds, "-device", "cpu", "-npp", 0, "-nps", 0, *options, really=really)
 
-    def summary(self, dataset: str, trainer: str, configuration: str, fold: int) -> dict:
+    def summary(self, dataset: str, trainer: str, configuration: str, fold: int | str) -> dict:
         return json.loads((self.model(dataset, trainer, configuration) / f"fold_{fold}/validation/summary.json").read_text())
 
 

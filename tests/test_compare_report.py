@@ -1,9 +1,8 @@
-"""The written report: complete, self-contained, re-made without touching other files."""
+"""The written report: complete, self-contained, in a folder of its own."""
 
 from __future__ import annotations
 
 import csv
-import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,7 +13,8 @@ from compare_tree import DATASET, Tree, moving
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.cli.main import main
-from nnunet_dino.compare import check_folder, compare_results, terminal_text, write_report
+from nnunet_dino.compare import compare_results, write_report
+from nnunet_dino.reports import Heading, Picture, Report, check_folder, report_text
 
 VOID = {"meta", "img", "source", "br", "wbr"}
 PAGES = ("report.html", "report.md", "summary.csv", "cases.csv")
@@ -28,6 +28,7 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.references: list[str] = []
         self.text: list[str] = []
+        self.scopes: list[str | None] = []
         self.feed(text)
         assert self.open == []
 
@@ -35,6 +36,7 @@ class Page(HTMLParser):
         assert tag not in ("script", "link", "iframe", "object")
         self.open += [] if tag in VOID else [tag]
         self.references += [value for name, value in attrs if name in ("src", "srcset", "href")]
+        self.scopes += [dict(attrs).get("scope")] if tag == "th" else []
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -63,21 +65,34 @@ def use_tree(tree, monkeypatch) -> Tree:
 
 
 @pytest.fixture(scope="module")
-def written(tree, tmp_path_factory):
+def folder(tree, tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("report") / "new" / "place"
+
+
+@pytest.fixture(scope="module")
+def report(tree, folder) -> Report:
     with pytest.MonkeyPatch.context() as patch:
         tree.use(patch)
-        folder = tmp_path_factory.mktemp("report") / "new" / "place"
         return write_report(compare_results(905), folder, command="nnunet-dino compare -d 905 'a <b> & c'")
 
 
-def test_the_page_refers_to_nothing_outside(written):
-    page = Page(written.html.read_text(encoding="utf-8"))
+@pytest.fixture
+def page(report, folder) -> Page:
+    return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def test_the_page_refers_to_nothing_outside(page):
     assert len(page.references) == 2 * 2 + 3, "two plots, light and dark, and three cases"
     assert all(re.match(r"data:image/(svg\+xml|png);base64,[A-Za-z0-9+/]+=*$", reference) for reference in page.references)
 
 
-def test_the_page_begins_with_the_result_and_names_its_origin(written):
-    text = " ".join(" ".join(Page(written.html.read_text(encoding="utf-8")).text).split())
+def test_every_heading_cell_says_what_it_heads(page, report):
+    heads = [scope for table in report.tables for scope in [*["col"] * len(table.headers), *["row"] * len(table.rows)]]
+    assert page.scopes == heads
+
+
+def test_the_page_begins_with_the_result_and_names_its_origin(page):
+    text = " ".join(" ".join(page.text).split())
     start, _, rest = text.partition("n = 8 cases")
     assert "nnUNetTrainerDINOv3S (random weights): mean Dice +0." in start.replace("\N{NO-BREAK SPACE}", " ")
     for part in ("31.6 M", "53.2 M", "31.5 s", "11.0 s", "liver", "Wilcoxon", "nnunet-dino compare -d 905 'a <b> & c'"):
@@ -85,20 +100,20 @@ def test_the_page_begins_with_the_result_and_names_its_origin(written):
     assert "Epochs × iterations: 5 × 50" in rest
 
 
-def test_markdown_shows_the_same_and_its_pictures_exist(written):
-    text = written.markdown.read_text(encoding="utf-8")
+def test_markdown_shows_the_same_and_its_pictures_exist(report, folder):
+    text = (folder / "report.md").read_text(encoding="utf-8")
     pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
     assert len(pictures) == 5
-    assert all((written.folder / picture).stat().st_size > 1000 for picture in pictures)
-    for table in written.report.tables.values():
+    assert all((folder / picture).stat().st_size > 1000 for picture in pictures)
+    for table in report.tables:
         assert f"## {table.title}" in text
         for row in table.rows:
             assert "| " + " | ".join(row) + " |" in text
 
 
-def test_csv_holds_the_numbers(written, use_tree):
+def test_csv_holds_the_numbers(report, folder, use_tree):
     comparison = compare_results(905)
-    with written.summary_csv.open(encoding="utf-8") as file:
+    with (folder / "summary.csv").open(encoding="utf-8") as file:
         rows = {(row["result"], row["label"]): row for row in csv.DictReader(file)}
     assert len(rows) == 2 * 3
     (versus,) = comparison.versus
@@ -107,7 +122,7 @@ def test_csv_holds_the_numbers(written, use_tree):
     assert float(row["dice_mean"]) == pytest.approx(versus.entry.dice["2"].mean())
     assert float(row["ci95_high"]) == pytest.approx(versus.classes["2"].high)
     assert rows["nnUNetTrainer", "mean"]["difference"] == ""
-    with written.cases_csv.open(encoding="utf-8") as file:
+    with (folder / "cases.csv").open(encoding="utf-8") as file:
         cases = {(row["result"], row["case"], row["label"]): row for row in csv.DictReader(file)}
     assert len(cases) == 2 * 8 * 3
     assert cases["nnUNetTrainer", "case_03", "2"]["dice"] == ""
@@ -115,51 +130,34 @@ def test_csv_holds_the_numbers(written, use_tree):
     assert float(cases["nnUNetTrainer", "case_02", "1"]["dice"]) == pytest.approx(versus.baseline.dice.loc["case_02", "1"])
 
 
-def test_the_terminal_gets_sentences_and_tables(written):
-    text = terminal_text(written.report)
+def test_the_terminal_gets_sentences_and_tables(report):
+    text = report_text(report)
     assert text.splitlines()[0] == f"{DATASET}: results compared"
     lines = [line for line in text.splitlines() if line.startswith("nnUNetTrainer  ")]
     assert any("baseline" in line for line in lines)
     assert "Note: Random weights" in text
 
 
-def test_a_report_replaces_its_own_files_and_no_others(use_tree, tmp_path):
+def test_a_folder_that_holds_something_is_left_alone_without_overwrite(use_tree, tmp_path):
     comparison = compare_results(905)
-    folder = tmp_path / "out"
-    write_report(comparison, folder)
-    (folder / "notes.txt").write_text("mine")
-    num_pictures = len(list((folder / "pictures").iterdir()))
-    write_report(comparison, folder, pictures=False)
-    assert num_pictures == 5
-    assert list((folder / "pictures").iterdir()) == []
-    assert (folder / "notes.txt").read_text() == "mine"
-    (folder / "report.md").write_text("my own words")
-    with pytest.raises(UserError, match=r"report\.md, which was changed since"):
-        write_report(comparison, folder, pictures=False)
-    assert (folder / "report.md").read_text() == "my own words"
-    write_report(comparison, folder, pictures=False, overwrite=True)
-    assert (folder / "report.md").read_text(encoding="utf-8").startswith(f"# {DATASET}")
-
-
-def test_a_folder_with_somebody_elses_report_is_left_alone(use_tree, tmp_path):
     (tmp_path / "summary.csv").write_text("theirs")
-    with pytest.raises(UserError, match=r"summary\.csv, which no earlier report wrote"):
-        check_folder(tmp_path)
-    with pytest.raises(UserError, match=r"summary\.csv, which no earlier report wrote"):
-        write_report(compare_results(905), tmp_path, pictures=False)
+    for refused in (lambda: check_folder(tmp_path), lambda: write_report(comparison, tmp_path, pictures=False)):
+        with pytest.raises(UserError, match=f"got {tmp_path}, which holds summary.csv .* --overwrite"):
+            refused()
     assert [path.name for path in tmp_path.iterdir()] == ["summary.csv"]
+    (tmp_path / "notes.txt").write_text("mine")
+    write_report(comparison, tmp_path, pictures=False, overwrite=True)
+    assert (tmp_path / "summary.csv").read_text().startswith("result,")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*PAGES, "notes.txt"])
+
+
+def test_a_file_in_place_of_the_folder_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=f"got the file {tmp_path / 'file'}"):
-        check_folder(tmp_path / "file")
-
-
-def test_a_record_cannot_make_it_remove_other_files(use_tree, tmp_path):
-    folder, other = tmp_path / "out", tmp_path / "precious.txt"
-    folder.mkdir()
-    other.write_text("precious")
-    Tree.write_json(folder / "nnunet_dino_compare.json", {"files": {"../precious.txt": "0", str(other): "0"}})
-    write_report(compare_results(905), folder, pictures=False)
-    assert other.read_text() == "precious"
+        check_folder(tmp_path / "file", overwrite=True)
+    with pytest.raises(UserError, match=f"got {tmp_path / 'file' / 'out'}: Not a directory"):
+        check_folder(tmp_path / "file" / "out")
 
 
 def test_a_full_disk_leaves_the_earlier_report(use_tree, tmp_path, monkeypatch):
@@ -172,27 +170,27 @@ def test_a_full_disk_leaves_the_earlier_report(use_tree, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(UserError, match="No space left on device"):
-        write_report(comparison, tmp_path, pictures=False)
-    assert {name: (tmp_path / name).read_bytes() for name in PAGES} == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*PAGES, "nnunet_dino_compare.json"])
+        write_report(comparison, tmp_path, pictures=False, overwrite=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_missing_files_leave_a_reason_in_place_of_the_picture(use_tree, tmp_path, monkeypatch):
     monkeypatch.delenv("nnUNet_raw")
-    written = write_report(compare_results(905), tmp_path)
-    (section,) = written.report.sections
-    assert [picture.png for picture in section.pictures] == [None] * 3
-    assert section.pictures[0].caption == ("No picture: image missing (nnUNet_raw is not set, so that no images are found).")
-    assert section.pictures[0].caption in written.markdown.read_text(encoding="utf-8")
+    report = write_report(compare_results(905), tmp_path)
+    pictures = [block for block in report.blocks if isinstance(block, Picture)]
+    assert [picture.png for picture in pictures] == [None] * 3
+    assert pictures[0].caption == ("No picture: image missing (nnUNet_raw is not set, so that no images are found).")
+    assert pictures[0].caption in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 def test_one_result_alone_is_reported_too(use_tree, tmp_path):
-    written = write_report(compare_results(905, trainers=["nnUNetTrainer"]), tmp_path)
-    rows = csv.DictReader(written.cases_csv.read_text(encoding="utf-8").splitlines())
+    report = write_report(compare_results(905, trainers=["nnUNetTrainer"]), tmp_path)
+    rows = csv.DictReader((tmp_path / "cases.csv").read_text(encoding="utf-8").splitlines())
     mean = np.mean([float(row["dice"]) for row in rows if row["label"] == "mean"])
-    assert written.report.summaries[0].startswith(f"nnUNetTrainer: mean Dice {mean:.3f} ± ")
-    assert "no other result" in written.report.summaries[0]
-    assert "differences" not in written.report.tables
+    assert report.sentences[0].startswith(f"nnUNetTrainer: mean Dice {mean:.3f} ± ")
+    assert "no other result" in report.sentences[0]
+    assert [table.title for table in report.tables] == ["Mean Dice", "Dice per label", "Cost", "What was read"]
+    assert not any(isinstance(block, Heading) for block in report.blocks)
 
 
 def run(*arguments: str) -> int:
@@ -201,15 +199,18 @@ def run(*arguments: str) -> int:
     return ended.value.code
 
 
-def test_the_command_writes_into_the_results_and_can_be_repeated(use_tree, capsys):
+def test_the_command_writes_into_the_results_once_and_again_with_overwrite(use_tree, capsys):
     arguments = ("compare", "-d", "905", "-tr", "nnUNetTrainer", "-tr", "nnUNetTrainerDINOv3S", "-f", "0,1", "--no-pictures")
-    assert run(*arguments) == run(*arguments) == 0
+    assert run(*arguments) == 0
     folder = use_tree.folder / "nnunet_dino_compare"
-    record = json.loads((folder / "nnunet_dino_compare.json").read_text())
-    assert sorted(record["files"]) == sorted(PAGES)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(PAGES)
     printed = capsys.readouterr().out
     assert f"Report: {folder / 'report.html'}" in printed
     assert "nnUNetTrainerDINOv3S (random weights): mean Dice +" in printed
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err
+    assert f"got {folder}, which holds cases.csv and 3 more" in error and error.count("\n") == 1
+    assert run(*arguments, "--overwrite") == 0
 
 
 @pytest.mark.parametrize(

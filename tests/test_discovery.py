@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
+import inspect
 import os
-import pkgutil
+import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,9 @@ from types import ModuleType
 import pytest
 
 from nnunet_dino._errors import UserError
+from nnunet_dino.nnunet import classes
 from nnunet_dino.nnunet.discovery import boot, hook, registry
+from nnunet_dino.nnunet.presets import PLANNERS, TRAINERS
 
 ROOT = Path(__file__).parents[1]
 TRAINER_ROOT = "nnunetv2.training.nnUNetTrainer"
@@ -33,10 +36,9 @@ def search(folder, class_name, current_module, **options):
 @pytest.fixture
 def ours(monkeypatch: pytest.MonkeyPatch) -> type:
     """A class in the place of nnUNetTrainerDINOv3S, so that no test needs torch."""
-    module = ModuleType("nnunet_dino.trainers.dinov3")
-    module.nnUNetTrainerDINOv3S = type("nnUNetTrainerDINOv3S", (), {})
-    monkeypatch.setitem(sys.modules, "nnunet_dino.trainers.dinov3", module)
-    return module.nnUNetTrainerDINOv3S
+    made = type("nnUNetTrainerDINOv3S", (), {})
+    monkeypatch.setattr(classes, "trainer_class", {"nnUNetTrainerDINOv3S": made}.__getitem__)
+    return made
 
 
 # -- the look-up -------------------------------------------------------------------------------------------------------------
@@ -73,7 +75,7 @@ def test_an_unknown_name_of_our_kind_is_refused_with_the_nearest(root: str, got:
 
 
 def test_a_name_like_no_other_is_refused_with_the_place_of_the_list() -> None:
-    with pytest.raises(UserError, match=r"got 'dino' · all names are in .*registry\.py"):
+    with pytest.raises(UserError, match=r"got 'dino' · all names are made in .*presets\.py"):
         hook.extended(search)("folder", "dino", TRAINER_ROOT)
 
 
@@ -97,18 +99,12 @@ def test_external_folders_are_searched_before_a_name_is_refused(tmp_path: Path, 
         find(str(last), "MyDINO", None)
 
 
-def test_a_refusal_is_one_line_in_stock_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/nnUNetv2_train"])
-    with pytest.raises(SystemExit, match="2"):
-        hook.extended(search)("folder", "nnUNetTrainerDINOv3Q", TRAINER_ROOT)
-    error = capsys.readouterr().err
-    assert "got 'nnUNetTrainerDINOv3Q'" in error
-    assert error.count("\n") == 1
+def test_a_class_that_cannot_be_made_is_named_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> type:
+        raise ImportError("No module named 'absent'")
 
-
-def test_a_class_whose_module_does_not_import_is_named_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry.TRAINERS, "nnUNetTrainerDINOv3S", "nnunet_dino.trainers.absent")
-    with pytest.raises(UserError, match=r"nnUNetTrainerDINOv3S cannot be loaded.*nnunet_dino\.trainers\.absent.*doctor"):
+    monkeypatch.setattr(classes, "trainer_class", broken)
+    with pytest.raises(UserError, match=r"nnUNetTrainerDINOv3S cannot be loaded.*No module named 'absent'.*doctor"):
         registry.resolve("nnUNetTrainerDINOv3S")
 
 
@@ -126,55 +122,91 @@ def test_install_reaches_modules_that_bound_the_search_already(monkeypatch: pyte
     assert other.recursive_find_python_class is len
 
 
-# -- the registry ------------------------------------------------------------------------------------------------------------
+# -- the table ---------------------------------------------------------------------------------------------------------------
 
 
 def test_names_survive_the_way_nnunet_splits_folder_names() -> None:
-    assert [name for name in (*registry.TRAINERS, *registry.PLANNERS) if "__" in name] == []
+    assert [name for name in (*TRAINERS, *PLANNERS) if "__" in name] == []
 
 
-@pytest.mark.parametrize(
-    ("name", "module"),
-    [
-        ("nnUNetTrainerDINOv3S_LoRA_50epochs", "nnunet_dino.trainers.dinov3"),
-        ("nnUNetTrainerDINOv3HPlus_TokensOnly_5epochs", "nnunet_dino.trainers.tokens_only"),
-        ("nnUNetTrainerMedDINOv3B_250epochs", "nnunet_dino.trainers.meddinov3"),
-    ],
-)
-def test_short_runs_are_listed(name: str, module: str) -> None:
-    assert registry.TRAINERS[name] == module
+def test_every_name_is_a_class_that_worker_processes_can_unpickle() -> None:
+    import nnunet_dino.planners
+    import nnunet_dino.trainers
+
+    for module, names in ((nnunet_dino.trainers, TRAINERS), (nnunet_dino.planners, PLANNERS)):
+        assert dir(module) == sorted(names)
+        for name in names:
+            found = registry.resolve(name)
+            assert getattr(module, name) is found
+            assert pickle.loads(pickle.dumps(found)) is found
+            assert (found.__name__, found.__module__) == (name, module.__name__)
 
 
-def test_registry_and_trainer_classes_agree() -> None:
+def test_trainers_have_the_five_parameters_that_nnunet_reads() -> None:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-    for name in registry.TRAINERS:
+    expected = list(inspect.signature(nnUNetTrainer.__init__).parameters)
+    for name in TRAINERS:
         found = registry.resolve(name)
-        assert found.__name__ == name
         assert issubclass(found, nnUNetTrainer)
-    assert defined_in("nnunet_dino.trainers", "nnUNetTrainer") == set(registry.TRAINERS)
+        assert list(inspect.signature(found.__init__).parameters) == expected
 
 
-def test_registry_and_planner_classes_agree() -> None:
-    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+def test_an_unknown_name_is_no_attribute() -> None:
+    import nnunet_dino.trainers
 
-    for name in registry.PLANNERS:
-        found = registry.resolve(name)
-        assert found.__name__ == name
-        assert issubclass(found, ExperimentPlanner)
-    assert defined_in("nnunet_dino.planners", "nnUNetPlanner") == set(registry.PLANNERS)
+    with pytest.raises(AttributeError, match="nnUNetTrainerDINOv3Q"):
+        _ = nnunet_dino.trainers.nnUNetTrainerDINOv3Q
 
 
-def defined_in(package: str, prefix: str) -> set[str]:
-    """Returns the classes named ``prefix…`` that the modules of ``package`` define."""
-    folder = importlib.import_module(package).__path__
-    modules = [importlib.import_module(f"{package}.{module.name}") for module in pkgutil.iter_modules(folder)]
-    return {
-        name
-        for module in modules
-        for name, value in vars(module).items()
-        if isinstance(value, type) and name.startswith(prefix) and value.__module__ == module.__name__
-    }
+def test_the_names_cost_no_heavy_import() -> None:
+    code = "import sys, nnunet_dino.trainers, nnunet_dino.planners; print('torch' in sys.modules, 'nnunetv2' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+# -- errors of nnU-Net's commands --------------------------------------------------------------------------------------------
+
+RAISE = """
+import sys, threading
+sys.argv[0] = "/somewhere/bin/{program}"
+from nnunet_dino._errors import UserError
+from nnunet_dino.nnunet.command_errors import report_in_one_line
+report_in_one_line()
+report_in_one_line()
+def fail():
+    raise {error}
+{call}
+"""
+
+
+@pytest.mark.parametrize("error", ["UserError('required a · got b')", "RuntimeError('x') from UserError('required a · got b')"])
+@pytest.mark.parametrize("call", ["fail()", "thread = threading.Thread(target=fail); thread.start(); thread.join()"])
+def test_a_user_error_is_one_line_and_exit_code_2(error: str, call: str) -> None:
+    done = run_python(RAISE.format(program="nnUNetv2_train", error=error, call=call))
+    assert (done.returncode, done.stderr) == (2, "nnunet-dino: error: required a · got b\n")
+
+
+def test_the_error_of_a_spawned_process_is_one_line_too() -> None:
+    """nnU-Net trains on several GPUs in processes that torch spawns; torch hands on their traceback as text."""
+    code = RAISE.format(program="nnUNetv2_train", error="ValueError('never')", call="")
+    code += "\nimport torch.multiprocessing as mp\nfrom small_nets import refuse\nmp.spawn(refuse, nprocs=1)\n"
+    done = run_python(code, PYTHONPATH=str(Path(__file__).parent))
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "nnunet-dino: error: required a · got b in process 0"
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("program", "error"), [("script.py", "UserError('x')"), ("nnUNetv2_train", "ValueError('x')")])
+def test_other_programs_and_other_errors_keep_their_traceback(program: str, error: str) -> None:
+    done = run_python(RAISE.format(program=program, error=error, call="fail()"))
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback")
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    settings = {**os.environ, **environment}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=settings, check=False)
 
 
 # -- the start-up hook, in a Python without site-packages, beside a fake nnU-Net ----------------------------------------------
@@ -182,6 +214,12 @@ def defined_in(package: str, prefix: str) -> set[str]:
 FAKE_LOOKUP = """
 def recursive_find_python_class(folder, class_name, current_module):
     return None
+"""
+
+FAKE_CLASSES = """
+def trainer_class(name):
+    return type(name, (), {"__module__": "nnunet_dino.trainers"})
+planner_class = trainer_class
 """
 
 
@@ -195,11 +233,14 @@ def site(tmp_path: Path) -> Path:
     (utilities / "find_class_by_name.py").write_text(FAKE_LOOKUP)
     (tmp_path / "_nnunet_dino_boot.py").write_text(Path(boot.__file__).read_text())
     package = tmp_path / "nnunet_dino"
-    (package / "trainers").mkdir(parents=True)
-    for part in ("__init__.py", "_errors.py", "nnunet"):
+    (package / "nnunet").mkdir(parents=True)
+    for part in (
+        "__init__.py",
+        "_errors.py",
+        *(f"nnunet/{p}" for p in ("__init__.py", "presets.py", "command_errors.py", "discovery")),
+    ):
         (package / part).symlink_to(ROOT / "nnunet_dino" / part)
-    (package / "trainers" / "__init__.py").touch()
-    (package / "trainers" / "dinov3.py").write_text("class nnUNetTrainerDINOv3S: pass\n")
+    (package / "nnunet" / "classes.py").write_text(FAKE_CLASSES)
     return tmp_path
 
 
@@ -224,7 +265,7 @@ FIND = """
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class as find
 print(getattr(find("folder", "nnUNetTrainerDINOv3S", "nnunetv2.training.nnUNetTrainer"), "__module__", None))
 """
-OURS = "nnunet_dino.trainers.dinov3"
+OURS = "nnunet_dino.trainers"
 
 
 def test_starting_python_imports_nothing_but_the_boot_module(site: Path) -> None:
@@ -264,7 +305,7 @@ def test_without_nnunet_nothing_happens(site: Path) -> None:
 
 
 def test_without_the_package_the_look_up_stays_as_it_was(site: Path) -> None:
-    (site / "nnunet_dino" / "nnunet").unlink()
+    shutil.rmtree(site / "nnunet_dino" / "nnunet")
     assert python(site, BOOT + FIND) == "None"
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from small_nets import small_unet, volume, write_weights
 
 from nnunet_dino._errors import UserError
+from nnunet_dino.cli.main import main
 from nnunet_dino.nnunet.export import embed_backbone, export_model
 
 
@@ -51,7 +56,7 @@ def test_the_exported_model_needs_no_weights(
 
 def test_a_full_checkpoint_is_exported_as_it_is(weights_folder: Path) -> None:
     state = small_unet(weights="random").state_dict()
-    assert embed_backbone(state) is state
+    assert embed_backbone(state, Path()) is state
 
 
 def test_other_weights_are_refused(weights_folder: Path, tmp_path: Path) -> None:
@@ -73,3 +78,45 @@ def test_bad_input_writes_nothing(weights_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="model.zip, which exists"):
         export_model(model, tmp_path / "model.zip")
     assert (tmp_path / "model.zip").read_text() == "precious"
+
+
+class Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+SPOILT: dict[str, Callable[[Path], object]] = {
+    "empty": lambda path: path.write_bytes(b""),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-900]),
+    "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "text": lambda path: path.write_text("not a checkpoint"),
+    "list": lambda path: torch.save([torch.zeros(2)], path),
+    "weights are a list": lambda path: torch.save({"network_weights": [1]}, path),
+    "a number as a name": lambda path: torch.save({"network_weights": {7: torch.zeros(2)}}, path),
+    "text as weights": lambda path: torch.save({"network_weights": {"a": "b"}}, path),
+    "record": lambda path: torch.save({"network_weights": {RECORD: torch.tensor([1, 2, 3], dtype=torch.uint8)}}, path),
+    "float record": lambda path: torch.save({"network_weights": {RECORD: torch.tensor([0.5, 2.5])}}, path),
+    "code": lambda path: torch.save({"network_weights": {"a": Payload(path.with_name("executed"))}}, path),
+    "code beside": lambda path: torch.save({"network_weights": {}, "x": Payload(path.with_name("executed"))}, path),
+}
+RECORD = "slice_encoder.backbone.weights_record"
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_spoilt_checkpoints_are_one_line_and_nothing_in_them_runs(weights_folder: Path, tmp_path: Path, how: str) -> None:
+    model = model_folder(tmp_path, small_unet(weights="pretrained"))
+    checkpoint = model / "fold_0" / "checkpoint_final.pth"
+    SPOILT[how](checkpoint)
+    done = CliRunner().invoke(main, ["export", str(model), "-o", str(tmp_path / "model.zip")])
+    assert done.exit_code == 2
+    lines = done.output.strip().splitlines()
+    assert [line for line in lines if line.startswith("nnunet-dino: error: ")] == lines[-1:]
+    assert f"error: {checkpoint}: required" in lines[-1] and " · got " in lines[-1]
+    assert not (tmp_path / "model.zip").exists()
+    assert not (checkpoint.with_name("executed")).exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["Dataset009_Spleen", "weights"]

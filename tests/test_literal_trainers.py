@@ -18,12 +18,15 @@ from nnunetv2.training.nnUNetTrainer.variants.optimizer.nnUNetTrainerAdam import
 from small_nets import planned
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.networks.unet import PLAIN_UNET, TokensOnly
-from nnunet_dino.nnunet.discovery.registry import TRAINERS, resolve
+from nnunet_dino.networks.unet import PLAIN_UNET
 from nnunet_dino.nnunet.trainer import DINOv3Trainer
-from nnunet_dino.trainers.dinov3 import nnUNetTrainerDINOv3Tiny, nnUNetTrainerDINOv3Tiny_Adam1en3
-from nnunet_dino.trainers.meddinov3 import nnUNetTrainerMedDINOv3B
-from nnunet_dino.trainers.tokens_only import nnUNetTrainerDINOv3Tiny_TokensOnly
+from nnunet_dino.trainers import (
+    nnUNetTrainerDINOv3Tiny,
+    nnUNetTrainerDINOv3Tiny_Adam1en3,
+    nnUNetTrainerDINOv3Tiny_TokensOnly,
+    nnUNetTrainerMedDINOv3B,
+    nnUNetTrainerMedDINOv3B_5epochs,
+)
 
 DATASET = {"labels": {"background": 0, "liver": 1, "spleen": 2}, "channel_names": {"0": "CT"}, "file_ending": ".nii.gz"}
 PATCH = {"2d": [48, 80], "3d_fullres": [6, 20, 12]}
@@ -33,7 +36,7 @@ class TinyMedDINOv3(nnUNetTrainerMedDINOv3B):
     dino = replace(nnUNetTrainerMedDINOv3B.dino, backbone="dinov3_tiny", weights="random")
 
 
-class TinyMedDINOv3_5epochs(resolve("nnUNetTrainerMedDINOv3B_5epochs")):
+class TinyMedDINOv3_5epochs(nnUNetTrainerMedDINOv3B_5epochs):
     dino = TinyMedDINOv3.dino
 
 
@@ -85,7 +88,9 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., DINOv
     folder = tmp_path / "preprocessed" / "Dataset009_Spleen"
     for configuration in PATCH:
         (folder / f"nnUNetPlans_{configuration}").mkdir(parents=True)
-        (folder / f"nnUNetPlans_{configuration}" / "case.b2nd").touch()
+        for number in range(5):
+            (folder / f"nnUNetPlans_{configuration}" / f"case_{number}.b2nd").touch()
+    (folder / "gt_segmentations").mkdir()
     (folder / "dataset.json").write_text(json.dumps(DATASET))
 
     def make(trainer: type[DINOv3Trainer], configuration: str) -> DINOv3Trainer:
@@ -175,12 +180,6 @@ def test_meddinov3_refuses_volumes_before_it_writes(make: Callable[..., DINOv3Tr
     assert not (tmp_path / "results").exists()
 
 
-def test_meddinov3_is_the_papers() -> None:
-    dino = nnUNetTrainerMedDINOv3B.dino
-    assert (dino.backbone, dino.weights, dino.adaptation) == ("meddinov3_vitb16", "pretrained", "full")
-    assert (dino.drop_path, dino.token_stride_px, dino.taps_are_normalised) == (0.2, 16, True)
-
-
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
 def test_a_step_of_tokens_only_leaves_the_backbone_as_it_was(make: Callable[..., DINOv3Trainer], configuration: str) -> None:
     trainer = make(nnUNetTrainerDINOv3Tiny_TokensOnly, configuration)
@@ -218,46 +217,20 @@ def test_the_flagship_optimises_as_its_stock_twin(make: Callable[..., DINOv3Trai
     assert {id(p) for p in ours.optimizer.param_groups[0]["params"]} == trained
 
 
+def test_a_trainer_without_a_network_of_its_own_trains_the_planned_one(make: Callable[..., DINOv3Trainer]) -> None:
+    twin = type("StockTwin", (DINOv3Trainer,), {"dino": None, "network_class": None, "short_run_epochs": 5})
+    trainer = make(twin, "3d_fullres")
+    trainer.initialize()
+    assert f"{type(trainer.network).__module__}.{type(trainer.network).__qualname__}" == PLAIN_UNET
+    assert {id(p) for p in trainer.optimizer.param_groups[0]["params"]} == {id(p) for p in trainer.network.parameters()}
+    assert trainer.num_epochs == 5
+    trainer.network.train()
+    assert math.isfinite(trainer.train_step(batch(trainer, "3d_fullres"))["loss"])
+
+
 def test_tokens_only_uses_adamw_and_half_a_cosine(make: Callable[..., DINOv3Trainer]) -> None:
     trainer = make(nnUNetTrainerDINOv3Tiny_TokensOnly, "3d_fullres")
     trainer.initialize()
     assert isinstance(trainer.optimizer, torch.optim.AdamW)
     expected = [[1e-4 * (1 + math.cos(math.pi * epoch / 1000)) / 2] for epoch in (0, 250, 999)]
     assert learning_rates(trainer, [0, 250, 999]) == [pytest.approx(rate) for rate in expected]
-
-
-@pytest.mark.parametrize(("num_axes", "size"), [(2, (28, 44)), (3, (6, 28, 44))])
-@pytest.mark.parametrize("channels", [1, 4])
-def test_tokens_only_trains_all_that_is_not_frozen(num_axes: int, size: tuple[int, ...], channels: int) -> None:
-    options = nnUNetTrainerDINOv3Tiny_TokensOnly.dino.to_plans()
-    network = TokensOnly(channels, 3, True, dino=options, **planned(PLAIN_UNET, num_axes)).train()
-    outputs = network(torch.randn(2, channels, *size))
-    assert tuple(outputs[0].shape) == (2, 3, *size)
-    sum(output.square().mean() for output in outputs).backward()
-    trained = {name for name, p in network.named_parameters() if p.requires_grad}
-    assert trained == {name for name, p in network.named_parameters() if p.grad is not None}
-
-
-@pytest.mark.parametrize(
-    ("size", "backbone"),
-    [
-        ("S", "dinov3_vits16"),
-        ("SPlus", "dinov3_vits16plus"),
-        ("B", "dinov3_vitb16"),
-        ("L", "dinov3_vitl16"),
-        ("HPlus", "dinov3_vith16plus"),
-    ],
-)
-def test_tokens_only_is_the_papers_in_every_size(size: str, backbone: str) -> None:
-    dino = resolve(f"nnUNetTrainerDINOv3{size}_TokensOnly").dino
-    assert (dino.backbone, dino.weights) == (backbone, "pretrained")
-    assert (dino.adaptation, dino.token_stride_px) == ("frozen", 16)
-
-
-def test_every_registered_name_is_there_with_its_length() -> None:
-    lengths = {"5epochs": 5, "50epochs": 50, "250epochs": 250}
-    names = [name for name, module in TRAINERS.items() if module.endswith((".tokens_only", ".meddinov3"))]
-    assert len(names) == (6 + 2) * 4
-    for name in names:
-        assert resolve(name).__name__ == name
-        assert resolve(name).short_run_epochs == lengths.get(name.rsplit("_", 1)[-1])

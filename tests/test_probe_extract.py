@@ -19,7 +19,7 @@ from probe_inputs import TINY, asymmetric_volume, files_of, write_pictures
 from safetensors.torch import load_file, save_file
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.backbones.weights import load as weights
+from nnunet_dino.backbones import weights
 from nnunet_dino.cli.main import main
 from nnunet_dino.features.encoder import MEAN, STD, FrozenEncoder, default_batch, pick_device
 from nnunet_dino.features.store.reader import FeatureStore

@@ -8,6 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
+from torch.overrides import TorchFunctionMode
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.probes.knn import KnnOptions, knn_scores
@@ -158,6 +159,33 @@ def test_larger_numbers_than_the_bank_are_left_out_and_none_is_refused():
         knn_scores(bank, targets, whose, queries, who, (100, 200))
     with pytest.raises(UserError, match="another patient"):
         knn_scores(bank, targets, np.array(["A"] * 53), queries, np.array(["A"] * 17), (5,))
+
+
+class NoFloat64(TorchFunctionMode):
+    """Plays a device without float64, as Apple's GPUs are: tensors that were moved there, and what is made of them."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = function(*args, **kwargs)
+        given = [entry for entry in (*args, *kwargs.values()) if isinstance(entry, torch.Tensor)]
+        is_there = any(getattr(entry, "is_there", False) for entry in given) or "device" in kwargs
+        if function in (torch.Tensor.to, torch.Tensor.cpu):
+            result, is_there = result.clone(), function is torch.Tensor.to
+        for tensor in result if isinstance(result, tuple) else [result]:
+            if isinstance(tensor, torch.Tensor) and is_there:
+                assert tensor.dtype != torch.float64, f"float64 by {function}"
+                tensor.is_there = True
+        return result
+
+
+def test_votes_need_no_float64_on_the_device():
+    bank, targets, whose, queries, who = neighbours()
+    expected = knn_scores(bank, targets, whose, queries, who, (3, 40))
+    with NoFloat64():
+        with pytest.raises(AssertionError, match="float64"):
+            torch.ones(2).to("cpu").double()
+        found = knn_scores(bank, targets, whose, queries, who, (3, 40))
+    assert all((found[setting] == values).all() for setting, values in expected.items())
 
 
 @pytest.mark.parametrize(("options", "said"), [({"numbers": "5,x"}, "'5,x'"), ({"temperature": 0.0}, "--temperature.*0")])

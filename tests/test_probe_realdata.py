@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from probe_inputs import TINY, files_of
 
-from nnunet_dino.backbones.weights import load as weights
+from nnunet_dino.backbones import weights
 from nnunet_dino.features.store.reader import FeatureStore
 
 pytestmark = [pytest.mark.realdata, pytest.mark.slow]

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from probe_inputs import TINY
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.backbones.weights import load as weights
+from nnunet_dino.backbones import weights
 from nnunet_dino.cli.main import main
 from nnunet_dino.features.items import Item, Unreadable
 from nnunet_dino.features.pixels import Preprocessing

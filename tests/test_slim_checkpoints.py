@@ -9,10 +9,10 @@ import torch
 from small_nets import TINY, planned, small_unet, volume, write_weights
 
 from nnunet_dino._errors import UserError
+from nnunet_dino.backbones import weights
 from nnunet_dino.backbones.adapted import RECORD_KEY, decode_record, encode_record
 from nnunet_dino.backbones.catalogue import get_spec
 from nnunet_dino.backbones.vit import Backbone
-from nnunet_dino.backbones.weights import load as weights
 from nnunet_dino.networks.unet import PLAIN_UNET, DINOv3UNet
 
 RECORD = f"slice_encoder.backbone.{RECORD_KEY}"

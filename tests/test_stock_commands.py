@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +71,7 @@ def our_fold(planned_phantom: Workspace, tmp_path_factory: pytest.TempPathFactor
 def our_prediction(planned_phantom: Workspace, our_fold, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The test images, predicted with probabilities."""
     output = tmp_path_factory.mktemp("prediction") / "ours"
-    planned_phantom.predict(PHANTOM, "3d_fullres", OURS, output, "--save_probabilities")
+    planned_phantom.predict(PHANTOM, "3d_fullres", OURS, output, "--save_probabilities", really=True)
     return output
 
 
@@ -163,25 +162,28 @@ def test_a_stock_checkpoint_starts_the_convolutional_part(planned_phantom: Works
 
 
 def test_2d(planned_phantom: Workspace, tmp_path: Path) -> None:
-    planned_phantom.train(PHANTOM, "2d", 0, OURS)
+    planned_phantom.train(PHANTOM, "2d", 0, OURS, really=True)
     assert len(planned_phantom.summary(PHANTOM, OURS, "2d", 0)["metric_per_case"]) == 2
     planned_phantom.predict(PHANTOM, "2d", OURS, tmp_path)
     assert_segmentations_of_test_images(tmp_path, planned_phantom, PHANTOM, set(LABELS.values()))
 
 
-def test_five_folds_of_lowres_lead_to_the_cascade(planned_phantom: Workspace, tmp_path: Path) -> None:
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda fold: planned_phantom.train(PHANTOM, "3d_lowres", fold, OURS, "--npz"), range(5)))
-
-    planned_phantom.run("nnUNetv2_find_best_configuration", 801, "-c", "3d_lowres", "-tr", OURS, "-np", 1)
+def test_find_best_configuration(planned_phantom: Workspace, our_fold) -> None:
+    args = (801, "-c", "3d_fullres", "-tr", OURS, "-f", 0, "-np", 1)
+    planned_phantom.run("nnUNetv2_find_best_configuration", *args)
     information = json.loads((planned_phantom.folder / "nnUNet_results" / PHANTOM / "inference_information.json").read_text())
     assert information["best_model_or_ensemble"]["selected_model_or_models"] == [
-        {"configuration": "3d_lowres", "plans_identifier": "nnUNetPlans", "trainer": OURS}
+        {"configuration": "3d_fullres", "plans_identifier": "nnUNetPlans", "trainer": OURS}
     ]
-    lowres = planned_phantom.model(PHANTOM, OURS, "3d_lowres")
-    summary = json.loads((lowres / "crossval_results_folds_0_1_2_3_4" / "summary.json").read_text())
-    assert len(summary["metric_per_case"]) == NUM_TRAINING
+    model = planned_phantom.model(PHANTOM, OURS, "3d_fullres")
+    summary = json.loads((model / "crossval_results_folds_0" / "summary.json").read_text())
+    assert len(summary["metric_per_case"]) == 2
 
+
+def test_lowres_leads_to_the_cascade(planned_phantom: Workspace, tmp_path: Path) -> None:
+    """Fold ``all`` predicts every training case for the next stage."""
+    planned_phantom.train(PHANTOM, "3d_lowres", "all", OURS)
+    assert len(planned_phantom.summary(PHANTOM, OURS, "3d_lowres", "all")["metric_per_case"]) == NUM_TRAINING
     planned_phantom.train(PHANTOM, "3d_cascade_fullres", 0, OURS)
     cascade = planned_phantom.model(PHANTOM, OURS, "3d_cascade_fullres") / "fold_0/checkpoint_final.pth"
     first_kernel = next(
@@ -189,7 +191,7 @@ def test_five_folds_of_lowres_lead_to_the_cascade(planned_phantom: Workspace, tm
     )
     assert first_kernel.shape[1] == 1 + len(LABELS) - 1  # the scan, and one channel for each organ of the previous stage
 
-    planned_phantom.predict(PHANTOM, "3d_lowres", OURS, tmp_path / "lowres", "-f", 0, 1, 2, 3, 4)
+    planned_phantom.predict(PHANTOM, "3d_lowres", OURS, tmp_path / "lowres", "-f", "all")
     planned_phantom.predict(
         PHANTOM, "3d_cascade_fullres", OURS, tmp_path / "cascade", "-prev_stage_predictions", tmp_path / "lowres"
     )
@@ -205,25 +207,15 @@ def with_an_unlabelled_corner(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return labels
 
 
-def test_two_channels_with_regions_and_an_ignore_label(planned_phantom: Workspace, tmp_path: Path) -> None:
+def test_four_channels_with_regions_and_an_ignore_label(planned_phantom: Workspace, tmp_path: Path) -> None:
     name = "Dataset802_Regions"
+    channels = ("CT", "T1", "T2", "PET")
     regions = {"background": 0, "organs": [1, 2, 3, 4], "textured": [3, 4], "stripes": [4], "ignore": 5}
-    write_phantoms(
-        planned_phantom.raw(name), ("CT", "MR"), regions, {"regions_class_order": [1, 3, 4]}, with_an_unlabelled_corner
-    )
+    write_phantoms(planned_phantom.raw(name), channels, regions, {"regions_class_order": [1, 3, 4]}, with_an_unlabelled_corner)
     planned_phantom.plan(name, "3d_fullres")
     planned_phantom.train(name, "3d_fullres", 0, OURS)
-    case = planned_phantom.summary(name, OURS, "3d_fullres", 0)["metric_per_case"][0]
-    assert set(case["metrics"]) == {"(1, 2, 3, 4)", "(3, 4)", "(4,)"}
+    cases = planned_phantom.summary(name, OURS, "3d_fullres", 0)["metric_per_case"]
+    assert len(cases) == 2
+    assert set(cases[0]["metrics"]) == {"(1, 2, 3, 4)", "(3, 4)", "(4,)"}
     planned_phantom.predict(name, "3d_fullres", OURS, tmp_path)
     assert_segmentations_of_test_images(tmp_path, planned_phantom, name, {0, 1, 3, 4})
-
-
-def test_four_channels(planned_phantom: Workspace, tmp_path: Path) -> None:
-    name = "Dataset803_FourChannels"
-    write_phantoms(planned_phantom.raw(name), ("CT", "T1", "T2", "PET"))
-    planned_phantom.plan(name, "3d_fullres")
-    planned_phantom.train(name, "3d_fullres", 0, OURS)
-    assert len(planned_phantom.summary(name, OURS, "3d_fullres", 0)["metric_per_case"]) == 2
-    planned_phantom.predict(name, "3d_fullres", OURS, tmp_path)
-    assert_segmentations_of_test_images(tmp_path, planned_phantom, name, set(LABELS.values()))

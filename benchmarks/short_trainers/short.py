@@ -6,7 +6,7 @@ nnUNetv2_train 4 3d_fullres 0 -p nnUNetPlansBS2 -tr nnUNetTrainer_8x50 -device c
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_dino.trainers.dinov3 import nnUNetTrainerDINOv3S, nnUNetTrainerDINOv3Tiny
+from nnunet_dino.trainers import nnUNetTrainerDINOv3S, nnUNetTrainerDINOv3Tiny
 
 
 class EightTimesFifty:

@@ -11,7 +11,7 @@ import click
 @click.option("-d", "dataset", metavar="ID", help="Number or full name of a data set with results in $nnUNet_results.")
 @click.option("--folder", multiple=True, metavar="[NAME=]PATH", help="A folder of predictions; several times, instead of -d.")
 @click.option("-o", "output", metavar="PATH", help="Folder for the report; default: nnunet_dino_compare in the results.")
-@click.option("--overwrite", is_flag=True, help="Also replace files there that are not an unchanged earlier report.")
+@click.option("--overwrite", is_flag=True, help="Write into a folder that holds files; replaces those of an earlier report.")
 @click.option("--pictures/--no-pictures", default=True, help="Whether to draw plots and single cases.")
 @click.option("--trainer", "-tr", multiple=True, metavar="NAME", help="Only this trainer; may be repeated.")
 @click.option("--plans", "-p", multiple=True, metavar="NAME", help="Only these plans; may be repeated.")

@@ -47,6 +47,7 @@ def weights_import(file: Path, name: str | None, force: bool) -> None:
 @click.option("--as", "name", metavar="NAME", help="The backbone that FILE must fit.")
 def weights_verify(file: Path, name: str | None) -> None:
     """Say what FILE (or a folder) holds, and fail if it is not the good weights of a backbone."""
-    from nnunet_dino.backbones.weights import listing, store
+    from nnunet_dino.backbones.catalogue import get_spec
+    from nnunet_dino.backbones.weights import listing, load_file
 
-    click.echo(listing.verified(store.check(file, name)))
+    click.echo(listing.verified(load_file(file, None if name is None else get_spec(name, "--as"))))

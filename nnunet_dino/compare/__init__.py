@@ -7,9 +7,8 @@ from nnunet_dino.compare.api import compare_folders, compare_results, default_ou
 from nnunet_dino.compare.comparison import Comparison, Versus
 from nnunet_dino.compare.entries import Entry
 from nnunet_dino.compare.facts import Facts
+from nnunet_dino.compare.report import make_report, write_report
 from nnunet_dino.compare.statistics import Difference, SignedRank
-from nnunet_dino.compare.terminal import terminal_text
-from nnunet_dino.compare.write import WrittenReport, check_folder, write_report
 
 __all__ = [
     "Comparison",
@@ -18,11 +17,9 @@ __all__ = [
     "Facts",
     "SignedRank",
     "Versus",
-    "WrittenReport",
-    "check_folder",
     "compare_folders",
     "compare_results",
     "default_output",
-    "terminal_text",
+    "make_report",
     "write_report",
 ]

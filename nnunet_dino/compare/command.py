@@ -9,8 +9,9 @@ from pathlib import Path
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.compare.api import compare_folders, compare_results, default_output
-from nnunet_dino.compare.terminal import terminal_text
-from nnunet_dino.compare.write import check_folder, write_report
+from nnunet_dino.compare.report import CASES, SUMMARY, write_report
+from nnunet_dino.reports import check_folder, report_text
+from nnunet_dino.reports.folder import PAGE, TEXT
 
 
 def run(
@@ -47,7 +48,7 @@ def run(
         other = "--folder" if dataset is not None else "-d"
         raise UserError(f"options that fit together required · got {', '.join(odd)} without {other} · leave it out")
     target = Path(output) if output else default_output(dataset)
-    check_folder(target, overwrite=overwrite)
+    check_folder(target, overwrite)
     if dataset is not None:
         comparison = compare_results(
             dataset,
@@ -68,6 +69,6 @@ def run(
             common=common,
         )
     command = shlex.join(["nnunet-dino", *sys.argv[1:]])
-    written = write_report(comparison, target, overwrite=overwrite, pictures=pictures, command=command)
-    echo(terminal_text(written.report))
-    echo(f"\nReport: {written.html}\n  also: {written.markdown.name}, {written.summary_csv.name}, {written.cases_csv.name}")
+    report = write_report(comparison, target, overwrite=overwrite, pictures=pictures, command=command)
+    echo(report_text(report))
+    echo(f"\nReport: {target / PAGE}\n  also: {TEXT}, {SUMMARY}, {CASES}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,31 +17,13 @@ from nnunet_dino.compare.comparison import Comparison, Versus
 from nnunet_dino.compare.slice_choice import SliceChoice, choose_slice
 from nnunet_dino.compare.summary_json import label_values
 from nnunet_dino.features.volume import EDGES, Volume, as_shown, read_to_compare, take_plane
+from nnunet_dino.reports import Picture
 
 COLOURS = ("#56b4e9", "#e69f00", "#2fd18b", "#f0e442", "#e58ac0", "#ff6b35", "#8f7cff", "#9be564")
 WINDOW_PERCENTILES = (1, 99)
 BACKGROUND, TEXT = "#101216", "#e6e8ec"
 EDGE = [patheffects.withStroke(linewidth=3, foreground=BACKGROUND)]
 MAX_LEGEND = 10
-
-
-@dataclass(frozen=True)
-class CasePicture:
-    """One case of a comparison.
-
-    Attributes:
-        role: ``"best"``, ``"median"`` or ``"worst"``.
-        case: Case identifier.
-        heading: Which case this is and how its Dice changed.
-        caption: Which slice is shown; or why there is no picture.
-        png: The picture, if there is one.
-    """
-
-    role: str
-    case: str
-    heading: str
-    caption: str
-    png: bytes | None
 
 
 def changed_cases(versus: Versus) -> list[tuple[str, str]]:
@@ -55,7 +36,7 @@ def changed_cases(versus: Versus) -> list[tuple[str, str]]:
     return [(role, chosen[role]) for role in ("worst", "median", "best") if unique[chosen[role]] == role]
 
 
-def case_picture(comparison: Comparison, versus: Versus, role: str, case: str) -> CasePicture:
+def case_picture(comparison: Comparison, versus: Versus, role: str, case: str) -> Picture:
     """Draws one case; files that are missing or do not fit leave a reason instead of a picture."""
     before, after = versus.baseline.case_means[case], versus.entry.case_means[case]
     change = words.signed(after - before)
@@ -69,12 +50,12 @@ def case_picture(comparison: Comparison, versus: Versus, role: str, case: str) -
     lost = [what for what, file in files.items() if file is None]
     if lost:
         why = comparison.pictures.missing if lost[0] == "image" and comparison.pictures.missing else "it was not found"
-        return CasePicture(role, case, heading, f"No picture: {' and '.join(lost)} missing ({why}).", None)
+        return Picture(f"{role}-{case}", heading, f"No picture: {' and '.join(lost)} missing ({why}).", None)
     try:
         volumes = [read_to_compare(str(file)) for file in files.values()]
         _check_shapes(volumes, list(files.values()))
     except (RuntimeError, ValueError) as error:
-        return CasePicture(role, case, heading, f"No picture: {' '.join(str(error).split())[-200:]}", None)
+        return Picture(f"{role}-{case}", heading, f"No picture: {' '.join(str(error).split())[-200:]}", None)
     image, reference, base, other = volumes
     choice = choose_slice(reference, base.values, other.values)
     panels = [
@@ -83,7 +64,7 @@ def case_picture(comparison: Comparison, versus: Versus, role: str, case: str) -
         (f"{versus.entry.name}  {words.dice(after)}", other.values),
     ]
     png = _draw(image, reference, panels, choice, comparison)
-    return CasePicture(role, case, heading, _caption(reference, choice), png)
+    return Picture(f"{role}-{case}", heading, _caption(reference, choice), png)
 
 
 def _check_shapes(volumes: Sequence[Volume], files: Sequence[Path]) -> None:

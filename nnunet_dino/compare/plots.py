@@ -9,18 +9,27 @@ from matplotlib.figure import Figure
 from nnunet_dino.compare import words
 from nnunet_dino.compare.comparison import Comparison, Versus
 from nnunet_dino.compare.statistics import EQUAL_BELOW, Difference
-from nnunet_dino.reports.plot import Theme, svg
+from nnunet_dino.reports import Plot
+from nnunet_dino.reports.plot import Theme, themed
 
 MAX_FOREST_ROWS = 60
 
 
-def paired_plot(versus: Versus, theme: Theme) -> bytes:
-    """Draws every case twice: baseline against result, and the differences in order. Returns an SVG."""
+def paired_plot(versus: Versus, name: str) -> Plot:
+    """Draws every case twice: baseline against result, and the differences in order."""
+    text = (
+        f"Every case of {versus.entry.name} against {versus.baseline.name}. Left: above the line the result is better than the "
+        "baseline. Right: differences in order; the band is the 95 % bootstrap interval of their mean."
+    )
+    return themed(name, text, lambda theme: _paired(versus, theme))
+
+
+def _paired(versus: Versus, theme: Theme) -> Figure:
     figure = Figure(figsize=(9.6, 4.1), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.35))
     _scatter(left, versus, theme)
     _sorted_differences(right, versus, theme)
-    return svg(figure, theme)
+    return figure
 
 
 def _scatter(axes: Axes, versus: Versus, theme: Theme) -> None:
@@ -55,8 +64,8 @@ def _sorted_differences(axes: Axes, versus: Versus, theme: Theme) -> None:
     axes.set_title(f"Difference of every case; dashed: mean {words.change(mean)}", loc="left")
 
 
-def forest_plot(comparison: Comparison, theme: Theme) -> bytes | None:
-    """Draws mean differences with their intervals: of the mean Dice and of every label. Returns an SVG.
+def forest_plot(comparison: Comparison) -> Plot | None:
+    """Draws mean differences with their intervals: of the mean Dice and of every label.
 
     With too many rows only the mean Dice is drawn; None where a single row would be left.
     """
@@ -68,6 +77,11 @@ def forest_plot(comparison: Comparison, theme: Theme) -> bytes | None:
         groups = [group[:1] for group in groups]
     if sum(map(len, groups)) < 2:
         return None
+    text = "Mean differences to the baseline and their 95 % bootstrap intervals. Coloured where the interval leaves out zero."
+    return themed("differences", text, lambda theme: _forest(comparison, groups, theme))
+
+
+def _forest(comparison: Comparison, groups: list[list[tuple[str, Difference]]], theme: Theme) -> Figure:
     several = len(groups) > 1
     height = 0.9 + 0.27 * sum(len(group) + several for group in groups)
     figure = Figure(figsize=(9.6, height), layout="constrained")
@@ -88,7 +102,7 @@ def forest_plot(comparison: Comparison, theme: Theme) -> bytes | None:
         label.set_fontweight("bold" if bold else "normal")
     axes.tick_params(axis="y", length=0)
     axes.set(ylim=(row - 0.4, -0.6), xlabel="Difference in Dice to the baseline, with 95 % bootstrap interval")
-    return svg(figure, theme)
+    return figure
 
 
 def _whisker(axes: Axes, row: int, difference: Difference, theme: Theme, bold: bool) -> None:

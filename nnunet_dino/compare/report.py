@@ -1,58 +1,56 @@
-"""What a report says, before it is laid out: sentences, tables, figures, pictures, method."""
+"""The report of a comparison: sentences, tables, plots, pictures of cases, method; and the CSV files beside it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from pathlib import Path
 
 from tqdm import tqdm
 
+from nnunet_dino import reports
 from nnunet_dino.compare import words
-from nnunet_dino.compare.comparison import Comparison, Versus
-from nnunet_dino.compare.overlays import CasePicture, case_picture, changed_cases
+from nnunet_dino.compare.comparison import Comparison
+from nnunet_dino.compare.csv_tables import cases_csv, summary_csv
+from nnunet_dino.compare.overlays import case_picture, changed_cases
 from nnunet_dino.compare.plots import forest_plot, paired_plot
 from nnunet_dino.compare.statistics import EQUAL_BELOW, MAX_ENUMERATED, MAX_EXACT, MIN_NONZERO
-from nnunet_dino.compare.tables import all_tables
-from nnunet_dino.reports.origin import origin
-from nnunet_dino.reports.plot import DARK, LIGHT, Plot
-from nnunet_dino.reports.table import Table
+from nnunet_dino.compare.tables import class_table, cost_table, difference_table, mean_table, source_table
+from nnunet_dino.reports import Block, Heading, Report
 
 PACKAGES = ("nnunet-dino", "nnunetv2", "scipy", "numpy", "pandas", "matplotlib", "SimpleITK")
+SUMMARY, CASES = "summary.csv", "cases.csv"
 
 
-@dataclass(frozen=True)
-class Section:
-    """Plot and pictures of one comparison."""
+def write_report(
+    comparison: Comparison,
+    folder: str | Path,
+    *,
+    overwrite: bool = False,
+    pictures: bool = True,
+    command: str | None = None,
+) -> Report:
+    """Writes a comparison as HTML page, Markdown and CSV.
 
-    versus: Versus
-    plot: Plot | None
-    pictures: Sequence[CasePicture]
+    Args:
+        comparison: The results.
+        folder: Where to; made if needed.
+        overwrite: Replace the files of an earlier report; others are left alone.
+        pictures: Whether to draw plots and single cases.
+        command: The command line that asked for it, for the report.
 
+    Returns:
+        What the report says.
 
-@dataclass(frozen=True)
-class Report:
-    """Everything a report shows, in reading order.
-
-    Attributes:
-        title: Heading.
-        summaries: The result in sentences.
-        warnings: What a reader must know before the numbers.
-        tables: By name, see :func:`nnunet_dino.compare.tables.all_tables`.
-        forest: Overview of all differences.
-        sections: One per comparison.
-        method: How it was computed, one paragraph each.
-        origin: Versions, command and date, as name and text.
+    Raises:
+        UserError: The folder holds files and ``overwrite`` was not given, or it cannot be written to.
     """
-
-    title: str
-    summaries: Sequence[str]
-    warnings: Sequence[str]
-    tables: dict[str, Table]
-    forest: Plot | None
-    sections: Sequence[Section]
-    method: Sequence[str]
-    origin: Sequence[tuple[str, str]]
+    folder = Path(folder)
+    reports.check_folder(folder, overwrite)
+    report = make_report(comparison, command=command, pictures=pictures)
+    tables = {SUMMARY: summary_csv(comparison).encode("utf-8"), CASES: cases_csv(comparison).encode("utf-8")}
+    reports.write_report(report, folder, tables, overwrite)
+    return report
 
 
 def make_report(comparison: Comparison, *, command: str | None = None, pictures: bool = True) -> Report:
@@ -63,49 +61,40 @@ def make_report(comparison: Comparison, *, command: str | None = None, pictures:
         command: The command line that asked for it.
         pictures: Whether to draw plots and single cases.
     """
-    sections, forest = [], None
-    if pictures:
-        forest = _forest(comparison)
-        shown = [(versus, changed_cases(versus)) for versus in comparison.versus]
-        with tqdm(total=sum(len(c) for _, c in shown), desc="Drawing cases", unit="case", disable=None, leave=False) as bar:
-            sections = [_section(comparison, position, versus, cases, bar) for position, (versus, cases) in enumerate(shown, 1)]
+    blocks: list[Block] = [mean_table(comparison)]
+    blocks += [plot] if pictures and (plot := forest_plot(comparison)) else []
+    blocks.append(class_table(comparison))
+    blocks += [difference_table(comparison)] if comparison.versus else []
+    blocks += _cases(comparison) if pictures else []
     return Report(
         title=f"{comparison.title}: results compared",
-        summaries=words.summaries(comparison),
+        sentences=words.summaries(comparison),
         warnings=comparison.warnings,
-        tables=all_tables(comparison),
-        forest=forest,
-        sections=sections,
+        blocks=[*blocks, cost_table(comparison), source_table(comparison)],
         method=[*_method(comparison), *comparison.notes],
-        origin=origin(command, PACKAGES),
+        origin=reports.origin(command, PACKAGES),
     )
 
 
-def slug(name: str) -> str:
+def _cases(comparison: Comparison) -> list[Block]:
+    """Returns, for every result with a baseline, the plot of all cases and pictures of the worst, median and best one."""
+    blocks: list[Block] = []
+    shown = [(versus, changed_cases(versus)) for versus in comparison.versus]
+    with tqdm(total=sum(len(c) for _, c in shown), desc="Drawing cases", unit="case", disable=None, leave=False) as bar:
+        for position, (versus, cases) in enumerate(shown, 1):
+            blocks.append(Heading(versus.entry.name, f"against {versus.baseline.name}"))
+            if len(versus.case_differences):
+                blocks.append(paired_plot(versus, f"{position:02d}-{_slug(versus.entry.name)}"))
+            for role, case in cases:
+                picture = case_picture(comparison, versus, role, case)
+                blocks.append(replace(picture, name=f"{position:02d}-{role}-{_slug(case)}"))
+                bar.update()
+    return blocks
+
+
+def _slug(name: str) -> str:
     """Returns a name made of letters, digits, dots and dashes, for files."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")[:80]
-
-
-def _forest(comparison: Comparison) -> Plot | None:
-    light, dark = (forest_plot(comparison, theme) for theme in (LIGHT, DARK))
-    text = "Mean differences to the baseline and their 95 % bootstrap intervals. Coloured where the interval leaves out zero."
-    return Plot("differences", text, light, dark) if light and dark else None
-
-
-def _section(comparison: Comparison, position: int, versus: Versus, cases: Sequence[tuple[str, str]], bar: tqdm) -> Section:
-    plot = None
-    if len(versus.case_differences):
-        light, dark = (paired_plot(versus, theme) for theme in (LIGHT, DARK))
-        text = (
-            f"Every case of {versus.entry.name} against {versus.baseline.name}. Left: above the line the result is better than "
-            "the baseline. Right: differences in order; the band is the 95 % bootstrap interval of their mean."
-        )
-        plot = Plot(f"{position:02d}-{slug(versus.entry.name)}", text, light, dark)
-    drawn = []
-    for role, case in cases:
-        drawn.append(case_picture(comparison, versus, role, case))
-        bar.update()
-    return Section(versus, plot, drawn)
 
 
 def _method(comparison: Comparison) -> list[str]:

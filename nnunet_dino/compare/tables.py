@@ -1,4 +1,4 @@
-"""The tables of a report, as text in cells; Markdown, HTML and the terminal only lay them out."""
+"""The tables of a report, as text in cells."""
 
 from __future__ import annotations
 
@@ -6,17 +6,7 @@ from nnunet_dino.compare import words
 from nnunet_dino.compare.comparison import Comparison
 from nnunet_dino.compare.entries import Entry
 from nnunet_dino.compare.statistics import Difference
-from nnunet_dino.reports.table import Table
-
-
-def all_tables(comparison: Comparison) -> dict[str, Table]:
-    """Returns the tables of a report by name: mean, classes, differences (with several labels), cost, sources."""
-    tables = {"mean": mean_table(comparison), "classes": class_table(comparison)}
-    if comparison.versus:
-        tables["differences"] = difference_table(comparison)
-    tables["cost"] = cost_table(comparison)
-    tables["sources"] = source_table(comparison)
-    return tables
+from nnunet_dino.reports import Table
 
 
 def mean_table(comparison: Comparison) -> Table:
@@ -46,7 +36,7 @@ def mean_table(comparison: Comparison) -> Table:
     if nnunet:
         caption += " nnU-Net's mean is the mean over labels of the mean over cases; it differs where a Dice is undefined."
     num_text_columns = 1 if baseline else 2
-    return Table("Mean Dice", [*headers, *_difference_headers(several)], rows, caption, num_text_columns)
+    return Table("Mean Dice", [*headers, *_difference_headers(several)], rows, caption, num_text_columns, in_terminal=True)
 
 
 def _only_baseline(comparison: Comparison) -> str | None:
@@ -65,7 +55,7 @@ def class_table(comparison: Comparison) -> Table:
             " “(k n/a)”: in k cases the label is absent from reference and prediction, so that Dice is undefined; they are "
             "left out, as nnU-Net does."
         )
-    return Table("Dice per label", ["Label", *(words.shown_name(entry) for entry in entries)], rows, caption)
+    return Table("Dice per label", ["Label", *(words.shown_name(entry) for entry in entries)], rows, caption, in_terminal=True)
 
 
 def _label_cell(entry: Entry, key: str) -> str:
@@ -93,7 +83,7 @@ def difference_table(comparison: Comparison) -> Table:
             f" {one_sided} pairs of case and label have a Dice in one result only: the label is absent from the reference, "
             "and only one result predicts some of it. They are missing here, but lower that result's mean per case."
         )
-    return Table("Difference per label", headers, rows, caption, num_text_columns=len(headers) - 4 - several)
+    return Table("Difference per label", headers, rows, caption, len(headers) - 4 - several, in_terminal=True)
 
 
 def _difference_headers(several: bool) -> list[str]:
@@ -127,7 +117,7 @@ def cost_table(comparison: Comparison) -> Table:
             caption += f" {name}: {values[0]}."
         elif any(values):
             columns[name] = [value or words.UNKNOWN for value in values]
-    return Table("Cost", list(columns), list(zip(*columns.values(), strict=True)), caption, num_text_columns=3)
+    return Table("Cost", list(columns), list(zip(*columns.values(), strict=True)), caption, 3, in_terminal=True)
 
 
 def _short(weights: str | None) -> str:

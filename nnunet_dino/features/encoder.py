@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from nnunet_dino._errors import UserError
+from nnunet_dino.backbones import weights
 from nnunet_dino.backbones.adapted import AdaptedBackbone
 from nnunet_dino.backbones.catalogue import get_spec
 from nnunet_dino.backbones.precision import backbone_dtype
 from nnunet_dino.backbones.vit import NUM_PREFIX_TOKENS, PATCH_PX, TOKENS_AT_ONCE
-from nnunet_dino.backbones.weights import load as weights
 
 RANDOM_SEED = 0
 # What DINOv3 was trained with (ImageNet's), for intensities in 0..1.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.quiet_timm import timm
 from nnunet_dino.backbones.vit import PATCH_PX
-from nnunet_dino.networks.options import DinoOptions, build_slice_encoder
+from nnunet_dino.networks.options import DinoOptions, build_slice_encoder, refuse_label_channels
 from nnunet_dino.networks.slices import token_grid
 from nnunet_dino.networks.unet import NEGATIVE_SLOPE, keep_buffers_out_of_ddp
 
@@ -77,7 +77,8 @@ class MedDINOv3(nn.Module):
         unet_kwargs: The planned network's own arguments. Only its dimension counts.
 
     Raises:
-        UserError: the plans are not two-dimensional, deep supervision is asked for, or an option is unknown.
+        UserError: the plans are not two-dimensional, deep supervision is asked for, an option is unknown, or there are
+            label channels of a cascade.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class MedDINOv3(nn.Module):
         super().__init__()
         _check(deep_supervision, unet_kwargs.get("conv_op", nn.Conv2d))
         options = DinoOptions.from_plans(dino)
+        refuse_label_channels("MedDINOv3", options, input_channels)
         self.slice_encoder = build_slice_encoder(options, input_channels)
         backbone = self.slice_encoder.backbone
         if options.drop_path:
@@ -96,7 +98,7 @@ class MedDINOv3(nn.Module):
     @torch.compiler.disable(recursive=False)
     def forward(self, x: Tensor) -> Tensor:
         """Returns logits ``b classes h w`` for images ``b c h w``."""
-        return self.slice_encoder.reuse.retry(self._forward, x)
+        return self.slice_encoder.reuse.run(self, x)
 
     def _forward(self, x: Tensor) -> Tensor:
         logits = self.decoder(torch.cat(self.slice_encoder(x), dim=-1).movedim(-1, 1))

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.adaptation import canonical_name, is_adapter
-from nnunet_dino.backbones.weights.fit import fit
-from nnunet_dino.backbones.weights.formats import ConversionReport, Dropped, to_timm
+from nnunet_dino.backbones.weights import ConversionReport, Dropped, match, to_timm
 from nnunet_dino.networks.meddinov3 import NUM_DOUBLINGS, MedDINOv3
 
 PUBLISHED_VIT = "dino_encoder."
@@ -89,7 +88,7 @@ def from_published(
     _check_names(state, where)
     backbone = network.slice_encoder.backbone.backbone
     vit = {key.removeprefix(PUBLISHED_VIT): tensor for key, tensor in state.items() if key.startswith(PUBLISHED_VIT)}
-    fitted, report = fit(to_timm(vit, where), backbone.spec, where)
+    fitted, report = match(to_timm(vit, where), backbone.spec)
     renamed = {own: state[published] for published, own in _DECODER_NAMES.items()}
     for key, own in backbone.vit.state_dict().items():
         renamed[VIT + key] = own if is_adapter(key) else fitted[canonical_name(key)]

@@ -82,6 +82,20 @@ def build_slice_encoder(options: DinoOptions, input_channels: int) -> SliceEncod
     return SliceEncoder(backbone, num_image_channels, options.token_stride_px)
 
 
+def refuse_label_channels(network: str, options: DinoOptions, input_channels: int) -> None:
+    """Refuses the one-hot label channels of a cascade for a network whose convolutions do not see its input.
+
+    Raises:
+        UserError: there are channels that are not images.
+    """
+    num_labels = input_channels - (options.num_image_channels or input_channels)
+    if num_labels > 0:
+        raise UserError(
+            f"{network}: required image channels only · got {num_labels} label channels of a cascade, which it could not see · "
+            "use another trainer for 3d_cascade_fullres"
+        )
+
+
 def _refuse_unknown(entry: dict[str, Any], cls: type, where: str) -> None:
     known = [f.name for f in fields(cls)]
     for key in entry:

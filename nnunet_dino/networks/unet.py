@@ -1,7 +1,4 @@
-"""The networks that plans name by dotted path.
-
-Every constructor takes ``(input_channels, num_classes, deep_supervision, **arch_kwargs)``, as nnU-Net calls it.
-"""
+"""The planned U-Net with tokens in its encoder."""
 
 from __future__ import annotations
 
@@ -9,8 +6,6 @@ import pydoc
 from typing import Any
 
 import torch
-from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
-from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import Tensor, nn
 
 from nnunet_dino._errors import UserError
@@ -18,7 +13,6 @@ from nnunet_dino.networks.injection import TokenInjection
 from nnunet_dino.networks.neck import TokenNeck
 from nnunet_dino.networks.options import DinoOptions, build_slice_encoder
 from nnunet_dino.networks.slices import unfold_slices
-from nnunet_dino.networks.token_pyramid import TokenPyramid
 
 PLAIN_UNET = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
 RESIDUAL_UNET = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
@@ -81,7 +75,7 @@ class DINOv3UNet(nn.Module):
     @torch.compiler.disable(recursive=False)
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Returns logits ``b classes d h w`` for ``b c d h w``; a list of them under deep supervision."""
-        return self.slice_encoder.reuse.retry(self._forward, x)
+        return self.slice_encoder.reuse.run(self, x)
 
     def _forward(self, x: Tensor) -> Tensor | list[Tensor]:
         tokens = self.slice_encoder.project(x, self.neck).movedim(-1, 1)
@@ -98,56 +92,6 @@ class DINOv3UNet(nn.Module):
         return self.encoder.compute_conv_feature_map_size(input_size) + self.decoder.compute_conv_feature_map_size(input_size)
 
 
-class TokensOnly(nn.Module):
-    """Frozen slice tokens and a light convolutional decoder with skips (Benchmark paper, arXiv 2509.06467, sec. 2.3).
-
-    No convolution sees the image itself: every skip is made from tokens. Stages, strides and features are the planned ones.
-
-    Args:
-        input_channels: Channels ``c``.
-        num_classes: Segmentation heads.
-        deep_supervision: Return the logits of every decoder stage while true, highest resolution first.
-        dino: The ``dino`` entry of the plans.
-        unet_kwargs: The stock network's own arguments, as planned.
-
-    Raises:
-        UserError: an unknown option, or the label channels of a cascade.
-    """
-
-    def __init__(
-        self, input_channels: int, num_classes: int, deep_supervision: bool = False, *, dino: dict[str, Any], **unet_kwargs: Any
-    ) -> None:
-        super().__init__()
-        self.slice_encoder = build_slice_encoder(DinoOptions.from_plans(dino), input_channels)
-        if self.slice_encoder.num_image_channels < input_channels:
-            raise UserError(
-                f"TokensOnly: required image channels only · got {input_channels - self.slice_encoder.num_image_channels} "
-                "label channels of a cascade, which it could not see · use another trainer for 3d_cascade_fullres"
-            )
-        self.encoder = TokenPyramid(
-            self.slice_encoder.num_maps,
-            self.slice_encoder.backbone.embed_dim,
-            **{key: value for key, value in unet_kwargs.items() if key in TokenPyramid.PLANNED},
-        )
-        self.decoder = UNetDecoder(self.encoder, num_classes, 1, deep_supervision)
-        self.encoder.apply(InitWeights_He(NEGATIVE_SLOPE))
-        self.decoder.apply(InitWeights_He(NEGATIVE_SLOPE))
-        keep_buffers_out_of_ddp(self)
-
-    @torch.compiler.disable(recursive=False)
-    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """Returns logits ``b classes d h w`` for ``b c d h w``; a list of them under deep supervision."""
-        return self.slice_encoder.reuse.retry(self._forward, x)
-
-    def _forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        maps = [unfold_slices(m.movedim(-1, 1), x.shape[0], x.ndim - 2) for m in self.slice_encoder(x)]
-        return self.decoder(self.encoder(maps, x.shape[2:]))
-
-    def compute_conv_feature_map_size(self, input_size: list[int]) -> int:
-        """Counts the decoder's outputs for one sample, as nnU-Net's planner asks."""
-        return self.decoder.compute_conv_feature_map_size(input_size)
-
-
 def build_stock_unet(
     unet: str, input_channels: int, num_classes: int, deep_supervision: bool, unet_kwargs: dict[str, Any]
 ) -> nn.Module:
@@ -157,7 +101,8 @@ def build_stock_unet(
         UserError: ``unet`` is neither nnU-Net's plain nor its residual-encoder U-Net.
     """
     check_stock_unet(unet)
-    network = pydoc.locate(unet)(
+    network_class: Any = pydoc.locate(unet)
+    network = network_class(
         input_channels=input_channels, num_classes=num_classes, deep_supervision=deep_supervision, **unet_kwargs
     )
     network.apply(network.initialize)

@@ -6,15 +6,15 @@ import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from nnunet_dino._checkpoints import read_checkpoint
 from nnunet_dino._errors import UserError
 from nnunet_dino._files import write_atomically
+from nnunet_dino.backbones import weights as weight_files
 from nnunet_dino.backbones.adapted import RECORD_KEY, decode_record
-from nnunet_dino.backbones.weights import load as weight_files
 
 NEEDED = ("plans.json", "dataset.json")
 ALSO = ("dataset_fingerprint.json",)
@@ -59,7 +59,9 @@ def export_model(
                     archive.write(model / name, inside / name)
             for fold in progress(folds):
                 full = Path(room, checkpoint)
-                torch.save(_with_backbone(fold / checkpoint), full)
+                content = read_checkpoint(fold / checkpoint)
+                weights = embed_backbone(content["network_weights"], fold / checkpoint)
+                torch.save({**content, "network_weights": weights}, full)
                 archive.write(full, inside / fold.name / checkpoint)
                 for name in ALSO_OF_FOLD:
                     if (fold / name).is_file():
@@ -69,18 +71,28 @@ def export_model(
     return target
 
 
-def embed_backbone(network_weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def embed_backbone(network_weights: dict[str, Tensor], source: Path) -> dict[str, Tensor]:
     """Returns network weights in which the record of a backbone is replaced by the backbone's own weights.
 
     Weights that hold everything already are returned as they are.
 
+    Args:
+        network_weights: What a checkpoint holds.
+        source: The checkpoint, for messages.
+
     Raises:
-        UserError: the weights are not on this machine, or are others than the recorded ones.
+        UserError: the record cannot be read, or the weights are not on this machine or are others than the recorded ones.
     """
     record = next((key for key in network_weights if key.endswith(f".{RECORD_KEY}")), None)
     if record is None:
         return network_weights
-    name, digest = decode_record(network_weights[record])
+    try:
+        name, digest = decode_record(network_weights[record])
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{source}: required the name and digest of a backbone in {record} · got something else ({error}) · "
+            "use a checkpoint that nnU-Net wrote"
+        ) from error
     if weight_files.locate(name) is None:
         raise UserError(weight_files.missing_weights_message(name, digest))
     loaded = weight_files.load(name)
@@ -96,11 +108,6 @@ def embed_backbone(network_weights: dict[str, Tensor]) -> dict[str, Tensor]:
         has_adapter = f"{prefix}{module}.lora_A.default.weight" in network_weights
         result[f"{prefix}{module}.base_layer.{parameter}" if has_adapter else prefix + key] = tensor.clone()
     return result
-
-
-def _with_backbone(path: Path) -> dict[str, Any]:
-    checkpoint = torch.load(path, map_location="cpu", weights_only=False)
-    return {**checkpoint, "network_weights": embed_backbone(checkpoint["network_weights"])}
 
 
 def _folds(model: Path, checkpoint: str) -> list[Path]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from nnunet_dino._errors import UserError
-from nnunet_dino._nnunet_folders import require_dataset, require_folder, require_labels
+from nnunet_dino._nnunet_folders import require_folder
+from nnunet_dino.nnunet.check_plans import check_planning
 from nnunet_dino.nnunet.discovery.registry import PLANNERS, did_you_mean, resolve
 
 DEFAULT_PLANNER = "nnUNetPlannerDINOv3L"
@@ -29,29 +30,16 @@ def plan_dataset(
         UserError: A folder is unset; the data set is unknown, has no labels or no fingerprint; the planner is unknown; the
             memory target or the name of the plans cannot be used. Nothing is written in these cases.
     """
-    preprocessed = require_folder("nnUNet_preprocessed")
-    folder = require_dataset(dataset)
-    require_labels(folder)
     if planner not in PLANNERS:
         raise UserError(f"unknown planner: required one of nnunet-dino · got {planner!r}{did_you_mean(planner, PLANNERS)}")
     if gpu_memory_target_gb is not None and not gpu_memory_target_gb > 0:
         raise UserError(f"-gpu_memory_target: required more than 0 GB · got {gpu_memory_target_gb:g}")
-    if plans_name is not None and (not plans_name or "__" in plans_name or "/" in plans_name):
-        raise UserError(
-            f"-overwrite_plans_name: required a name without '__' and '/', at which nnU-Net splits · got {plans_name!r}"
-        )
-    fingerprint = preprocessed / folder.name / "dataset_fingerprint.json"
-    if not fingerprint.is_file():
-        number = int(folder.name[7:10])
-        raise UserError(
-            f"{folder.name} has no fingerprint: required {fingerprint} · it does not exist · "
-            f"run: nnUNetv2_extract_fingerprint -d {number} --verify_dataset_integrity"
-        )
     planner_class = resolve(planner)
+    name = check_planning(dataset, PLANNERS[planner].plans_name if plans_name is None else plans_name).name
 
     from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment_dataset
 
     _, identifier = plan_experiment_dataset(
-        folder.name, planner_class, gpu_memory_target_in_gb=gpu_memory_target_gb, overwrite_plans_name=plans_name
+        name, planner_class, gpu_memory_target_in_gb=gpu_memory_target_gb, overwrite_plans_name=plans_name
     )
-    return preprocessed / folder.name / f"{identifier}.json"
+    return require_folder("nnUNet_preprocessed") / name / f"{identifier}.json"

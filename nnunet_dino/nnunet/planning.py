@@ -5,23 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 
-from nnunet_dino._errors import one_line_in_stock_commands
-from nnunet_dino._nnunet_folders import require_dataset, require_folder, require_labels
 from nnunet_dino.networks.options import DinoOptions
+from nnunet_dino.nnunet.check_plans import check_planning
 from nnunet_dino.nnunet.memory import backbone_outputs
-from nnunet_dino.nnunet.plans import DINOV3_UNET, dino_architecture
+from nnunet_dino.nnunet.plans import dino_architecture
+from nnunet_dino.nnunet.presets import DINOV3_UNET
 
 FINE_PX = 896
 FINE = "2d_896"
+if TYPE_CHECKING:
+    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner as _Planner
+else:
+    _Planner = object
 
 
-class DINOv3Planning:
+class DINOv3Planning(_Planner):
     """Mixed into one of nnU-Net's planners: plans its network, then writes the DINOv3 network into the plans.
 
     Stock trainers build it from the plans by dotted path. Spacing, transposition, normalisation and resampling are the stock
@@ -45,14 +49,13 @@ class DINOv3Planning:
         overwrite_target_spacing: Sequence[float] | None = None,
         suppress_transpose: bool = False,
     ) -> None:
-        with one_line_in_stock_commands():
-            require_folder("nnUNet_preprocessed")
-            require_labels(require_dataset(dataset_name_or_id))
+        name = plans_name or self.default_plans_name
+        check_planning(dataset_name_or_id, name)
         memory = {} if gpu_memory_target_in_gb is None else {"gpu_memory_target_in_gb": gpu_memory_target_in_gb}
         super().__init__(
             dataset_name_or_id,
             preprocessor_name=preprocessor_name,
-            plans_name=plans_name or self.default_plans_name,
+            plans_name=name,
             overwrite_target_spacing=overwrite_target_spacing,
             suppress_transpose=suppress_transpose,
             **memory,

@@ -9,12 +9,11 @@ from typing import Any
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
+from nnunet_dino._errors import UserError
+from nnunet_dino.backbones.catalogue import get_spec
 from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.networks.unet import check_stock_unet
-
-DINOV3_UNET = "nnunet_dino.networks.DINOv3UNet"
-TOKENS_ONLY = "nnunet_dino.networks.TokensOnly"
-MEDDINOV3 = "nnunet_dino.networks.MedDINOv3"
+from nnunet_dino.nnunet.presets import DINOV3_UNET, MEDDINOV3, TOKENS_ONLY
 
 
 def dino_architecture(stock: dict[str, Any], network: str, options: DinoOptions) -> dict[str, Any]:
@@ -40,6 +39,33 @@ def dino_architecture(stock: dict[str, Any], network: str, options: DinoOptions)
     }
 
 
+def planned_options(architecture: dict[str, Any]) -> DinoOptions | None:
+    """Returns the DINOv3 side of a planned network; None for a network that is not of this package.
+
+    Raises:
+        UserError: The plans name a backbone, an option or a U-Net that there is not.
+    """
+    network = architecture.get("network_class_name")
+    if not str(network).startswith("nnunet_dino."):
+        return None
+    entry = architecture.get("arch_kwargs", {}).get("dino")
+    if network not in (DINOV3_UNET, TOKENS_ONLY, MEDDINOV3) or not isinstance(entry, dict):
+        raise UserError(
+            f"plans: required a network of nnunet-dino with a dino entry · got {network} with {entry!r} · plan again"
+        )
+    try:
+        options = DinoOptions.from_plans(entry)
+    except (TypeError, ValueError) as error:
+        raise (
+            error
+            if isinstance(error, UserError)
+            else UserError(f"plans: required a dino entry as nnunet-dino writes it · got {error} · plan again")
+        ) from error
+    get_spec(options.backbone)
+    dino_architecture(architecture, str(network), options)
+    return options
+
+
 def build_from_plans(
     configuration: ConfigurationManager,
     network: str,
@@ -60,4 +86,5 @@ def build_from_plans(
     for key in architecture["_kw_requires_import"]:
         if arguments[key] is not None:
             arguments[key] = pydoc.locate(arguments[key])
-    return pydoc.locate(network)(input_channels, num_classes, deep_supervision, **arguments)
+    built: Any = pydoc.locate(network)
+    return built(input_channels, num_classes, deep_supervision, **arguments)

@@ -6,14 +6,13 @@ our networks (and only for them) the loading is done here.
 
 from __future__ import annotations
 
-import os
-from typing import Any
+import sys
 
-import torch
 from nnunetv2.run import run_training
 from torch import Tensor, nn
 
-from nnunet_dino._errors import UserError, one_line_in_stock_commands
+from nnunet_dino._checkpoints import read_checkpoint
+from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.adaptation import is_adapter
 from nnunet_dino.backbones.adapted import RECORD_KEY
 from nnunet_dino.networks.meddinov3_checkpoint import from_published, is_published
@@ -29,11 +28,23 @@ def install_loader() -> None:
     run_training.load_pretrained_weights = _dispatch
 
 
+def check_start() -> None:
+    """Raises :class:`UserError` if ``-pretrained_weights`` of the running training names a file that cannot be read.
+
+    nnU-Net reads the file only after it has made a folder for results, and tells nobody its name before.
+    """
+    frame = sys._getframe().f_back
+    while frame is not None:
+        if frame.f_globals.get("__name__") == run_training.__name__ and frame.f_locals.get("pretrained_weights"):
+            read_checkpoint(frame.f_locals["pretrained_weights"])
+            return
+        frame = frame.f_back
+
+
 def _dispatch(network: nn.Module, fname: str, verbose: bool = False) -> None:
     inner = unwrap(network)
     if hasattr(inner, "slice_encoder"):
-        with one_line_in_stock_commands():
-            load_pretrained(inner, fname, verbose)
+        load_pretrained(inner, fname, verbose)
     else:
         _stock_loader(network, fname, verbose)
 
@@ -100,16 +111,5 @@ def _check_fits(path: str, key: str, own: Tensor, given: dict[str, Tensor]) -> N
 
 
 def _read(path: str) -> dict[str, Tensor]:
-    if not os.path.isfile(path):
-        raise UserError(
-            f"-pretrained_weights: required an nnU-Net checkpoint · got {path}, which does not exist · check the path"
-        )
-    try:
-        checkpoint: Any = torch.load(path, map_location="cpu", weights_only=False)
-        weights = checkpoint["network_weights"]
-    except Exception as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(
-            f"-pretrained_weights: required an nnU-Net checkpoint · got {path} ({reason}) · check the path"
-        ) from error
+    weights = read_checkpoint(path)["network_weights"]
     return {key.removeprefix("module."): value for key, value in weights.items()}

@@ -1,4 +1,4 @@
-"""What all trainers of this package share. The trainers themselves hold names and hyper-parameters."""
+"""What all trainers of this package share; in what they differ is a row of :mod:`nnunet_dino.nnunet.presets`."""
 
 from __future__ import annotations
 
@@ -10,21 +10,29 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
-import torch.distributed as dist
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
-from nnunet_dino._errors import one_line_in_stock_commands
+from nnunet_dino._checkpoints import read_checkpoint
+from nnunet_dino._errors import UserError
 from nnunet_dino._files import write_atomically
 from nnunet_dino.networks.options import DinoOptions
-from nnunet_dino.nnunet.plans import DINOV3_UNET, build_from_plans
-from nnunet_dino.nnunet.pretrained import install_loader, unwrap
-from nnunet_dino.nnunet.requirements import check_data_set, check_folders, check_weights
-from nnunet_dino.nnunet.schedules import EpochSchedule, polynomial
+from nnunet_dino.nnunet.checks import check_training, check_weights
+from nnunet_dino.nnunet.command_errors import report_in_one_line
+from nnunet_dino.nnunet.plans import build_from_plans
+from nnunet_dino.nnunet.predictor import forget_slices_after_every_image
+from nnunet_dino.nnunet.preprocessed import read_json
+from nnunet_dino.nnunet.presets import DINOV3_UNET
+from nnunet_dino.nnunet.pretrained import check_start, install_loader, unwrap
+from nnunet_dino.nnunet.prior import start_at_class_frequencies
+from nnunet_dino.nnunet.recipes import RECIPES, Recipe
+from nnunet_dino.nnunet.schedules import EpochSchedule
 
 FACTS_FILE = "nnunet_dino.json"
 _AFTER_A_FAILED_SAVE = "free disk space or make the folder writable, then continue with --c; the last good checkpoint is kept"
+
+report_in_one_line()  # for those who do without the start-up hook
 
 
 class DINOv3Trainer(nnUNetTrainer):
@@ -33,16 +41,22 @@ class DINOv3Trainer(nnUNetTrainer):
     Subclasses set ``dino`` and ``network_class``; everything that nnU-Net trains by stays as it is unless they say otherwise.
 
     Attributes:
-        dino: The DINOv3 side of the network.
-        network_class: Dotted path of the network.
+        dino: The DINOv3 side of the network; None where there is none.
+        network_class: Dotted path of the network; None for the planned stock network.
+        recipe: Optimiser and learning rate.
         vit_lr: Learning rate of the backbone's trained parameters; None takes ``initial_lr``.
         short_run_epochs: Number of epochs if it is not nnU-Net's 1000.
+        prior: Start a new training with the output biases at the class frequencies.
+        output_biases: The biases that the training started with; None for nnU-Net's own start.
     """
 
-    dino: ClassVar[DinoOptions]
-    network_class: ClassVar[str] = DINOV3_UNET
+    dino: ClassVar[DinoOptions | None]
+    network_class: ClassVar[str | None] = DINOV3_UNET
+    recipe: ClassVar[Recipe] = RECIPES["sgd"]
     vit_lr: ClassVar[float | None] = None
     short_run_epochs: ClassVar[int | None] = None
+    prior: ClassVar[bool] = False
+    output_biases: list[float] | None = None
 
     def __init__(
         self,
@@ -52,12 +66,13 @@ class DINOv3Trainer(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net reads exactly this signature)
     ) -> None:
-        with one_line_in_stock_commands():
-            check_folders()
-            check_data_set(plans, dataset_json)
-            if not _has_checkpoint(type(self), plans, configuration, fold):
-                _on_first_rank_first(lambda: check_weights(self.dino.backbone, self.dino.weights))
+        name = type(self).__name__
+        check_training(name, plans, configuration, fold, dataset_json, device, self.network_class, self.dino)
+        check_start()
         super().__init__(plans, configuration, fold, dataset_json, device)
+        self.initial_lr = self.recipe.initial_lr
+        self.weight_decay = self.recipe.weight_decay
+        self.enable_deep_supervision = self.recipe.has_deep_supervision
         if self.short_run_epochs is not None:
             self.num_epochs = self.short_run_epochs
         install_loader()
@@ -72,43 +87,51 @@ class DINOv3Trainer(nnUNetTrainer):
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
         """Builds the network; called by nnU-Net in training and at prediction."""
-        with one_line_in_stock_commands():
-            return build_from_plans(
-                configuration_manager,
-                cls.network_class,
-                cls.dino,
-                num_input_channels,
-                num_output_channels,
-                enable_deep_supervision,
-            )
+        arguments = (num_input_channels, num_output_channels, enable_deep_supervision)
+        if cls.network_class is None or cls.dino is None:
+            return nnUNetTrainer.build_network_architecture(plans_manager, configuration_manager, *arguments)
+        forget_slices_after_every_image()
+        return build_from_plans(configuration_manager, cls.network_class, cls.dino, *arguments)
 
     def run_training(self) -> None:
-        """Makes sure that there are weights, then trains as nnU-Net does."""
-        with one_line_in_stock_commands():
-            if not self.was_initialized:
-                _on_first_rank_first(lambda: check_weights(self.dino.backbone, self.dino.weights))
-                self.initialize()
+        """Makes the network ready, then trains as nnU-Net does."""
+        if not self.was_initialized:  # --c and -pretrained_weights have initialised the trainer by now
+            self.initialize_from_scratch()
+        if self.dino is not None:
             unwrap(self.network).slice_encoder.backbone.require_weights()
         super().run_training()
+
+    def initialize_from_scratch(self) -> None:
+        """Makes sure that there are weights, builds the network, and sets its output biases if asked for."""
+        if self.dino is not None:
+            check_weights(self.dino.backbone, self.dino.weights)
+        self.initialize()
+        if self.prior:
+            self.output_biases = start_at_class_frequencies(self)
 
     def on_train_start(self) -> None:
         super().on_train_start()
         if self.local_rank == 0:
-            facts = network_facts(unwrap(self.network))
+            facts = {**network_facts(unwrap(self.network)), "output_biases": self._biases_at_start()}
             self.print_to_log_file("nnunet-dino:", json.dumps(facts))
             Path(self.output_folder, FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n")
 
+    def _biases_at_start(self) -> list[float] | None:
+        """Returns what the training started with, which a continued one finds in its folder."""
+        earlier = Path(self.output_folder, FACTS_FILE)
+        if self.current_epoch > 0 and earlier.is_file():
+            return read_json(earlier, dict).get("output_biases")
+        return self.output_biases
+
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
-        """nnU-Net's SGD and polynomial decay, with a learning rate of its own for the backbone."""
-        optimizer = torch.optim.SGD(
-            self.parameter_groups(), self.initial_lr, weight_decay=self.weight_decay, momentum=0.99, nesterov=True
-        )
-        return optimizer, EpochSchedule(optimizer, polynomial, self.num_epochs)
+        """The recipe's optimiser and decay, with a learning rate of its own for the backbone."""
+        optimizer = self.recipe.optimizer(self.parameter_groups(), lr=self.initial_lr, weight_decay=self.weight_decay)
+        return optimizer, EpochSchedule(optimizer, self.recipe.decay, self.num_epochs)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Returns the trained parameters as one group, or two if the backbone is trained."""
         network = unwrap(self.network)
-        backbone = [p for p in network.slice_encoder.backbone.parameters() if p.requires_grad]
+        backbone = [] if self.dino is None else [p for p in network.slice_encoder.backbone.parameters() if p.requires_grad]
         in_backbone = {id(p) for p in backbone}
         rest = [p for p in network.parameters() if p.requires_grad and id(p) not in in_backbone]
         groups: list[dict[str, Any]] = [{"params": rest, "lr": self.initial_lr}]
@@ -126,8 +149,27 @@ class DINOv3Trainer(nnUNetTrainer):
             super().save_checkpoint(filename)
             return
         is_final = Path(filename).name == "checkpoint_final.pth"
-        with one_line_in_stock_commands(), _without_optimizer_state(self) if is_final else nullcontext():
+        with _without_optimizer_state(self) if is_final else nullcontext():
             write_atomically(filename, super().save_checkpoint, _AFTER_A_FAILED_SAVE)
+
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+        """Loads as nnU-Net does, for ``--c`` and ``--val``.
+
+        Raises:
+            UserError: The file is damaged, or one of another training.
+        """
+        try:
+            super().load_checkpoint(filename_or_checkpoint)
+        except (UserError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            if isinstance(filename_or_checkpoint, dict):
+                raise
+            read_checkpoint(filename_or_checkpoint)
+            raise UserError(
+                f"{filename_or_checkpoint}: required a checkpoint of {type(self).__name__} with these plans · got "
+                f"{' '.join(str(error).split())[:200]} · put it back, or train again without --c and --val"
+            ) from error
 
     def plot_network_architecture(self) -> None:
         """Does nothing: nnU-Net's plot can hang on networks that are not its own."""
@@ -135,27 +177,15 @@ class DINOv3Trainer(nnUNetTrainer):
 
 def network_facts(network: nn.Module) -> dict[str, Any]:
     """Returns what a comparison wants to know of a network: sizes, backbone, and where its weights came from."""
-    backbone = network.slice_encoder.backbone
-    return {
+    facts: dict[str, Any] = {
         "num_parameters_total": sum(p.numel() for p in network.parameters()),
         "num_parameters_trained": sum(p.numel() for p in network.parameters() if p.requires_grad),
-        "backbone": backbone.name,
-        "adaptation": backbone.adaptation,
-        "weights": "random" if backbone.weights_are_random else backbone.digest or "from a checkpoint",
     }
-
-
-def short_runs(*trainers: type[DINOv3Trainer]) -> dict[str, type[DINOv3Trainer]]:
-    """Returns twins of trainers that stop after 5, 50 and 250 epochs, by name."""
-    return {
-        f"{base.__name__}_{epochs}epochs": type(
-            f"{base.__name__}_{epochs}epochs",
-            (base,),
-            {"short_run_epochs": epochs, "__module__": base.__module__, "__doc__": f"{base.__doc__} {epochs} epochs."},
-        )
-        for base in trainers
-        for epochs in (5, 50, 250)
-    }
+    if hasattr(network, "slice_encoder"):
+        backbone = network.slice_encoder.backbone
+        weights = "random" if backbone.weights_are_random else backbone.digest or "from a checkpoint"
+        facts |= {"backbone": backbone.name, "adaptation": backbone.adaptation, "weights": weights}
+    return facts
 
 
 @contextmanager
@@ -167,21 +197,3 @@ def _without_optimizer_state(trainer: DINOv3Trainer) -> Iterator[None]:
         yield
     finally:
         trainer.optimizer = optimizer
-
-
-def _has_checkpoint(trainer: type, plans: dict, configuration: str, fold: int | str) -> bool:
-    from nnunetv2.paths import nnUNet_results
-
-    folder = f"{trainer.__name__}__{plans['plans_name']}__{configuration}"
-    return any(Path(str(nnUNet_results), plans["dataset_name"], folder, f"fold_{fold}").glob("checkpoint_*.pth"))
-
-
-def _on_first_rank_first(action: Any) -> None:
-    """Runs ``action`` on the first process of a distributed training before the others, so that one of them downloads."""
-    if dist.is_available() and dist.is_initialized():
-        if dist.get_rank() == 0:
-            action()
-        dist.barrier()
-        if dist.get_rank() == 0:
-            return
-    action()

@@ -1,126 +1,141 @@
-"""The report of a probe: page, Markdown, JSON and predictions."""
+"""The report of a probe: putting it together, and writing it with the predictions."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
-import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from html import escape
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from nnunet_dino import reports
+from nnunet_dino.features.store.layout import StoreFacts
+from nnunet_dino.probes.evaluation import Evaluation
 from nnunet_dino.probes.labels import Labelled
-from nnunet_dino.reports.page import html_foot, html_head, html_page, html_picture, html_plot
-from nnunet_dino.reports.plot import Plot
-from nnunet_dino.reports.table import Table, html_table, markdown_cell, markdown_table, text_table
+from nnunet_dino.probes.request import Request
+from nnunet_dino.probes.result_tables import (
+    METHOD_OF_METRICS,
+    headline,
+    label_table,
+    method_of_features,
+    method_of_split,
+    overall_table,
+    result_warnings,
+    store_warnings,
+)
+from nnunet_dino.probes.roc_plot import roc_plot
+from nnunet_dino.reports import Block, Heading, Picture, Report, Table
+from nnunet_dino.reports.folder import NUMBERS, PAGE, TEXT
 
-PAGE, TEXT, NUMBERS, PREDICTIONS = "report.html", "report.md", "report.json", "predictions.csv"
-NAMES = (PAGE, TEXT, NUMBERS, PREDICTIONS)
+PREDICTIONS = "predictions.csv"
+PACKAGES = ("nnunet-dino", "torch", "timm", "scikit-learn", "numpy", "pandas")
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A picture in a report."""
+def compose(
+    request: Request,
+    *,
+    probe: str,
+    what: str,
+    title: str,
+    facts: StoreFacts | None,
+    num_failed: int,
+    labelled: Labelled,
+    how_split: str,
+    evaluations: dict[str, Evaluation],
+    method: str,
+    numbers: dict[str, Any],
+    untrained: Sequence[str] = (),
+    warnings: Sequence[str] = (),
+    sentences: Sequence[str] = (),
+    tables: Sequence[Table] = (),
+    pictures: Sequence[Picture] = (),
+) -> Report:
+    """Puts a report together.
 
-    name: str
-    heading: str
-    caption: str
-    png: bytes
-
-
-@dataclass(frozen=True)
-class ProbeReport:
-    """What the report of a probe says, in reading order.
-
-    Attributes:
+    Args:
+        request: What was asked.
+        probe: ``linear``, ``knn`` or ``mil``, for machines.
+        what: The probe in words, as the first of the result's sentence.
         title: Heading.
-        summaries: The result in sentences.
-        warnings: What a reader must know before the numbers.
-        tables: Numbers.
-        plots: ROC curves.
-        method: How it was done, one paragraph each.
-        origin: Versions, command and date.
-        numbers: The same for machines.
+        facts: Of the store; None if the features come from elsewhere.
+        num_failed: Inputs that could not be read.
+        labelled: Labels and parts.
+        how_split: How the parts came about.
+        evaluations: Of the scores, by part.
+        method: How the probe works.
+        numbers: What only this probe has to say to machines.
+        untrained: Labels of which nothing was learned.
+        warnings: More of them.
+        sentences: The result in words, before that on the test part.
+        tables: More of them, after the overall one.
         pictures: Attention on slides.
     """
-
-    title: str
-    summaries: Sequence[str]
-    warnings: Sequence[str]
-    tables: Sequence[Table]
-    plots: Sequence[Plot]
-    method: Sequence[str]
-    origin: Sequence[tuple[str, str]]
-    numbers: dict[str, Any]
-    pictures: Sequence[Picture] = field(default_factory=tuple)
-
-
-def report_files(report: ProbeReport) -> dict[str, bytes]:
-    """Returns the files of a report by their names."""
-    plots = {f"pictures/{plot.name}.svg": plot.light for plot in report.plots}
-    pictures = {f"pictures/{picture.name}.png": picture.png for picture in report.pictures}
-    texts = {PAGE: _html(report), TEXT: _markdown(report), NUMBERS: _json(report)}
-    return {name: text.encode("utf-8") for name, text in texts.items()} | plots | pictures
-
-
-def _html(report: ProbeReport) -> str:
-    body = html_head(report.title, report.summaries, report.warnings)
-    first, *others = report.tables
-    body += [html_table(first), *(html_plot(plot) for plot in report.plots), *(html_table(table) for table in others)]
-    if report.pictures:
-        body += [f"<h2>{escape('Attention')}</h2>"]
-        body += [html_picture(picture.heading, picture.caption, picture.png) for picture in report.pictures]
-    return html_page(report.title, [*body, *html_foot(report.method, report.origin)])
+    test, plot = evaluations["test"], roc_plot(evaluations["test"])
+    of_store = [*(store_warnings(facts, num_failed, labelled) if facts else []), *labelled.notes]
+    several = [label_table(test)] if len(labelled.names) > 1 else []
+    of_features = method_of_features(facts, request.features) if facts else f"Features: as {request.store} holds them."
+    blocks: list[Block] = [overall_table(evaluations, request.evaluation), *([plot] if plot else []), *tables, *several]
+    blocks += [Heading("Attention"), *pictures] if pictures else []
+    return Report(
+        title=title,
+        sentences=[*sentences, headline(what, test)],
+        warnings=[*of_store, *result_warnings(evaluations, request.evaluation, untrained), *warnings],
+        blocks=blocks,
+        method=[of_features, method_of_split(labelled, how_split), method, METHOD_OF_METRICS],
+        origin=reports.origin(request.command, PACKAGES),
+        numbers={
+            "probe": probe,
+            "store": asdict(facts) if facts else request.store,
+            "features": request.features if facts else None,
+            "split": how_split,
+            "evaluation": asdict(request.evaluation),
+            **numbers,
+            "metrics": {part: one.metrics for part, one in evaluations.items()},
+        },
+    )
 
 
-def _markdown(report: ProbeReport) -> str:
-    blocks = [f"# {report.title}", *report.summaries, *(f"> **Note.** {warning}" for warning in report.warnings)]
-    first, *others = report.tables
-    blocks += markdown_table(first)
-    for plot in report.plots:
-        blocks += [f"![{plot.name}](pictures/{plot.name}.svg)", plot.text]
-    for table in others:
-        blocks += markdown_table(table)
-    for picture in report.pictures:
-        blocks += [f"### {picture.heading}", f"![{picture.name}](pictures/{picture.name}.png)", picture.caption]
-    blocks += ["## Method", *report.method, "\n".join(f"- {name}: {markdown_cell(text)}" for name, text in report.origin)]
-    return "\n\n".join(blocks) + "\n"
+def write_report(
+    echo: Callable[[str], object],
+    request: Request,
+    report: Report,
+    labelled: Labelled,
+    scores: np.ndarray,
+    more: dict[str, bytes] | None = None,
+    extra: dict[str, Sequence[Any]] | None = None,
+) -> None:
+    """Writes a report with its predictions, and shows the short part of it.
+
+    Args:
+        echo: Takes the short part.
+        request: Names the folder.
+        report: What to write.
+        labelled: Labels and parts.
+        scores: ``n c``.
+        more: Further files by name.
+        extra: Further columns of the predictions, each ``n``.
+
+    Raises:
+        UserError: The folder cannot be written to.
+    """
+    folder, files = Path(request.output), {PREDICTIONS: _predictions_csv(labelled, scores, extra or {}), **(more or {})}
+    reports.write_report(report, folder, files, request.overwrite)
+    echo(reports.report_text(report))
+    echo(f"\nReport: {folder / PAGE}\n  also: {', '.join([TEXT, NUMBERS, *files])}")
 
 
-def _json(report: ProbeReport) -> str:
-    return json.dumps(plain(report.numbers), indent=1, ensure_ascii=False) + "\n"
-
-
-def plain(value: Any) -> Any:
-    """Returns a value as JSON has it; what is undefined is null."""
-    if isinstance(value, dict):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    if hasattr(value, "__dataclass_fields__"):
-        return plain(asdict(value))
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def terminal_text(report: ProbeReport) -> str:
-    """Lays the sentences, the warnings and the first table out as plain text."""
-    warnings = [f"Note: {warning}" for warning in report.warnings]
-    return "\n\n".join([report.title, *report.summaries, *warnings, text_table(report.tables[0])])
-
-
-def predictions_csv(labelled: Labelled, scores: Any, extra: dict[str, Sequence[Any]] | None = None) -> bytes:
+def _predictions_csv(labelled: Labelled, scores: np.ndarray, extra: dict[str, Sequence[Any]]) -> bytes:
     """Returns one row per input: id, patient, part, and every label's truth and score."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     columns = [column for name in labelled.names for column in (name, f"score {name}")]
-    writer.writerow(["id", "patient", "split", *(extra or {}), *columns])
+    writer.writerow(["id", "patient", "split", *extra, *columns])
     for position, name in enumerate(labelled.ids):
         pairs = zip(labelled.targets[position], scores[position], strict=True)
         cells = [cell for target, score in pairs for cell in (int(target), f"{score:.6g}")]
-        others = [values[position] for values in (extra or {}).values()]
+        others = [values[position] for values in extra.values()]
         writer.writerow([name, labelled.patients[position], labelled.split[position], *others, *cells])
     return text.getvalue().encode("utf-8")

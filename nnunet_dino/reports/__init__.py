@@ -1,0 +1,19 @@
+"""One record of a report, laid out as a page, as Markdown and for a terminal."""
+
+from nnunet_dino.reports.folder import check_folder, write_report
+from nnunet_dino.reports.origin import origin
+from nnunet_dino.reports.record import Block, Heading, Picture, Plot, Report, Table
+from nnunet_dino.reports.terminal import report_text
+
+__all__ = [
+    "Block",
+    "Heading",
+    "Picture",
+    "Plot",
+    "Report",
+    "Table",
+    "check_folder",
+    "origin",
+    "report_text",
+    "write_report",
+]

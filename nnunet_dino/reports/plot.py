@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import matplotlib
 from matplotlib.figure import Figure
+
+from nnunet_dino.reports.record import Plot
 
 
 @dataclass(frozen=True)
@@ -23,14 +26,15 @@ LIGHT = Theme(ink="#2b2f36", faint="#b9bec7", better="#1f6fb2", worse="#d1701f")
 DARK = Theme(ink="#d5d9e0", faint="#565d69", better="#6cb4ee", worse="#f0a35e")
 
 
-@dataclass(frozen=True)
-class Plot:
-    """A plot for light and for dark screens, as SVG."""
+def themed(name: str, text: str, draw: Callable[[Theme], Figure]) -> Plot:
+    """Draws a plot once for light and once for dark screens.
 
-    name: str
-    text: str
-    light: bytes
-    dark: bytes
+    Args:
+        name: Of its file, without ending.
+        text: What it shows.
+        draw: Draws the figure in the colours of a theme.
+    """
+    return Plot(name, text, svg(draw(LIGHT), LIGHT), svg(draw(DARK), DARK))
 
 
 def svg(figure: Figure, theme: Theme) -> bytes:
@@ -42,8 +46,7 @@ def svg(figure: Figure, theme: Theme) -> bytes:
         axes.tick_params(colors=theme.ink, labelsize=9, color=theme.faint)
         for text in (axes.xaxis.label, axes.yaxis.label):
             text.set(color=theme.ink, fontsize=9.5)
-        axes.title.set(color=theme.ink)
-        axes._left_title.set(color=theme.ink, fontsize=10)
+        axes.set_title(axes.get_title(loc="left"), loc="left", color=theme.ink, fontsize=10)
     stream = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "nnunet-dino", "svg.fonttype": "path"}):
         figure.savefig(stream, format="svg", facecolor="none", metadata={"Date": None})

@@ -22,8 +22,10 @@ th, td { padding: .42rem .7rem; text-align: right; border-bottom: 1px solid var(
 th { font-weight: 600; background: var(--head); vertical-align: bottom; }
 th.text, td.text { text-align: left; }
 td.number { white-space: nowrap; }
+tbody th { font-weight: inherit; background: none; vertical-align: top; }
 tbody tr:hover { background: var(--head); }
-.caption, figcaption { font-size: .85rem; color: var(--soft); margin: .5rem 0 0; overflow-wrap: anywhere; }
+caption { caption-side: bottom; text-align: left; max-width: calc(100vw - 2.5rem); }
+caption, .caption, figcaption { font-size: .85rem; color: var(--soft); margin: .5rem 0 0; overflow-wrap: anywhere; }
 figure { margin: 1.4rem 0 2.2rem; }
 img { display: block; width: 100%; height: auto; }
 img.case { border-radius: 4px; }

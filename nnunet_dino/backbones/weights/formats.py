@@ -1,93 +1,26 @@
 """Names of every known DINOv3 checkpoint format -> timm's names.
 
 Nothing is dropped, filled or changed without an entry in the :class:`ConversionReport`; a name that no rule covers is kept and
-found unexpected when the tensors are compared with a backbone (:mod:`nnunet_dino.backbones.weights.fit`).
+found unexpected when the tensors are compared with a backbone (:mod:`nnunet_dino.backbones.weights.matching`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from nnunet_dino._errors import UserError
+from nnunet_dino.backbones.weights.conversion import Conversion
+from nnunet_dino.backbones.weights.query_key_value import join_query_key_value, split_bias
+from nnunet_dino.backbones.weights.reading import FORMATS_READ
 
 TRAINER = "DINOv3 trainer"
 META = "Meta"
 HUGGING_FACE = "Hugging Face DINOv3ViTModel"
 TIMM = "timm"
-FORMATS_READ = (
-    "a DINOv3 vision transformer as Meta's .pth, a DINOv3-trainer checkpoint {'teacher': {'backbone.…'}}, "
-    "a Hugging Face DINOv3ViTModel, or timm safetensors"
-)
-
-
-class Dropped(NamedTuple):
-    """A tensor of the file that the backbone has no use for."""
-
-    key: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class ConversionReport:
-    """What became of every tensor of a checkpoint.
-
-    Attributes:
-        format: Name of the format that was recognised.
-        used: Names, as in the file, of the tensors that were taken over.
-        dropped: Tensors that were left out, and why.
-        filled: Names, as in timm, of tensors that the file does not have and that were set to zero.
-        notes: Further remarks, one sentence each.
-    """
-
-    format: str
-    used: tuple[str, ...] = ()
-    dropped: tuple[Dropped, ...] = ()
-    filled: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    def lines(self) -> list[str]:
-        """Returns the report as text, one remark a line, similar tensors of the blocks taken together."""
-        result = [f"format: {self.format}", f"used: {len(self.used)} tensors"]
-        reasons: dict[str, list[str]] = {}
-        for key, reason in self.dropped:
-            reasons.setdefault(reason, []).append(key)
-        result += [f"dropped: {', '.join(_grouped(keys))} ({reason})" for reason, keys in reasons.items()]
-        if self.filled:
-            result.append(f"filled with zeros: {', '.join(_grouped(self.filled))}")
-        return result + [f"note: {note}" for note in self.notes]
-
-
-def _grouped(keys: Iterable[str]) -> list[str]:
-    counts: dict[str, int] = {}
-    for key in keys:
-        name = re.sub(r"\d+", "*", key)
-        counts[name] = counts.get(name, 0) + 1
-    return [f"{count} times {name}" if count > 1 else name for name, count in counts.items()]
-
-
-@dataclass
-class Conversion:
-    """Tensors under timm's names, not yet compared with any backbone.
-
-    Attributes:
-        state: Tensors by timm's names; types as in the file.
-        periods: The periods of the rotary position embedding that the file carries, if any; ``head_dim / 4`` values.
-        origin: Name in the file of every tensor in ``state`` (several, joined by ", ", where tensors were joined).
-    """
-
-    format: str
-    state: dict[str, Tensor] = field(default_factory=dict)
-    origin: dict[str, str] = field(default_factory=dict)
-    used: list[str] = field(default_factory=list)
-    dropped: list[Dropped] = field(default_factory=list)
-    periods: Tensor | None = None
-
+READ_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 _NUMBERED = r"(blocks\.\d+)"
 _ENDING = r"\.(weight|bias)"
@@ -136,9 +69,10 @@ def to_timm(tensors: dict[str, Tensor], where: object) -> Conversion:
         where: What to call the checkpoint in messages.
 
     Raises:
-        UserError: The format is unknown, two names mean the same tensor, or there is a key bias, which no DINOv3 has.
+        UserError: The format is unknown, a tensor is not of floating-point numbers, two names mean the same tensor, or there is
+            a key bias, which no DINOv3 has.
     """
-    conversion = Conversion(_detect(tensors, where))
+    conversion = Conversion(_detect(tensors, where), where)
     prefix = "backbone." if conversion.format == TRAINER else ""
     rules = [(re.compile(pattern), name) for pattern, name in _RULES[conversion.format]]
     drops = [(re.compile(pattern), reason) for pattern, reason in _DROPS]
@@ -146,20 +80,18 @@ def to_timm(tensors: dict[str, Tensor], where: object) -> Conversion:
         short = key.removeprefix(prefix)
         reason = next((reason for pattern, reason in drops if pattern.fullmatch(short)), None)
         if reason is not None:
-            conversion.dropped.append(Dropped(key, reason))
+            conversion.drop(key, reason)
             continue
+        _check_type(tensor, key, where)
         name = next((pattern.sub(name, short) for pattern, name in rules if pattern.fullmatch(short)), short)
-        if name in conversion.state:
-            raise UserError(
-                f"weights: required one tensor per name · got both {conversion.origin[name]!r} and {key!r} in {where}"
-            )
-        conversion.state[name] = tensor
-        conversion.origin[name] = key
+        conversion.put(name, tensor, key)
         conversion.used.append(key)
-    conversion.periods = _take_periods(conversion)
+    if "rope.periods" in conversion.state:
+        key, conversion.periods = conversion.take("rope.periods")
+        conversion.drop(key, "timm computes them; compared")
     _name_gated_mlps(conversion)
-    _join_query_key_value(conversion, where)
-    _split_bias(conversion, where)
+    join_query_key_value(conversion)
+    split_bias(conversion)
     return conversion
 
 
@@ -179,13 +111,17 @@ def _detect(tensors: dict[str, Tensor], where: object) -> str:
     )
 
 
-def _take_periods(conversion: Conversion) -> Tensor | None:
-    periods = conversion.state.pop("rope.periods", None)
-    if periods is not None:
-        key = conversion.origin.pop("rope.periods")
-        conversion.used.remove(key)
-        conversion.dropped.append(Dropped(key, "timm computes them; compared"))
-    return periods
+def _check_type(tensor: Tensor, key: str, where: object) -> None:
+    if tensor.dtype not in READ_TYPES:
+        known = ", ".join(_name(dtype) for dtype in READ_TYPES)
+        raise UserError(
+            f"wrong weights: required numbers of type {known} · got {_name(tensor.dtype)} for {key} in {where} "
+            "· take the file as its authors published it, not a compressed or edited copy"
+        )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _name_gated_mlps(conversion: Conversion) -> None:
@@ -193,80 +129,5 @@ def _name_gated_mlps(conversion: Conversion) -> None:
     for gate in [name for name in conversion.state if ".mlp.fc1_g." in name]:
         plain = gate.replace("fc1_g", "fc1")
         if plain in conversion.state:
-            conversion.state[gate.replace("fc1_g", "fc1_x")] = conversion.state.pop(plain)
-            conversion.origin[gate.replace("fc1_g", "fc1_x")] = conversion.origin.pop(plain)
-
-
-def _join_query_key_value(conversion: Conversion, where: object) -> None:
-    """Joins ``{q,k,v}_proj.weight``, each ``e e``, into ``qkv.weight``, ``3e e``, and names the biases as timm does."""
-    state, origin = conversion.state, conversion.origin
-    for query in [name for name in state if name.endswith(".attn.q_proj.weight")]:
-        attention = query.removesuffix("q_proj.weight")
-        names = [f"{attention}{part}_proj.weight" for part in "qkv"]
-        missing = [name for name in names if name not in state]
-        if missing:
-            raise UserError(
-                f"damaged weights: required {missing[0]} beside {origin[query]!r} · got none in {where} · get it again"
-            )
-        origin[f"{attention}qkv.weight"] = ", ".join(origin.pop(name) for name in names)
-        state[f"{attention}qkv.weight"] = torch.cat([state.pop(name) for name in names])
-    for bias in [name for name in state if re.search(r"\.attn\.[qkv]_proj\.bias$", name)]:
-        attention, part = bias.removesuffix("_proj.bias")[:-1], bias.removesuffix("_proj.bias")[-1]
-        if part == "k":
-            _drop_key_bias(conversion, origin.pop(bias), state.pop(bias), where)
-        else:
-            origin[f"{attention}{part}_bias"] = origin.pop(bias)
-            state[f"{attention}{part}_bias"] = state.pop(bias)
-
-
-def _split_bias(conversion: Conversion, where: object) -> None:
-    """Splits ``qkv.bias``, ``3e``, into ``q_bias`` and ``v_bias``, each ``e``.
-
-    The reference multiplies the bias with ``bias_mask``: one for query and value, zero for key; NaN where it was never set.
-    In Meta's releases mask and bias are zero throughout (https://github.com/facebookresearch/dinov3/issues/195).
-    """
-    state, origin = conversion.state, conversion.origin
-    for name in [name for name in state if name.endswith(".attn.qkv.bias_mask")]:
-        if name.removesuffix("_mask") not in state:
-            conversion.used.remove(origin[name])
-            conversion.dropped.append(Dropped(origin.pop(name), "mask without a bias"))
-            del state[name]
-    for name in [name for name in state if name.endswith(".attn.qkv.bias")]:
-        attention, key = name.removesuffix("qkv.bias"), origin.pop(name)
-        bias = state.pop(name)
-        if f"{name}_mask" in state:
-            mask_key = origin.pop(f"{name}_mask")
-            bias = _masked(bias, state.pop(f"{name}_mask"), mask_key, where)
-            conversion.used.remove(mask_key)
-            conversion.dropped.append(Dropped(mask_key, "applied to the bias"))
-        query, middle, value = bias.chunk(3)
-        _check_key_bias(middle, f"middle third of {key}", where)
-        for part, tensor in (("q", query), ("v", value)):
-            state[f"{attention}{part}_bias"] = tensor
-            origin[f"{attention}{part}_bias"] = key
-
-
-def _masked(bias: Tensor, mask: Tensor, mask_key: str, where: object) -> Tensor:
-    if mask.shape != bias.shape or len(bias) % 3:
-        raise UserError(f"wrong weights: required {tuple(bias.shape)} for {mask_key} · got {tuple(mask.shape)} in {where}")
-    if bool(mask.isnan().all()):
-        query, middle, value = bias.chunk(3)
-        return torch.cat([query, torch.zeros_like(middle), value])
-    odd = mask[(mask != 0) & (mask != 1)]
-    if len(odd):
-        raise UserError(f"wrong weights: required 0 or 1, or NaN throughout, in {mask_key} · got {odd[0]:.3g} in {where}")
-    return bias * mask
-
-
-def _drop_key_bias(conversion: Conversion, key: str, bias: Tensor, where: object) -> None:
-    _check_key_bias(bias, key, where)
-    conversion.used.remove(key)
-    conversion.dropped.append(Dropped(key, "all zero; DINOv3 has no key bias"))
-
-
-def _check_key_bias(bias: Tensor, key: str, where: object) -> None:
-    if bool((bias != 0).any()):
-        raise UserError(
-            f"weights: required a key bias of zero, as in every DINOv3 · got up to {bias.abs().max():.3g} in {key} of {where}"
-            " · this backbone has no place for it"
-        )
+            key, tensor = conversion.take(plain)
+            conversion.put(gate.replace("fc1_g", "fc1_x"), tensor, key)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nnunet_dino._errors import UserError
+from nnunet_dino._files import exclusive
 from nnunet_dino.backbones.catalogue import BackboneSpec
-from nnunet_dino.backbones.weights.reading import INDEX_FILE
+from nnunet_dino.backbones.weights.reading import INDEX_FILE, parts_of
 
 HUB_URL = "https://huggingface.co"
 META_PAGE = "https://ai.meta.com/resources/models-and-libraries/dinov3-downloads"
@@ -73,19 +76,22 @@ def cached(spec: BackboneSpec, cache_folder: Path | None = None) -> list[Path]:
 
 
 def _is_complete(path: Path) -> bool:
-    """A model in several parts counts only when all its parts are there."""
-    if path.name != INDEX_FILE:
+    """A model in several parts counts only when all its parts are there; a damaged list of them is found when it is read."""
+    try:
+        return path.name != INDEX_FILE or all((path.parent / part).is_file() for part in parts_of(path).values())
+    except UserError:
         return True
-    import json
-
-    parts = set(json.loads(path.read_text(encoding="utf-8")).get("weight_map", {}).values())
-    return bool(parts) and all((path.parent / part).is_file() for part in parts)
 
 
-def download(spec: BackboneSpec) -> Path:
+def download(spec: BackboneSpec, look_again: Callable[[], Path | None] = lambda: None, replace: bool = False) -> Path:
     """Downloads the weights of ``spec`` into the user's hub cache and returns the file.
 
-    The open repositories are tried first; a gated one only where the user is logged in.
+    The open repositories are tried first; a gated one only where the user is logged in. Of several processes one downloads.
+
+    Args:
+        spec: The backbone.
+        look_again: Asked when it is this process's turn: what another has downloaded meanwhile.
+        replace: Also download a file that the cache has, because it is damaged.
 
     Raises:
         UserError: The backbone is on no hub, the network is switched off, or no repository could be read.
@@ -102,25 +108,28 @@ def download(spec: BackboneSpec) -> Path:
         raise UserError(f"download of {spec.name}: required a network · got HF_HUB_OFFLINE=1 · unset it, or {by_hand(spec)}")
     logging.set_verbosity_error()  # it would print every retry
     failures = []
-    for source in available:
-        if source.gated and not get_token():
-            continue
-        try:
-            return _download_from(source, spec)
-        except Exception as error:  # the hub client passes on errors of whichever HTTP library it is built on
-            failures.append(f"{source.page}: {_in_short(error)}")
+    with exclusive(Path(constants.HF_HUB_CACHE, ".locks", f"nnunet_dino-{spec.name}.lock")):
+        if found := look_again():
+            return found
+        for source in available:
+            if source.gated and not get_token():
+                continue
+            try:
+                return _download_from(source, spec, {"force_download": True} if replace else {})
+            except Exception as error:  # the hub client passes on errors of whichever HTTP library it is built on
+                failures.append(f"{source.page}: {_in_short(error)}")
     raise UserError(f"download of {spec.name}: required a reachable repository · got {'; '.join(failures)} · {by_hand(spec)}")
 
 
-def _download_from(source: Source, spec: BackboneSpec) -> Path:
+def _download_from(source: Source, spec: BackboneSpec, how: dict[str, Any]) -> Path:
     from huggingface_hub import hf_hub_download, snapshot_download
 
     name = source.files[0]
     message = f"downloading {spec.name} from {source.page} ({name}); licence: {spec.licence}"
     print(f"nnunet-dino: {message}", file=sys.stderr, flush=True)
     if not source.gated:
-        return Path(hf_hub_download(source.repository, name))
-    folder = Path(snapshot_download(source.repository, allow_patterns=["*.safetensors", INDEX_FILE, "config.json"]))
+        return Path(hf_hub_download(source.repository, name, **how))
+    folder = Path(snapshot_download(source.repository, allow_patterns=["*.safetensors", INDEX_FILE, "config.json"], **how))
     return next(folder / name for name in source.files if (folder / name).is_file())
 
 

@@ -1,4 +1,7 @@
-"""Checkpoint files -> tensors, without running any code that a file may hold."""
+"""Checkpoint files -> tensors, without running any code that a file may hold.
+
+The one place that reads files of weights, so that whatever a file holds ends in tensors or in one line that names it.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,25 @@ import json
 import pickle
 import re
 import warnings
-import zipfile
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.backbones.weights.formats import FORMATS_READ
 
+FORMATS_READ = (
+    "a DINOv3 vision transformer as Meta's .pth, a DINOv3-trainer checkpoint {'teacher': {'backbone.…'}}, "
+    "a Hugging Face DINOv3ViTModel, or timm safetensors"
+)
 INDEX_FILE = "model.safetensors.index.json"
 FILES_OF_A_FOLDER = (INDEX_FILE, "model.safetensors", "pytorch_model.bin", "model.pth")
-AGAIN = "get the file again"
+AGAIN = "get the file again (`nnunet-dino weights fetch` replaces one of the Hugging Face cache)"
+LONGEST_NAME = 200
 _HASH_IN_NAME = re.compile(r"[-_]([0-9a-f]{8})\.[a-z]+")
 
 
@@ -31,7 +37,7 @@ class RawCheckpoint:
     """The tensors of a checkpoint under the file's own names, memory-mapped where the format allows.
 
     Attributes:
-        tensors: Tensors by name.
+        tensors: Tensors by name; all dense and on the CPU.
         config: Content of a ``config.json`` beside the weights; empty if there is none.
         metadata: Text that a safetensors file carries.
     """
@@ -52,23 +58,25 @@ def read_checkpoint(path: Path) -> RawCheckpoint:
     Raises:
         UserError: Nothing there, not a checkpoint, damaged, or the file holds code.
     """
-    if path.is_dir():
-        inside = weights_file(path)
-        if inside is None:
-            raise _error(path, f"a folder without {', '.join(FILES_OF_A_FOLDER)}", "name the file itself")
-        path = inside
-    if not path.is_file():
-        raise _error(path, "no such file", "check the path")
+    shown = str(path).encode("utf-8", "replace").decode()
+    if shown != str(path):
+        raise _error(Path(shown), "a name that is no UTF-8 text, which torch cannot open", "rename it")
     try:
-        if path.name.endswith(".index.json"):
-            return _read_parts(path)
-        return _read_file(path)
+        if path.is_dir():
+            inside = weights_file(path)
+            if inside is None:
+                raise _error(path, f"a folder without {', '.join(FILES_OF_A_FOLDER)}", "name the file itself")
+            path = inside
+        if not path.is_file():
+            raise _error(path, "no such file", "check the path")
+        return _read_parts(path) if path.name.endswith(".index.json") else _read_file(path)
     except OSError as error:
-        raise _error(path, f"an unreadable file ({error.strerror or error})", "check its permissions") from error
+        got = f"an unreadable file ({error.strerror or error})"
+        raise _error(Path(error.filename or path), got, "check its name and permissions") from error
 
 
 def _error(path: Path, got: str, remedy: str) -> UserError:
-    return UserError(f"weights: required {FORMATS_READ} · got {path}: {got} · {remedy}")
+    return UserError(f"weights: required {FORMATS_READ} · got {path}: {' '.join(got.split())[:400]} · {remedy}")
 
 
 def _read_file(path: Path) -> RawCheckpoint:
@@ -76,10 +84,14 @@ def _read_file(path: Path) -> RawCheckpoint:
         start = file.read(512)
     kind = _kind_of(start, path)
     _check_hash_in_name(path)
+    metadata: dict[str, str] = {}
     if kind == "safetensors":
         tensors, metadata = _read_safetensors(path)
-        return RawCheckpoint(tensors, _config_beside(path), metadata)
-    return RawCheckpoint(_read_torch(path, mapped=kind == "zip"), _config_beside(path))
+    else:
+        tensors = _read_torch(path, mapped=kind == "zip")
+    for name, tensor in tensors.items():
+        _check_tensor(name, tensor, path)
+    return RawCheckpoint(tensors, _config_beside(path), metadata)
 
 
 def _kind_of(start: bytes, path: Path) -> str:
@@ -105,21 +117,14 @@ def _check_hash_in_name(path: Path) -> None:
     match = _HASH_IN_NAME.search(path.name)
     if match is None or _is_date(match[1]):
         return
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
-    if not found.startswith(match[1]):
-        raise _error(
-            path,
-            f"a file whose sha256 begins with {found[:8]}, not with {match[1]} as its name says",
-            f"it is incomplete or was changed: {AGAIN}",
-        )
-
-
-def _sha256(file: Any) -> str:
     digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    found = digest.hexdigest()[:8]
+    if found != match[1]:
+        got = f"a file whose sha256 begins with {found}, not with {match[1]} as its name says"
+        raise _error(path, got, f"it is incomplete or was changed: {AGAIN}")
 
 
 def _is_date(digits: str) -> bool:
@@ -134,7 +139,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt", device="cpu") as file:
             names = file.keys()
             return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
-    except SafetensorError as error:
+    except Exception as error:  # a damaged header reaches several layers, each with errors of its own
         raise _error(path, f"a truncated or damaged safetensors file ({error})", AGAIN) from error
 
 
@@ -143,14 +148,12 @@ def _read_torch(path: Path, mapped: bool) -> dict[str, Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters is raised as an error
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
+    except Exception as error:  # a damaged file makes torch's reader raise whatever its parts do
         code = re.search(r"GLOBAL (\S+)|(Unsupported operand \d+)", str(error))
-        if code is None:
+        if not isinstance(error, pickle.UnpicklingError) or code is None:
             raise _error(path, "a truncated or damaged PyTorch file", AGAIN) from error
         got = f"a file with pickled code ({code[1] or code[2]}), which is never run here"
         raise _error(path, got, "ask for a file with tensors only, best as .safetensors") from error
-    except (RuntimeError, EOFError, zipfile.BadZipFile, KeyError, ValueError, IndexError) as error:
-        raise _error(path, "a truncated or damaged PyTorch file", AGAIN) from error
     content = content.get("teacher", content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or not content:
         raise _error(path, f"a PyTorch file that holds a {type(content).__name__} and no tensors by name", AGAIN)
@@ -160,11 +163,21 @@ def _read_torch(path: Path, mapped: bool) -> dict[str, Tensor]:
     return {str(name): tensor for name, tensor in content.items()}
 
 
+def _check_tensor(name: str, tensor: Tensor, path: Path) -> None:
+    plain = "ask for a file with plain tensors"
+    if len(name) > LONGEST_NAME or not name.isprintable():
+        raise _error(path, f"a tensor with the odd name {name[:LONGEST_NAME]!r}", AGAIN)
+    if tensor.is_nested or tensor.is_quantized or tensor.layout != torch.strided:
+        kind = "nested" if tensor.is_nested else "quantised" if tensor.is_quantized else str(tensor.layout).partition(".")[2]
+        raise _error(path, f"a {kind} tensor for {name}", plain)
+    if tensor.device.type != "cpu":
+        raise _error(path, f"a tensor without values (device {tensor.device}) for {name}", plain)
+    if tensor.numel() > path.stat().st_size:
+        raise _error(path, f"{tensor.numel()} numbers for {name}, more than the file has bytes", plain)
+
+
 def _read_parts(index: Path) -> RawCheckpoint:
-    try:
-        parts = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise _error(index, "a damaged index of parts", AGAIN) from error
+    parts = parts_of(index)
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(parts.values())):
         part = index.parent / name
@@ -177,13 +190,34 @@ def _read_parts(index: Path) -> RawCheckpoint:
     return RawCheckpoint(tensors, _config_beside(index))
 
 
+def parts_of(index: Path) -> dict[str, str]:
+    """Returns the file, in the folder of ``index``, of every tensor that an index lists.
+
+    Raises:
+        UserError: The index is damaged or names a file elsewhere.
+    """
+    parts = _read_json(index, "a damaged index of parts").get("weight_map")
+    if not isinstance(parts, dict) or not parts:
+        raise _error(index, f"a damaged index of parts (weight_map: {str(parts)[:40]})", AGAIN)
+    for part in parts.values():
+        if not isinstance(part, str) or part in ("", "..") or part != re.split(r"[/\\]", part)[-1]:
+            raise _error(index, f"an index that names {str(part)[:80]!r} as a part", "put its parts into its own folder")
+    return parts
+
+
 def _config_beside(path: Path) -> dict[str, Any]:
     """Returns the ``config.json`` beside a file that is named as in a model folder."""
     config = path.parent / "config.json"
     if path.name not in FILES_OF_A_FOLDER or not config.is_file():
         return {}
+    return _read_json(config, "a damaged config.json")
+
+
+def _read_json(path: Path, damaged: str) -> dict[str, Any]:
     try:
-        content = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise _error(config, "a damaged config.json", AGAIN) from error
-    return content if isinstance(content, dict) else {}
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise _error(path, damaged, AGAIN) from error
+    if not isinstance(content, dict):
+        raise _error(path, f"{damaged} (a {type(content).__name__})", AGAIN)
+    return content

@@ -5,16 +5,17 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
-from nnunet_dino._errors import UserError, one_line_in_stock_commands
+from nnunet_dino._errors import UserError
+from nnunet_dino.nnunet.command_errors import report_in_one_line
 from nnunet_dino.nnunet.discovery.registry import PLANNERS, TRAINERS, did_you_mean, resolve
 
 # Where nnU-Net starts to look for what -tr and -pl name. In 2.7 the search calls itself by its global name with deeper
 # modules, so that "not found" is final only at these roots.
-SEARCH_ROOTS = {
+SEARCH_ROOTS: dict[str | None, tuple[str, Iterable[str]]] = {
     "nnunetv2.training.nnUNetTrainer": ("trainer", TRAINERS),
     "nnunetv2.experiment_planning": ("planner", PLANNERS),
 }
@@ -25,13 +26,12 @@ def extended(search: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(search)
     def recursive_find_python_class(folder: str, class_name: str, current_module: str | None, *args: Any, **kwargs: Any) -> Any:
-        with one_line_in_stock_commands():
-            found = resolve(class_name)
+        found = resolve(class_name)
         if found is None:
             found = search(folder, class_name, current_module, *args, **kwargs)
+            check_our_plans(found)
         if found is None and "dino" in class_name.lower():
-            with one_line_in_stock_commands():
-                _refuse_if_search_is_over(folder, class_name, current_module)
+            _refuse_if_search_is_over(folder, class_name, current_module)
         return found
 
     recursive_find_python_class.extended_by_nnunet_dino = True  # type: ignore[attr-defined]
@@ -43,12 +43,34 @@ def install(module: ModuleType) -> None:
     search = module.recursive_find_python_class
     if getattr(search, "extended_by_nnunet_dino", False):
         return
+    report_in_one_line()
     replacement = extended(search)
     module.recursive_find_python_class = replacement  # type: ignore[attr-defined]
     for other in list(sys.modules.values()):
         # Plain modules only: looking into a lazy one would import it.
         if type(other) is ModuleType and vars(other).get("recursive_find_python_class") is search:
             other.recursive_find_python_class = replacement  # type: ignore[attr-defined]
+
+
+def check_our_plans(trainer: type | None) -> None:
+    """Lets a trainer of nnU-Net's own refuse plans with our network that cannot work, before it makes a folder for results."""
+    base = next((cls for cls in getattr(trainer, "__mro__", ()) if cls.__name__ == "nnUNetTrainer"), None)
+    if base is None or hasattr(base.__init__, "__wrapped__"):
+        return
+    start = base.__init__
+
+    @functools.wraps(start)  # nnU-Net reads the signature
+    def __init__(self: Any, plans: Any, configuration: str, fold: Any, dataset_json: Any, *args: Any, **kwargs: Any) -> None:
+        if "nnunet_dino.networks." in str(plans) and not hasattr(self, "network_class"):
+            import torch
+
+            from nnunet_dino.nnunet.checks import check_training
+
+            device = kwargs.get("device", args[0] if args else torch.device("cuda"))
+            check_training(type(self).__name__, plans, configuration, fold, dataset_json, device)
+        start(self, plans, configuration, fold, dataset_json, *args, **kwargs)
+
+    base.__init__ = __init__
 
 
 def _refuse_if_search_is_over(folder: str, class_name: str, current_module: str | None) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 
 def __getattr__(name: str) -> type | None:
-    from nnunet_dino._errors import one_line_in_stock_commands
+    from nnunet_dino.nnunet.command_errors import report_in_one_line
     from nnunet_dino.nnunet.discovery.registry import TRAINERS, resolve
 
     if name not in TRAINERS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with one_line_in_stock_commands():
-        return resolve(name)
+    report_in_one_line()
+    return resolve(name)

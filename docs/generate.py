@@ -1,0 +1,53 @@
+"""Writes the tables that the documentation makes from the code: ``python docs/generate.py``.
+
+A page says where a table belongs with the comments ``<!-- table: NAME -->`` and ``<!-- end of table -->``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from nnunet_dino.networks.options import DinoOptions
+from nnunet_dino.nnunet.presets import PLANNERS, TRAINERS, UNETS
+
+DOCS = Path(__file__).parent
+_PLACE = re.compile(r"(?<=<!-- table: )(\w+)( -->\n)(.*?)(?=<!-- end of table -->)", re.DOTALL)
+
+
+def trainers() -> Iterator[tuple[str, ...]]:
+    yield "Trainer", "Backbone", "Adaptation", "Token stride, px", "Recipe", "Learning rate of the backbone"
+    for preset in TRAINERS.values():
+        if preset.num_epochs is None and preset.network:
+            dino = DinoOptions(**preset.dino)
+            rate = "–" if preset.vit_lr is None else f"{preset.vit_lr:.0e}".replace("e-0", "e-")
+            yield f"`{preset.name}`", f"`{dino.backbone}`", dino.adaptation, str(dino.token_stride_px), preset.recipe, rate
+
+
+def planners() -> Iterator[tuple[str, ...]]:
+    yield "Planner", "Plans", "Backbone", "U-Net"
+    for preset in PLANNERS.values():
+        yield f"`{preset.name}`", f"`{preset.plans_name}`", f"`{preset.dino['backbone']}`", UNETS[preset.unet][1]
+
+
+TABLES: dict[str, Callable[[], Iterator[tuple[str, ...]]]] = {"trainers": trainers, "planners": planners}
+
+
+def generated(page: str) -> str:
+    """Returns the text of a page with its tables made anew."""
+    return _PLACE.sub(lambda place: place[1] + place[2] + _markdown(list(TABLES[place[1]]())), page)
+
+
+def _markdown(rows: list[tuple[str, ...]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:], ""])
+
+
+def main() -> None:
+    for page in DOCS.rglob("*.md"):
+        page.write_text(generated(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

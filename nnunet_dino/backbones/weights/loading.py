@@ -1,0 +1,106 @@
+"""A file or folder -> the weights of a backbone, with the digest of their content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from nnunet_dino._errors import UserError
+from nnunet_dino.backbones.catalogue import CATALOGUE, BackboneSpec, get_spec
+from nnunet_dino.backbones.weights.conversion import Conversion, ConversionReport
+from nnunet_dino.backbones.weights.formats import to_timm
+from nnunet_dino.backbones.weights.matching import closest, fitting, match
+from nnunet_dino.backbones.weights.model_config import TRAINED_ELSEWHERE, trained_elsewhere
+from nnunet_dino.backbones.weights.reading import FILES_OF_A_FOLDER, RawCheckpoint, read_checkpoint
+
+NAME_KEY = "nnunet_dino_name"
+DIGEST_KEY = "nnunet_dino_digest"
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """Weights ready for ``Backbone(spec).vit.load_state_dict``.
+
+    Attributes:
+        names: The backbones they fit; several where those differ in nothing but the values.
+        state: Exactly the tensors of the backbone by timm's names, float32, on the CPU; they may be memory-mapped.
+        digest: See :func:`digest_of`.
+        source: Where they came from, for messages.
+        report: What was used, dropped and filled.
+    """
+
+    names: tuple[str, ...]
+    state: dict[str, Tensor]
+    digest: str
+    source: str
+    report: ConversionReport
+
+
+def digest_of(state: Mapping[str, Tensor]) -> str:
+    """Returns the sha256, in hex digits, of float32 tensors: names, shapes and little-endian values, sorted by name.
+
+    It depends on the values alone, not on the file format that they came in.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        array = state[name].detach().contiguous().numpy().astype("<f4", copy=False)
+        shape = ",".join(str(length) for length in array.shape)
+        digest.update(f"{name} {shape}\n".encode())
+        digest.update(array.reshape(-1).view("u1").data)
+    return digest.hexdigest()
+
+
+def load_file(path: Path, spec: BackboneSpec | None = None) -> LoadedWeights:
+    """Loads a file or folder as the weights of ``spec``, or of whichever backbone of the catalogue it fits.
+
+    Raises:
+        UserError: It is damaged, of an unknown format, fits no backbone (or not ``spec``), says it is of another one, or its
+            values are not those that were imported.
+    """
+    raw = read_checkpoint(path)
+    conversion = to_timm(raw.tensors, path)
+    names = [spec.name] if spec else _names(path, raw, conversion)
+    spec = spec or get_spec(names[0])
+    _check_what_it_says(spec, path, raw.metadata)
+    state, report = match(conversion, spec, raw.config)
+    digest = digest_of(state)
+    stated = raw.metadata.get(DIGEST_KEY, digest)
+    if stated != digest:
+        raise UserError(
+            f"damaged weights: required digest {stated}, which {path} states · got {digest} · import the original again: "
+            f"`nnunet-dino weights import FILE --as {spec.name} --force`"
+        )
+    return LoadedWeights(tuple(names), state, digest, str(path), report)
+
+
+def _names(path: Path, raw: RawCheckpoint, conversion: Conversion) -> list[str]:
+    stated = _stated_name(path, raw.metadata)
+    if stated and stated not in CATALOGUE:
+        raise UserError(
+            f"unknown backbone: required one of {', '.join(CATALOGUE)} · got {path}, which says {stated} "
+            "· take another file, or the version of nnunet-dino that wrote it"
+        )
+    return [stated] if stated else fitting(conversion) or [closest(conversion).name]
+
+
+def _check_what_it_says(spec: BackboneSpec, path: Path, metadata: Mapping[str, str]) -> None:
+    """Refuses a file that says it is of another backbone, which may have the same shapes."""
+    said = _stated_name(path, metadata)
+    if said and said != spec.name:
+        raise UserError(
+            f"wrong weights: required those of {spec.name} · got {path}, which holds {said} "
+            f"· take the file of {spec.name} (nnUNet_dino_weights may also name a folder with one file per backbone)"
+        )
+    names = [path.name, path.parent.name if path.name in FILES_OF_A_FOLDER else ""]
+    names += [part for part in path.parts if part.startswith("models--")]  # the hub's cache
+    if any(TRAINED_ELSEWHERE in name.lower() for name in names):
+        raise trained_elsewhere(spec, path)
+
+
+def _stated_name(path: Path, metadata: Mapping[str, str]) -> str:
+    """Returns the backbone that a file says it is of, by what an import wrote into it or by Meta's file name, or ""."""
+    return metadata.get(NAME_KEY) or next((spec.name for spec in CATALOGUE.values() if spec.meta_file == path.name), "")

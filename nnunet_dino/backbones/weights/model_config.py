@@ -1,0 +1,53 @@
+"""Does the ``config.json`` beside a file tell of the same model?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nnunet_dino._errors import UserError
+from nnunet_dino.backbones.catalogue import BackboneSpec
+from nnunet_dino.backbones.weights.architecture import architecture
+
+TRAINED_ELSEWHERE = "sat493m"
+
+
+def check_config(config: Mapping[str, Any], spec: BackboneSpec, where: object) -> None:
+    """Compares what tensors cannot tell: a file may have their shapes and mean something else.
+
+    Args:
+        config: Of a Hugging Face model or of timm; what it does not say is not compared.
+        spec: The backbone.
+        where: What to call the checkpoint in messages.
+
+    Raises:
+        UserError: It is the configuration of another model.
+    """
+    wanted = architecture(spec)
+    expected: dict[str, tuple[Any, ...]] = {
+        "model_type": ("dinov3_vit",),
+        "patch_size": (16, [16, 16]),
+        "hidden_act": ("silu", "swish") if wanted.is_gated else ("gelu",),
+        "num_attention_heads": (wanted.num_heads,),
+        "rope_theta": (wanted.rope_theta,),
+        "layer_norm_eps": (1e-5,),
+        "architecture": (spec.timm_model, spec.timm_model.removesuffix("_qkvb")),
+    }
+    for key, allowed in expected.items():
+        if key in config and config[key] not in allowed:
+            got = str(config[key])[:80]
+            raise UserError(
+                f"wrong weights: required {key} {allowed[0]} for {spec.name} · got {got} in the config.json of {where} "
+                f"· the folder holds another model: take the one of {spec.name}"
+            )
+    timm_facts = config.get("pretrained_cfg")
+    if isinstance(timm_facts, Mapping) and str(timm_facts.get("tag")) == TRAINED_ELSEWHERE:
+        raise trained_elsewhere(spec, f"the config.json of {where}")
+
+
+def trained_elsewhere(spec: BackboneSpec, where: object) -> UserError:
+    """Returns the error for weights of the right shapes that were trained on satellite images."""
+    return UserError(
+        f"wrong weights: required those of {spec.name}, trained on LVD-1689M · got {where}, which says {TRAINED_ELSEWHERE}: "
+        f"trained on satellite images, with other input statistics · take {spec.meta_file or 'those of another name'}"
+    )

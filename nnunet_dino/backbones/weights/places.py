@@ -1,0 +1,187 @@
+"""Where a backbone's weights are looked for.
+
+In this order: the environment variable ``nnUNet_dino_weights`` (a file, a folder, or the word ``random``), this package's own
+store, the cache of the Hugging Face hub. Only :func:`ensure_local` uses the network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from nnunet_dino._errors import UserError
+from nnunet_dino.backbones.catalogue import BackboneSpec, get_spec
+from nnunet_dino.backbones.weights import hub
+from nnunet_dino.backbones.weights.loading import LoadedWeights, load_file
+from nnunet_dino.backbones.weights.reading import weights_file
+
+RANDOM = "random"
+ENVIRONMENT_VARIABLE = "nnUNet_dino_weights"
+STORE_VARIABLE = "nnUNet_dino_store"
+
+
+def wants_random() -> bool:
+    """Returns whether the environment variable asks for random weights."""
+    return _setting() == RANDOM
+
+
+def _setting() -> str:
+    return os.environ.get(ENVIRONMENT_VARIABLE, "").strip()
+
+
+def store_folder() -> Path:
+    """Returns the folder of this package's own store, which may not exist yet.
+
+    The folder that ``nnUNet_dino_weights`` names, or else ``nnUNet_dino_store``, or else a folder in the user's cache.
+    """
+    with _readable():
+        setting = _setting()
+        if setting and setting != RANDOM and Path(setting).expanduser().is_dir():
+            return Path(setting).expanduser()
+        return _default_store()
+
+
+def _default_store() -> Path:
+    if named := os.environ.get(STORE_VARIABLE, "").strip():
+        return Path(named).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME", "").strip()
+    return (Path(cache) if cache else Path.home() / ".cache") / "nnunet_dino" / "weights"
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"weights: required places that can be read · got {error.filename}: {error.strerror or error} · change its "
+            f"permissions, or name another place in {ENVIRONMENT_VARIABLE} or {STORE_VARIABLE}"
+        ) from error
+
+
+def locate(name: str) -> Path | None:
+    """Returns the file or folder with the weights of the backbone ``name``, or None; never uses the network.
+
+    Raises:
+        UserError: ``name`` is unknown, the environment variable names nothing that exists, a place cannot be read, or two
+            different candidates lie in one place.
+    """
+    spec = get_spec(name)
+    if wants_random():
+        return None
+    if (named := named_model()) is not None:
+        return named
+    folders = [Path(_setting()).expanduser()] if _setting() else []
+    with _readable():
+        for folder in (*folders, _default_store()):
+            if candidates := _candidates(spec, folder):
+                return _the_one(spec, candidates)
+        return next(iter(hub.cached(spec)), None)
+
+
+def named_model() -> Path | None:
+    """Returns the file or model folder that the environment variable names, or None if it names a folder to search, or nothing.
+
+    Raises:
+        UserError: It names something that does not exist.
+    """
+    setting = _setting()
+    if not setting or setting == RANDOM:
+        return None
+    place = Path(setting).expanduser()
+    with _readable():
+        if not place.exists():
+            raise UserError(
+                f"weights: required a file, a folder or the word {RANDOM!r} in {ENVIRONMENT_VARIABLE} · got {setting}, which "
+                f"does not exist · correct or unset {ENVIRONMENT_VARIABLE}"
+            )
+        is_model_folder = (place / "config.json").is_file() and weights_file(place) is not None
+        return place if place.is_file() or is_model_folder else None
+
+
+def _candidates(spec: BackboneSpec, folder: Path) -> list[Path]:
+    """Returns what ``folder`` holds under the known names of ``spec``: store file, Meta file, clones and caches of the hub."""
+    if not folder.is_dir():
+        return []
+    os.listdir(folder)  # a folder that may not be read would look empty
+    names = [f"{spec.name}.safetensors", f"{spec.name}.pth"] + ([spec.meta_file] if spec.meta_file else [])
+    found = [folder / name for name in names if (folder / name).is_file()]
+    for source in hub.sources(spec):
+        for name in (source.short_name, source.repository.replace("/", "--")):
+            if (folder / f"{name}.safetensors").is_file():
+                found.append(folder / f"{name}.safetensors")
+            inside = weights_file(folder / name)
+            if inside is not None:
+                found.append(inside)
+    return found + hub.cached(spec, folder)
+
+
+def _the_one(spec: BackboneSpec, candidates: list[Path]) -> Path:
+    first, *others = candidates
+    for other in others:
+        digests = [load_file(path, spec).digest for path in (first, other)]
+        if digests[0] != digests[1]:
+            raise UserError(
+                f"weights of {spec.name}: required one set · got {first} (digest {digests[0][:12]}) and {other} "
+                f"(digest {digests[1][:12]}) · remove one, or name the file in {ENVIRONMENT_VARIABLE}"
+            )
+    return first
+
+
+def load(name: str, path: Path | None = None) -> LoadedWeights:
+    """Loads the weights of the backbone ``name`` from ``path``, or from where :func:`locate` finds them.
+
+    Raises:
+        UserError: There are none, or the file is damaged, of an unknown format or of another backbone.
+    """
+    spec = get_spec(name)
+    if path is None:
+        _refuse_random(name)
+        path = locate(name)
+        if path is None:
+            raise UserError(missing_weights_message(name))
+    return load_file(path, spec)
+
+
+def _refuse_random(name: str) -> None:
+    if wants_random():
+        raise UserError(
+            f"weights of {name}: required a file · got {ENVIRONMENT_VARIABLE}={RANDOM}, and random weights are made, not "
+            f"loaded · unset {ENVIRONMENT_VARIABLE}"
+        )
+
+
+def ensure_local(name: str) -> Path:
+    """Returns the weights of the backbone ``name``, downloading them if this machine has none.
+
+    Of several processes that ask together one downloads and the others find its file.
+
+    Raises:
+        UserError: Random weights are asked for, or there are none and they cannot be downloaded.
+    """
+    _refuse_random(name)
+    return locate(name) or hub.download(get_spec(name), lambda: locate(name))
+
+
+def missing_weights_message(name: str, digest: str | None = None) -> str:
+    """Returns one line for an error: the weights of ``name`` are not on this machine, and how to get them.
+
+    Args:
+        name: A backbone.
+        digest: The digest of the very weights that are needed, if it matters.
+    """
+    spec = get_spec(name)
+    which = f"the weights of {name}" + (f" with digest {digest}" if digest else "")
+    if not hub.sources(spec):
+        return f"missing weights: required {which} · got none in {places()} · {hub.random_hint()}"
+    return (
+        f"missing weights: required {which} · got none in {places()} "
+        f"· run `nnunet-dino weights fetch {name}`; without network: {hub.by_hand(spec)}"
+    )
+
+
+def places() -> str:
+    """Returns where weights are looked for, in this order, for messages."""
+    return f"{ENVIRONMENT_VARIABLE} ({_setting() or 'unset'}), {_default_store()} and the Hugging Face cache"

@@ -1,0 +1,100 @@
+"""The preprocessed data of a training and how they are split, checked before it starts."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from nnunet_dino._errors import UserError
+
+NUM_FOLDS = 5
+SPLITS = "splits_final.json"
+
+
+def check_preprocessed(plans: dict[str, Any], configuration: str, data_identifier: str, fold: int | str) -> None:
+    """Checks that there is what a training and its validation read.
+
+    Args:
+        plans: The plans that the data were preprocessed with.
+        configuration: Its name, for the message.
+        data_identifier: Name of the folder with its cases.
+        fold: Number of the fold, or ``"all"``.
+
+    Raises:
+        UserError: There are no cases, too few for folds, or the file of splits is broken or names cases that are not there.
+    """
+    folder = Path(os.environ["nnUNet_preprocessed"], plans["dataset_name"])
+    number = folder.name[7:10].lstrip("0")
+    again = f"run: nnUNetv2_preprocess -d {number} -plans_name {plans['plans_name']} -c {configuration}"
+    cases = _cases(folder / data_identifier)
+    if not cases:
+        raise UserError(f"preprocessed data: required cases in {folder / data_identifier} · got none · {again}")
+    if not (folder / "gt_segmentations").is_dir():
+        raise UserError(f"preprocessed data: required {folder / 'gt_segmentations'} for validation · got none · {again}")
+    if fold == "all":
+        return
+    if not (folder / SPLITS).exists():
+        if len(cases) < NUM_FOLDS:
+            raise UserError(
+                f"folds: required at least {NUM_FOLDS} cases for {NUM_FOLDS} folds · got {len(cases)} in "
+                f"{folder / data_identifier} · train on all of them with fold 'all', or write {folder / SPLITS}"
+            )
+        return
+    _check_splits(folder / SPLITS, int(fold), cases, again)
+
+
+def check_data_set(plans: dict[str, Any], dataset_json: Any) -> None:
+    """Raises :class:`UserError` if the data set has no labels, or the plans were made for another one."""
+    labels = dataset_json.get("labels") if isinstance(dataset_json, dict) else None
+    if not isinstance(labels, dict) or not set(labels) - {"background", "ignore"}:
+        raise UserError(f"dataset.json: required labels beside background · got {labels} · training needs labels")
+    name = plans["dataset_name"]
+    own = Path(os.environ["nnUNet_preprocessed"]) / name / "dataset.json"
+    planned_for = read_json(own, dict) if own.is_file() else {}
+    for key in ("labels", "channel_names"):
+        if planned_for.get(key) != dataset_json.get(key):
+            raise UserError(
+                f"plans: required plans of this data set ({key} {dataset_json.get(key)}) · got plans of {name} "
+                f"({key} {planned_for.get(key)}) · run nnUNetv2_plan_experiment for this data set"
+            )
+
+
+def read_json(path: Path, kind: type, remedy: str = "restore or delete the file") -> Any:
+    """Returns the content of a JSON file, a ``kind``.
+
+    Raises:
+        UserError: It cannot be read, is not JSON, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: required valid JSON · got {error} · {remedy}") from error
+    if not isinstance(content, kind):
+        raise UserError(f"{path}: required a JSON {kind.__name__} · got {str(content)[:60]} · {remedy}")
+    return content
+
+
+def _cases(folder: Path) -> set[str]:
+    """Returns the names of the cases, in whichever of nnU-Net's formats they are."""
+    files = list(folder.glob("*.*")) if folder.is_dir() else []
+    return {file.stem for file in files if file.suffix in (".b2nd", ".npz") and not file.stem.endswith("_seg")}
+
+
+def _check_splits(path: Path, fold: int, cases: set[str], again: str) -> None:
+    splits = read_json(path, list)
+    for number, split in enumerate(splits):
+        parts = [split.get(part) for part in ("train", "val")] if isinstance(split, dict) else [None]
+        if not all(isinstance(part, list) and part and all(isinstance(case, str) for case in part) for part in parts):
+            raise UserError(
+                f"{path}: required case names in train and val of each fold · got {str(split)[:60]} in fold {number} · "
+                "correct it, or delete the file and nnU-Net splits anew"
+            )
+    if fold >= len(splits):
+        return  # nnU-Net makes a random split of its own and says so
+    if absent := sorted({*splits[fold]["train"], *splits[fold]["val"]} - cases):
+        raise UserError(
+            f"{path}: required that the cases of fold {fold} are preprocessed · got {len(absent)} that are not, such as "
+            f"{absent[0]!r} · correct the file, or {again}"
+        )

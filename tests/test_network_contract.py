@@ -1,0 +1,64 @@
+"""Every network keeps the contract; what only one of them promises is beside it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from network_contract import NUM_CLASSES, NetworkContract, images
+from small_nets import TINY, planned
+from torch import nn
+
+from nnunet_dino.networks import DINOv3UNet, MedDINOv3, TokensOnly
+from nnunet_dino.networks.unet import PLAIN_UNET, RESIDUAL_UNET, build_stock_unet
+
+RANDOM_TINY = {"backbone": TINY, "weights": "random"}
+
+
+class TestDINOv3UNet(NetworkContract):
+    unet = PLAIN_UNET
+
+    def build(self, num_axes: int, input_channels: int = 1, deep_supervision: bool = False, **dino: object) -> nn.Module:
+        options = {**RANDOM_TINY, "neck_width": 10, "gate_start": 0.5, **dino}
+        arguments = planned(self.unet, num_axes)
+        return DINOv3UNet(input_channels, NUM_CLASSES, deep_supervision, unet=self.unet, dino=options, **arguments)
+
+    def test_with_gates_at_zero_it_is_the_stock_network(self, num_axes: int) -> None:
+        network = self.build(num_axes, 4, deep_supervision=True, gate_start=0.0)
+        stock = build_stock_unet(self.unet, 4, NUM_CLASSES, True, planned(self.unet, num_axes))
+        shared = {key: value for key, value in network.state_dict().items() if key.startswith(("encoder.", "decoder."))}
+        stock.load_state_dict(shared)
+        x = images(num_axes, 4)
+        for ours, theirs in zip(network(x), stock(x), strict=True):
+            assert torch.equal(ours, theirs)
+
+    @pytest.mark.parametrize("part", ["encoder.", "decoder."])
+    def test_the_convolutions_start_as_the_stock_network_initialises(self, num_axes: int, part: str) -> None:
+        torch.manual_seed(5)
+        stock = build_stock_unet(self.unet, 1, NUM_CLASSES, False, planned(self.unet, num_axes)).state_dict()
+        torch.manual_seed(5)
+        ours = self.build(num_axes).state_dict()
+        for key, value in stock.items():
+            assert not key.startswith(part) or torch.equal(ours[key], value), key
+
+
+class TestDINOv3UNetResidual(TestDINOv3UNet):
+    unet = RESIDUAL_UNET
+
+
+class TestTokensOnly(NetworkContract):
+    sees_labels = False
+
+    def build(self, num_axes: int, input_channels: int = 1, deep_supervision: bool = False, **dino: object) -> nn.Module:
+        options = {**RANDOM_TINY, "token_stride_px": 16, **dino}
+        arguments = planned(PLAIN_UNET, num_axes, num_more_stages=2)  # more stages than taps
+        return TokensOnly(input_channels, NUM_CLASSES, deep_supervision, dino=options, **arguments)
+
+
+class TestMedDINOv3(NetworkContract):
+    axes = (2,)
+    supervises_deeply = False
+    sees_labels = False
+
+    def build(self, num_axes: int, input_channels: int = 1, deep_supervision: bool = False, **dino: object) -> nn.Module:
+        options = {**RANDOM_TINY, "token_stride_px": 16, **dino}
+        return MedDINOv3(input_channels, NUM_CLASSES, deep_supervision, dino=options, **planned(PLAIN_UNET, num_axes))

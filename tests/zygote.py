@@ -1,0 +1,118 @@
+"""Console scripts run in forks of one process that has imported what they need.
+
+Every nnU-Net command takes six to eight seconds to import torch and nnU-Net; a fork has them. It is a process of its own, with
+its own arguments, environment, output and exit code, and it calls the function that the installed console script calls.
+Worker processes that nnU-Net spawns are forked as well. What depends on the start of Python itself (entry points, the start-up
+hook, spawned workers) is tested with real console scripts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from importlib.metadata import entry_points
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+POLL_SECONDS = 0.01
+
+
+class Zygote:
+    """The process that forks. It starts at the first command and ends with this one."""
+
+    def run(self, args: Sequence[str], env: Mapping[str, str], timeout_seconds: float) -> tuple[int, str]:
+        """Runs a console script and returns its exit code and what it printed.
+
+        Args:
+            args: The name of the script and its arguments.
+            env: The whole environment.
+            timeout_seconds: When to give up.
+
+        Raises:
+            TimeoutError: The command did not end in time; it has been killed.
+        """
+        with TemporaryDirectory() as name:
+            folder = Path(name)
+            request = {"args": list(args), "env": dict(env), "folder": name, "cwd": os.getcwd()}
+            assert self._process.stdin is not None
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            until = time.monotonic() + timeout_seconds
+            while not (folder / "code").exists():
+                assert self._process.poll() is None, "the process that forks has ended"
+                if time.monotonic() > until:
+                    os.killpg(int((folder / "group").read_text()), 9)
+                    raise TimeoutError(f"{' '.join(args)}: no end after {timeout_seconds} s")
+                time.sleep(POLL_SECONDS)
+            return int((folder / "code").read_text()), (folder / "output").read_text(errors="replace")
+
+    @cached_property
+    def _process(self) -> subprocess.Popen[str]:
+        settings = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet_")}
+        settings |= {"nnUNet_def_n_proc": "1", "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
+        return subprocess.Popen([sys.executable, __file__], env=settings, stdin=subprocess.PIPE, text=True)
+
+
+def serve() -> None:
+    """Imports, then forks once for every line of standard input, until its end."""
+    import multiprocessing
+
+    import nnunetv2.inference.predict_from_raw_data
+    import nnunetv2.run.run_training  # noqa: F401
+    import peft  # noqa: F401
+
+    import nnunet_dino.networks
+    import nnunet_dino.nnunet.planning
+    import nnunet_dino.nnunet.trainer  # noqa: F401
+
+    fork = multiprocessing.get_context("fork")
+    multiprocessing.get_context = lambda method=None: fork
+    scripts = {script.name: script for script in entry_points(group="console_scripts")}
+    for line in sys.stdin:
+        if os.fork() == 0:
+            _watch(scripts, json.loads(line))
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _watch(scripts: Mapping, request: dict) -> None:
+    """Forks the command and leaves its exit code in a file."""
+    folder = Path(request["folder"])
+    command = os.fork()
+    if command == 0:
+        os.setsid()
+        (folder / "group").write_text(str(os.getpid()))
+        _become(scripts, request)
+    _, status = os.waitpid(command, 0)
+    (folder / "unfinished").write_text(str(os.waitstatus_to_exitcode(status)))
+    os.rename(folder / "unfinished", folder / "code")
+    os._exit(0)
+
+
+def _become(scripts: Mapping, request: dict) -> None:
+    """Runs the command as the start of Python would."""
+    import random
+
+    import numpy as np
+
+    output = os.open(Path(request["folder"]) / "output", os.O_WRONLY | os.O_CREAT)
+    for target in (1, 2):
+        os.dup2(output, target)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["env"])
+    random.seed()
+    np.random.seed()
+    name, *rest = request["args"]
+    sys.argv = [str(Path(sys.executable).with_name(name)), *rest]
+    sys.exit(scripts[name].load()())
+
+
+if __name__ == "__main__":
+    serve()
