@@ -10,12 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunet_dino.backbones.adapted import AdaptedBackbone
-from nnunet_dino.backbones.vit import PATCH_PX
+from nnunet_dino.backbones.vit import NUM_PREFIX_TOKENS, PATCH_PX, TOKENS_AT_ONCE
 from nnunet_dino.networks.channels import channels_to_images, num_images
 from nnunet_dino.networks.slice_reuse import SliceReuse
 
-NUM_PREFIX_TOKENS = 5
-CHUNK_TOKENS = 16384
 CHUNK_TOKENS_ON_CPU = 2048  # as fast, and intermediate results stay small
 MIN_ROWS = 32
 
@@ -114,7 +112,7 @@ class SliceEncoder(nn.Module):
     def _encode(self, slices: Tensor) -> tuple[Tensor, ...]:
         gh, gw = token_grid(slices.shape[2:], self.token_stride_px)
         size_px = gh * PATCH_PX, gw * PATCH_PX
-        at_a_time = CHUNK_TOKENS_ON_CPU if slices.device.type == "cpu" else CHUNK_TOKENS
+        at_a_time = CHUNK_TOKENS_ON_CPU if slices.device.type == "cpu" else TOKENS_AT_ONCE
         num_chunks = min(len(slices), math.ceil(len(slices) * (gh * gw + NUM_PREFIX_TOKENS) / at_a_time))
         if num_chunks == 1:
             return tuple(m.contiguous() for m in self._encode_chunk(slices, size_px))
