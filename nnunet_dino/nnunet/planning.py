@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,11 +18,16 @@ from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.nnunet.memory import backbone_outputs
 from nnunet_dino.nnunet.plans import DINOV3_UNET, dino_architecture
 
+if TYPE_CHECKING:  # what it is mixed into; nnU-Net's residual planners are its subclasses
+    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner as _Planner
+else:
+    _Planner = object
+
 FINE_PX = 896
 FINE = "2d_896"
 
 
-class DINOv3Planning:
+class DINOv3Planning(_Planner):
     """Mixed into one of nnU-Net's planners: plans its network, then writes the DINOv3 network into the plans.
 
     Stock trainers build it from the plans by dotted path. Spacing, transposition, normalisation and resampling are the stock
