@@ -19,9 +19,15 @@ MIN_ROWS = 32
 
 
 def token_grid(size_px: Sequence[int], token_stride_px: int) -> tuple[int, int]:
-    """Returns ``(gh, gw)``: how many tokens cover a slice of ``size_px = (h, w)`` at one token per ``token_stride_px``."""
-    height, width = size_px
-    return math.ceil(height / token_stride_px), math.ceil(width / token_stride_px)
+    """Returns ``(gh, gw)``: how many tokens cover a slice of ``size_px = (h, w)`` at one token per ``token_stride_px``.
+
+    The shorter side decides by how much a slice is enlarged, the longer one follows. So pixels stay square but for the
+    rounding of the longer side to whole tokens, by which it is stretched or squeezed by at most half a patch.
+    """
+    shorter, longer = sorted(size_px)
+    num_shorter = math.ceil(shorter / token_stride_px)
+    num_longer = round(longer * num_shorter / shorter)
+    return (num_shorter, num_longer) if size_px[0] <= size_px[1] else (num_longer, num_shorter)
 
 
 def fold_slices(volume: Tensor) -> Tensor:
