@@ -398,3 +398,17 @@ def test_wrong_looks_are_one_line(place, tmp_path, monkeypatch, words, said):
     monkeypatch.chdir(tmp_path)
     assert said in fails("look", place / "pictures" / "p001.png", *LOOK, *words)
     assert files_of(tmp_path) == {}
+
+
+def test_probes_from_python(place):
+    """What the how-to shows, and every public name."""
+    import nnunet_dino.probes as probes
+
+    assert all(callable(getattr(probes, name)) for name in probes.__all__)
+    with pytest.raises(AttributeError, match="train_forest"):
+        _ = probes.train_forest
+    ids, features = probes.open_store(place / "store").vectors("class")
+    labelled = probes.read_labels(probes.LabelColumns(place / "labels.csv", ("bright",), "who"), ids)
+    assert labelled.ids == ids
+    layer = probes.train_linear(features, labelled.targets, labelled.is_exclusive, probes.LinearOptions(epochs=2))
+    assert layer.scores(features).shape == (48, 1)
