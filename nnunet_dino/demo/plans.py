@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from pathlib import Path
 
 BASE = "3d_fullres"
@@ -28,6 +27,4 @@ def add_demo_configuration(plans_file: Path) -> None:
         "patch_size": list(PATCH_SIZE),
         "architecture": architecture,
     }
-    scratch = plans_file.with_suffix(".part")
-    scratch.write_text(json.dumps(plans, indent=4) + "\n", encoding="utf-8")
-    os.replace(scratch, plans_file)
+    plans_file.write_text(json.dumps(plans, indent=4) + "\n", encoding="utf-8")

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_dino.demo.children import StageFailed, progress_bar, run_stage
+from nnunet_dino._errors import UserError
+from nnunet_dino._nnunet_folders import PURPOSE
+from nnunet_dino.demo.commands import CommandFailed, Commands
 from nnunet_dino.demo.dataset import write_dataset
-from nnunet_dino.demo.folder import DemoFolder, DemoOptions
-from nnunet_dino.demo.stages import Stage, make_stages, num_validation
+from nnunet_dino.demo.plans import BASE, CONFIGURATION, add_demo_configuration
 
+DATASET_ID = 999
+DATASET = f"Dataset{DATASET_ID}_Phantom"
+NUM_FOLDS = 5
+TRAINERS = ("nnUNetTrainer_{epochs}epochs", "nnUNetTrainerDINOv3Tiny_{epochs}epochs")
+OWN = ("predictions", "report", "report-unseen", "logs")
 ENDING = (
     "What this shows: the whole way works on this machine. What it does not show: what DINOv3 adds, because the backbone "
     "here is tiny and its weights are random; nor which network is better, because after so few steps chance decides which "
@@ -18,39 +27,146 @@ ENDING = (
 )
 
 
+@dataclass(frozen=True)
+class DemoOptions:
+    """What is made and trained.
+
+    Attributes:
+        num_cases: Cases to train and validate with; fold 0 validates a fifth of them.
+        num_epochs: Length of each training; 5, 50 or 250.
+        num_test: Cases that training never sees.
+        seed: Of the phantoms.
+        trainers: The stock trainer and the one with DINOv3; ``{epochs}`` stands for ``num_epochs``.
+
+    Raises:
+        UserError: A number is too small.
+    """
+
+    num_cases: int = 20
+    num_epochs: int = 5
+    num_test: int = 8
+    seed: int = 0
+    trainers: tuple[str, str] = TRAINERS
+
+    def __post_init__(self) -> None:
+        least = (("--cases", self.num_cases, NUM_FOLDS), ("--test-cases", self.num_test, 1), ("--seed", self.seed, 0))
+        for option, value, smallest in least:
+            if value < smallest:
+                raise UserError(f"{option}: required a number from {smallest} · got {value} · take a larger one")
+
+
 def run_demo(
-    path: Path, options: DemoOptions, device: str = "auto", fresh: bool = False, say: Callable[[str], object] = print
+    folder: Path, options: DemoOptions, device: str = "auto", fresh: bool = False, say: Callable[[str], object] = print
 ) -> int:
-    """Runs all stages that are not finished yet.
+    """Makes phantoms, plans, trains two networks, predicts with both and compares them.
 
     Args:
-        path: Folder for everything; made, or taken up where an earlier demo stopped.
+        folder: For everything; made if needed.
         options: What is made and trained.
         device: ``cpu``, ``cuda``, or ``auto``: CUDA where there is a device.
         fresh: Delete what an earlier demo left in the folder.
         say: Takes lines for the user.
 
     Returns:
-        Exit code: 1 if a stage failed, else 0.
+        Exit code: 1 if a command failed, else 0.
 
     Raises:
-        UserError: The folder cannot be used, or nnU-Net is not installed.
+        UserError: The folder cannot be used, the disk is full, or nnU-Net is not installed.
     """
-    device = _resolved(device)
-    folder = DemoFolder.open(path, options, fresh)
-    stages = make_stages(folder, device)
-    start = time.monotonic()
-    say(f"Demo in {folder.path}, on {device}. Each finished stage is kept: start again to go on where it stopped.")
-    num_stages = len(stages) + 1
+    folder, start = folder.absolute(), time.monotonic()
     try:
-        _step(folder, "data", "make phantoms", 1, num_stages, lambda: _make_data(folder), say)
-        for number, stage in enumerate(stages, 2):
-            _step(folder, stage.name, stage.title, number, num_stages, lambda stage=stage: _run(folder, stage), say)
-    except StageFailed as error:
+        _prepare(folder, fresh)
+        say(f"Demo in {folder}. Ctrl-C ends it with everything it started.")
+        _run_all(folder, options, _resolved(device), say)
+    except CommandFailed as error:
         say(f"\n{error}")
         return 1
-    say(_ending(folder, time.monotonic() - start))
+    except OSError as error:
+        raise UserError(
+            f"-o: required a folder that can be written, with some 100 MB free · got {folder}: {error.strerror or error} · "
+            "free space, or give another folder"
+        ) from error
+    say(f"\n{ENDING}\n\nThis took {time.monotonic() - start:.0f} s.")
+    for name, title in (("report-unseen", "Report of unseen cases"), ("report", "Report")):
+        say(f"{title}: {folder / name / 'report.html'}")
     return 0
+
+
+def _run_all(folder: Path, options: DemoOptions, device: str, say: Callable[[str], object]) -> None:
+    raw, predictions = folder / "nnUNet_raw" / DATASET, folder / "predictions"
+    trainers = dict(
+        zip(("stock", "dinov3"), (name.format(epochs=options.num_epochs) for name in options.trainers), strict=True)
+    )
+    commands = Commands(folder / "logs", _environment(folder), 4 + 2 * len(trainers), say)
+    with commands.step("make phantoms"):
+        write_dataset(raw, options.num_cases, options.num_test, options.seed)
+    commands.run(
+        "plan and preprocess",
+        *("nnUNetv2_plan_and_preprocess", "-d", DATASET_ID, "-c", BASE, "-npfp", 2, "-np", 2, "--verify_dataset_integrity"),
+    )
+    add_demo_configuration(folder / "nnUNet_preprocessed" / DATASET / "nnUNetPlans.json")
+    for name, trainer in trainers.items():
+        commands.run(
+            f"train {name}",
+            *("nnUNetv2_train", DATASET_ID, CONFIGURATION, 0, "-tr", trainer, "-device", device),
+            show="Epoch ",
+        )
+    for name, trainer in trainers.items():
+        commands.run(
+            f"predict {name}",
+            *("nnUNetv2_predict", "-d", DATASET_ID, "-i", raw / "imagesTs", "-o", predictions / name, "-c", CONFIGURATION),
+            *("-f", 0, "-tr", trainer, "-device", device, "-npp", 0, "-nps", 0),
+        )
+    compare = ("nnunet-dino", "compare", "-o")
+    commands.run("compare the validation", *compare, folder / "report", "-d", DATASET_ID, "-c", CONFIGURATION, show="")
+    commands.run(
+        "compare unseen cases",
+        *(*compare, folder / "report-unseen"),
+        *("--folder", f"stock={predictions / 'stock'}", "--folder", f"DINOv3-tiny-random={predictions / 'dinov3'}"),
+        *("--labels-folder", raw / "labelsTs", "--images-folder", raw / "imagesTs", "--dataset-json", raw / "dataset.json"),
+        show="",
+    )
+
+
+def _prepare(folder: Path, fresh: bool) -> None:
+    """Makes the folder; with ``fresh`` deletes what a demo left there.
+
+    Raises:
+        UserError: It is a file, or it holds other things, or an earlier demo and ``fresh`` was not given.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"-o: required a folder · got the file {folder} · give another one")
+    folder.mkdir(parents=True, exist_ok=True)
+    foreign = [path for path in folder.iterdir() if path.name not in (*PURPOSE, *OWN) or path.is_symlink()]
+    foreign += [path for name in PURPOSE for path in (folder / name).glob("*") if path.name != DATASET]
+    if foreign:
+        raise UserError(
+            f"-o: required an empty folder, or one that `nnunet-dino demo` made · got {folder}, which holds "
+            f"{foreign[0].name} · give another one; nothing was changed"
+        )
+    if not fresh and any(folder.iterdir()):
+        raise UserError(
+            f"-o: required an empty folder · got {folder}, which holds an earlier demo · add --fresh to delete it and start "
+            "anew, or give another folder"
+        )
+    for name in (*PURPOSE, *OWN):
+        shutil.rmtree(folder / name, ignore_errors=not (folder / name).exists())
+    for name in PURPOSE:
+        (folder / name).mkdir()
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        **{name: str(folder / name) for name in PURPOSE},
+        "nnUNet_n_proc_DA": str(min(8, max(2, (os.cpu_count() or 2) // 2))),
+        "nnUNet_def_n_proc": "2",
+        "nnUNet_compile": "f",  # compiling takes longer than so small a network gains
+        "nnUNet_wandb_enabled": "0",
+        "PYTHONUNBUFFERED": "1",
+        "MPLBACKEND": "Agg",
+        "TQDM_MININTERVAL": "5",
+    }
 
 
 def _resolved(device: str) -> str:
@@ -59,63 +175,3 @@ def _resolved(device: str) -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _step(
-    folder: DemoFolder,
-    name: str,
-    title: str,
-    number: int,
-    num_stages: int,
-    work: Callable[[], None],
-    say: Callable[[str], object],
-) -> None:
-    """Does one stage unless it is finished."""
-    heading = f"[{number}/{num_stages}] {title}"
-    if name in folder.seconds:
-        say(f"{heading}: finished before")
-        return
-    start = time.monotonic()
-    work()
-    folder.finish(name, time.monotonic() - start)
-    say(f"{heading}: {_duration(folder.seconds[name])}")
-
-
-def _make_data(folder: DemoFolder) -> None:
-    options = folder.options
-    with progress_bar("make phantoms", options.num_cases + options.num_test, "case") as bar:
-        for _ in write_dataset(folder.raw, options.num_cases, options.num_test, options.seed):
-            bar.update()
-
-
-def _run(folder: DemoFolder, stage: Stage) -> None:
-    run_stage(stage, folder.environment(), folder.log(stage.name))
-
-
-def _ending(folder: DemoFolder, seconds: float) -> str:
-    options = folder.options
-    num_validated = num_validation(options.num_cases)
-    all_seconds = sum(folder.seconds.values())
-    return "\n".join([
-        "",
-        f"Fold 0, {num_validated} validation cases:",
-        _summary(folder.log("compare")),
-        "",
-        f"{options.num_test} cases that training never saw:",
-        _summary(folder.log("compare-unseen")),
-        "",
-        ENDING,
-        "",
-        f"This run took {_duration(seconds)}; all stages together {_duration(all_seconds)}.",
-        f"Report of unseen cases: {folder.path / 'report-unseen' / 'report.html'}",
-        f"Report: {folder.path / 'report' / 'report.html'}",
-    ])  # fmt: skip
-
-
-def _summary(log: Path) -> str:
-    """Returns the sentence about the difference from the output of ``nnunet-dino compare``."""
-    return next(text for text in log.read_text(encoding="utf-8").split("\n\n") if "mean Dice" in text)
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"

@@ -85,7 +85,9 @@ def _of_prediction(error: BaseException) -> UserError | None:
 def _of_model(local: dict[str, Any], error: BaseException) -> UserError | None:
     from nnunet_dino._checkpoints import read_checkpoint
 
-    folder, name = local["model_training_output_dir"], local["checkpoint_name"]
+    folder, name = local.get("model_training_output_dir"), local.get("checkpoint_name")
+    if not folder or not name:
+        return None
     first = None
     for fold in local.get("use_folds") or ():
         path = os.path.join(folder, f"fold_{fold}", name)

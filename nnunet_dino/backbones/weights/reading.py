@@ -58,6 +58,9 @@ def read_checkpoint(path: Path) -> RawCheckpoint:
     Raises:
         UserError: Nothing there, not a checkpoint, damaged, or the file holds code.
     """
+    shown = str(path).encode("utf-8", "replace").decode()
+    if shown != str(path):
+        raise _error(Path(shown), "a name that is no UTF-8 text, which torch cannot open", "rename it")
     try:
         if path.is_dir():
             inside = weights_file(path)
