@@ -351,3 +351,17 @@ def test_every_setting_is_checked_before_the_first_training(place, toy, tmp_path
 
 def never_train(*arguments, **options):
     raise AssertionError("trained")
+
+
+def test_probes_from_python(place):
+    """What the how-to shows, and every public name."""
+    import nnunet_dino.probes as probes
+
+    assert all(callable(getattr(probes, name)) for name in probes.__all__)
+    with pytest.raises(AttributeError, match="train_forest"):
+        _ = probes.train_forest
+    ids, features = probes.open_store(place / "store").vectors("class")
+    labelled = probes.read_labels(probes.LabelColumns(place / "labels.csv", ("bright",), "who"), ids)
+    assert labelled.ids == ids
+    layer = probes.train_linear(features, labelled.targets, labelled.is_exclusive, probes.LinearOptions(epochs=2))
+    assert layer.scores(features).shape == (48, 1)
