@@ -216,11 +216,11 @@ def test_the_command_writes_into_the_results_once_and_again_with_overwrite(use_t
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("-d", "906"), "got '906'; did you mean 'Dataset905_Phantom'"),
-        ((), "either -d or --folder required · got neither"),
+        (("-d", "906"), "got '906', it has Dataset905_Phantom; did you mean 'Dataset905_Phantom'"),
+        ((), "-d, --folder: required one of both · got neither"),
         (("-d", "905", "--folder", "x"), "got both"),
-        (("-d", "905", "--labels-folder", "x"), "got --labels-folder without --folder"),
-        (("--folder", "x", "-c", "2d"), "got --configuration without -d"),
+        (("-d", "905", "--labels-folder", "x"), "--labels-folder: required with --folder only · got it without"),
+        (("--folder", "x", "-c", "2d"), "--configuration: required with -d only · got it without"),
         (("-d", "905", "--baseline", "nnUNetTrainr"), "got 'nnUNetTrainr'; did you mean 'nnUNetTrainer'"),
         (("-d", "905", "--base", "x"), "--base"),
     ],

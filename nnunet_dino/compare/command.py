@@ -42,11 +42,11 @@ def run(
     of_folders = {"--labels-folder": labels_folder, "--images-folder": images_folder, "--dataset-json": dataset_json}
     if (dataset is None) == (not folder):
         got = "both" if dataset is not None else "neither"
-        raise UserError(f"either -d or --folder required · got {got} · for example `nnunet-dino compare -d 9`")
+        raise UserError(f"-d, --folder: required one of both · got {got} · for example `nnunet-dino compare -d 9`")
     odd = [option for option, value in (of_folders if dataset is not None else filters).items() if value]
     if odd:
         other = "--folder" if dataset is not None else "-d"
-        raise UserError(f"options that fit together required · got {', '.join(odd)} without {other} · leave it out")
+        raise UserError(f"{', '.join(odd)}: required with {other} only · got it without · leave it out")
     target = Path(output) if output else default_output(dataset)
     check_folder(target, overwrite)
     if dataset is not None:

@@ -106,7 +106,7 @@ def _check_labels(entries: Sequence[Entry]) -> None:
     for other in entries[1:]:
         if set(other.dice.columns) != set(first.dice.columns):
             raise UserError(
-                f"results with the same labels required · got {', '.join(first.dice.columns)} in {first.name} and "
+                f"required results with the same labels · got {', '.join(first.dice.columns)} in {first.name} and "
                 f"{', '.join(other.dice.columns)} in {other.name} · leave one of them out"
             )
 
@@ -125,7 +125,7 @@ def _restrict(entries: Sequence[Entry], common: bool) -> tuple[list[Entry], str]
             else "no case is shared, so that nothing can be compared: choose results of the same folds (--folds)"
         )
         raise UserError(
-            f"results on the same cases required · got {len(odd)} case{'s' if len(odd) > 1 else ''} that not all results have "
+            f"required results on the same cases · got {len(odd)} case{'s' if len(odd) > 1 else ''} that not all results have "
             f"({shown}): {counts} · {remedy}"
         )
     left_out = "; ".join(f"{entry.name}: {len(entry.cases) - len(shared)} of {len(entry.cases)}" for entry in entries)
