@@ -224,7 +224,7 @@ def test_folders_get_the_dice_that_nnunet_computes(tree, tmp_path):
         evaluate(tree.references, folders[entry.name], summary)
         np.testing.assert_allclose(entry.dice, read_summary(summary), equal_nan=True)
         assert sorted(file.suffix for file in folders[entry.name].iterdir()) == [".gz"] * 6
-    assert comparison.versus[0].baseline.name == "near"
+    assert comparison.pairs[0].baseline.name == "near"
     assert any("2 reference segmentations have no prediction" in note for note in comparison.notes)
 
 

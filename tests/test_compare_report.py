@@ -116,18 +116,18 @@ def test_csv_holds_the_numbers(report, folder, use_tree):
     with (folder / "summary.csv").open(encoding="utf-8") as file:
         rows = {(row["result"], row["label"]): row for row in csv.DictReader(file)}
     assert len(rows) == 2 * 3
-    (versus,) = comparison.versus
+    (pair,) = comparison.pairs
     row = rows["nnUNetTrainerDINOv3S", "2"]
     assert (row["label_name"], row["num_undefined"], row["num_pairs"], row["weights"]) == ("spleen", "1", "7", "random")
-    assert float(row["dice_mean"]) == pytest.approx(versus.entry.dice["2"].mean())
-    assert float(row["ci95_high"]) == pytest.approx(versus.classes["2"].high)
+    assert float(row["dice_mean"]) == pytest.approx(pair.entry.dice["2"].mean())
+    assert float(row["ci95_high"]) == pytest.approx(pair.classes["2"].high)
     assert rows["nnUNetTrainer", "mean"]["difference"] == ""
     with (folder / "cases.csv").open(encoding="utf-8") as file:
         cases = {(row["result"], row["case"], row["label"]): row for row in csv.DictReader(file)}
     assert len(cases) == 2 * 8 * 3
     assert cases["nnUNetTrainer", "case_03", "2"]["dice"] == ""
     assert cases["nnUNetTrainer", "case_03", "2"]["fold"] == "1"
-    assert float(cases["nnUNetTrainer", "case_02", "1"]["dice"]) == pytest.approx(versus.baseline.dice.loc["case_02", "1"])
+    assert float(cases["nnUNetTrainer", "case_02", "1"]["dice"]) == pytest.approx(pair.baseline.dice.loc["case_02", "1"])
 
 
 def test_the_terminal_gets_sentences_and_tables(report):

@@ -9,7 +9,7 @@ from pathlib import Path
 from nnunet_dino._errors import UserError
 from nnunet_dino._nnunet_folders import dataset_name, require_folder
 from nnunet_dino.compare.comparison import Comparison, compare_entries
-from nnunet_dino.compare.places import Pictures, first_channels, pictures_of_dataset
+from nnunet_dino.compare.paths import Pictures, first_channels, pictures_of_dataset
 from nnunet_dino.compare.read_folders import read_folders
 from nnunet_dino.compare.read_results import read_results
 

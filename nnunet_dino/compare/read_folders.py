@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.compare.entries import Entry
-from nnunet_dino.compare.places import label_names, read_dataset_json
+from nnunet_dino.compare.paths import label_names, read_dataset_json
 from nnunet_dino.compare.segmentations import dice_of
 from nnunet_dino.compare.summary_json import label_values, read_summary
 

@@ -14,7 +14,7 @@ from nnunet_dino._errors import UserError, nearest
 from nnunet_dino._nnunet_folders import existing_folder
 from nnunet_dino.compare.entries import Entry, with_short_names
 from nnunet_dino.compare.facts import CHECKPOINTS, read_facts
-from nnunet_dino.compare.places import label_names, read_dataset_json
+from nnunet_dino.compare.paths import label_names, read_dataset_json
 from nnunet_dino.compare.summary_json import read_summary
 
 FOLD_ALL_NOTE = (
