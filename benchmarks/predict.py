@@ -3,6 +3,9 @@
     python benchmarks/predict.py --image CT.nii.gz
     python benchmarks/predict.py --image CT.nii.gz --backbones S --folds 5
 
+nnU-Net's predictor gets the network on the host and moves it to the device itself, in inference mode, as ``nnUNetv2_predict``
+does; where the device is the host, it makes the same kind of tensors of the parameters that moving would.
+
 The volume is cut from the middle of the image so that the window has five overlapping positions along d; it is mirrored along
 all axes. Weights are random. ``allowed`` is Amdahl's law: with a share s of the time in the encoder (measured without reuse)
 and n times fewer slices encoded, the whole can be at most 1 / (1 - s + s / n) times as fast; ``of allowed`` is what was reached
@@ -43,11 +46,19 @@ def read_volume(file: Path, size: list[int]) -> Tensor:
     return (volume - volume.mean()) / volume.std()
 
 
+class Predictor(nnUNetPredictor):
+    """nnU-Net's predictor; on the host, a network's tensors are made anew in inference mode, as moving to a GPU makes them."""
+
+    @torch.inference_mode()
+    def predict_sliding_window_return_logits(self, input_image: Tensor) -> Tensor:
+        if self.device.type == "cpu":
+            self.network._apply(torch.clone)
+        return super().predict_sliding_window_return_logits(input_image)
+
+
 def predictor(network: nn.Module, patch: list[int], num_folds: int, device: torch.device) -> nnUNetPredictor:
     """Returns nnU-Net's predictor for ``network``, with other decoders in the further folds."""
-    result = nnUNetPredictor(
-        device=device, allow_tqdm=False, use_mirroring=True, perform_everything_on_device=device.type == "cuda"
-    )
+    result = Predictor(device=device, allow_tqdm=False, use_mirroring=True, perform_everything_on_device=device.type == "cuda")
     labels = SimpleNamespace(num_segmentation_heads=NUM_CLASSES)
     plans = SimpleNamespace(get_label_manager=lambda dataset_json: labels)
     folds = [network.state_dict()]
@@ -91,7 +102,7 @@ class Run:
 
 def measure(backbone: str, volume: Tensor, arguments: Any, device: torch.device) -> list[dict[str, Any]]:
     """Measures one backbone without and with reuse."""
-    network = flagship(arguments.patch, backbone, token_stride_px=arguments.token_stride).to(device).eval()
+    network = flagship(arguments.patch, backbone, token_stride_px=arguments.token_stride)
     network.decoder.deep_supervision = False
     runs = {
         "off": Run(copy.deepcopy(network), "0", volume, arguments, device),

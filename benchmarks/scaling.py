@@ -47,7 +47,7 @@ def encode(arguments: Any, num_slices: int) -> dict[str, Any]:
 def predict(arguments: Any, num_slices: int) -> dict[str, Any]:
     """Predicts a volume with as many slices."""
     device = begin(arguments)
-    network = flagship(arguments.patch, arguments.backbone).to(device).eval()
+    network = flagship(arguments.patch, arguments.backbone)
     network.decoder.deep_supervision = False
     ours = predictor(network, arguments.patch, 1, device)
     volume = torch.randn(1, num_slices, *arguments.patch[1:])

@@ -1,7 +1,38 @@
 """nnunet-dino: DINOv3 slice encoders inside stock nnU-Net."""
 
+from __future__ import annotations
+
 from nnunet_dino.nnunet.discovery.boot import register as _register
 
+TYPE_CHECKING = False  # type checkers take it for true; importing the real one takes longer than all the rest
+if TYPE_CHECKING:
+    from nnunet_dino.backbones.adapted import LoraOptions as LoraOptions
+    from nnunet_dino.backbones.image_encoder import load_backbone as load_backbone
+    from nnunet_dino.compare import compare_results as compare_results
+    from nnunet_dino.features import open_store as open_store
+    from nnunet_dino.networks import DinoOptions as DinoOptions
+
 __version__ = "0.1.0"
+_ROOMS = {
+    "DinoOptions": "networks",
+    "LoraOptions": "backbones.adapted",
+    "compare_results": "compare",
+    "load_backbone": "backbones.image_encoder",
+    "open_store": "features",
+}
+__all__ = ["__version__", *_ROOMS]
 
 _register()
+
+
+def __getattr__(name: str) -> object:
+    """Imports what is asked for; importing the package alone imports neither torch nor nnU-Net."""
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_ROOMS])

@@ -9,8 +9,10 @@ from contextlib import contextmanager
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunet_dino._errors import UserError
+from nnunet_dino.networks.injection import _resampling_matrix
 
 NUM_CLASSES = 3
 SIZES = {2: (28, 44), 3: (6, 28, 44)}  # no multiple of 16
@@ -163,6 +165,28 @@ class NetworkContract:
         other.load_state_dict(network.state_dict())
         assert torch.equal(network(x), other(x))
 
+    @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+    @pytest.mark.parametrize("adaptation", ["frozen", "lora", "full"])
+    def test_types_on_a_gpu(self, adaptation: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Under nnU-Net's float16 autocast: the transformer in its own type, the logits in float16."""
+        num_axes = self.axes[-1]
+        monkeypatch.setenv("nnUNet_dino_precision", precision)
+        monkeypatch.setenv("nnUNet_dino_cache_gb", "0")
+        network = self.build(num_axes, 4, self.supervises_deeply, adaptation=adaptation)
+        in_transformer: set[torch.dtype] = set()
+        for module in network.slice_encoder.backbone.backbone.vit.modules():
+            if isinstance(module, nn.Linear):
+                module.register_forward_hook(lambda _, __, output: in_transformer.add(output.dtype))
+        with pretended_cuda(network, monkeypatch):
+            x = torch.empty(2, 4, *(6, 32, 48)[-num_axes:], device="cuda")
+            trained = network.train()(x)
+            network.decoder.deep_supervision = False
+            with torch.inference_mode():
+                predicted = network.eval()(x[:1])
+        for logits in (*(trained if isinstance(trained, list) else [trained]), predicted):
+            assert (logits.dtype, logits.device.type) == (torch.float16, "cuda")
+        assert in_transformer == {getattr(torch, precision)}
+
     def test_buffers_are_kept_out_of_ddp(self, num_axes: int) -> None:
         """Ranks with fewer validation cases than others would wait for ever where one is sent before each forward pass."""
         network = self.build(num_axes)
@@ -188,6 +212,29 @@ def images(num_axes: int, channels: int = 1) -> Tensor:
 
 def loss_of(outputs: Tensor | list[Tensor]) -> Tensor:
     return sum(output.square().mean() for output in (outputs if isinstance(outputs, list) else [outputs]))
+
+
+@contextmanager
+def pretended_cuda(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Replaces all tensors of ``network`` by tensors on CUDA that have types and shapes and no values, under float16 autocast.
+
+    Operators are chosen, and types promoted and refused, as on a device.
+    """
+    monkeypatch.setattr(torch.amp.autocast_mode.torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
+    _resampling_matrix.cache_clear()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for module in network.modules():
+            for name, parameter in module._parameters.items():
+                if parameter is not None:
+                    empty = torch.empty_like(parameter, device="cuda")
+                    module._parameters[name] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    module._buffers[name] = torch.empty_like(buffer, device="cuda")
+        with torch.autocast("cuda", dtype=torch.float16):
+            yield
+    _resampling_matrix.cache_clear()
 
 
 def skips_and_logits(network: nn.Module, x: Tensor) -> list[Tensor]:

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from forked import run_forked
-from stock import PHANTOM, Workspace
+from stock import PHANTOM, Workspace, run_command
 
 pytestmark = pytest.mark.slow
 
@@ -44,11 +43,11 @@ class Copy:
     def refused(self, *args: object, **env: str) -> str:
         """Runs a command that must be refused, and returns its one line; asserts that nothing was written."""
         before = self.files()
-        code, output = run_forked(args, {**self.env, **env})
+        code, output = run_command(args, {**self.env, **env})
         assert code == 2 and "Traceback" not in output, output[-3000:]
         assert self.files() == before
         last = output.strip().splitlines()[-1]
-        assert last.startswith("nnunet-dino: error: ") and "required" in last and "got" in last
+        assert last.startswith("nnunet-dino: error: ") and "required" in last
         return last
 
     def files(self) -> list[Path]:
@@ -108,6 +107,13 @@ def test_plans_that_no_network_can_be_built_from(copy: Copy, case: str) -> None:
 )
 def test_a_configuration_that_the_plans_do_not_have(copy: Copy, name: str, said: str) -> None:
     assert re.search(said, copy.train(configuration=name))
+
+
+def test_a_cascade_without_its_first_stage(copy: Copy) -> None:
+    line = copy.train(configuration="3d_cascade_fullres")
+    assert "predicted_next_stage" in line and "nnUNetv2_train 801 3d_lowres 0" in line
+    line = copy.train(trainer="nnUNetTrainerDINOv3Tiny_TokensOnly", configuration="3d_cascade_fullres")
+    assert "TokensOnly: required a configuration without a first stage" in line
 
 
 STOCK_TRAINER = {
@@ -293,10 +299,20 @@ def test_checkpoints_that_stock_commands_cannot_load(copy: Copy, trained: Path, 
         args = ("nnUNetv2_predict", *args, "-f", 0, "-device", "cpu", "-npp", 0, "-nps", 0)
     else:
         args = ("nnUNetv2_train", 801, FULL, 0, "-tr", TRAINER, "-device", "cpu", command)
-    code, output = run_forked(args, copy.env)
+    code, output = run_command(args, copy.env)
     last = output.strip().splitlines()[-1]
     assert code == 2 and "Traceback" not in output, output[-3000:]
     assert str(checkpoint) in last and "required" in last and "got" in last
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has cuda")
+def test_prediction_on_a_device_that_is_not_there(copy: Copy, trained: Path) -> None:
+    shutil.copytree(trained, copy.results / PHANTOM / trained.name)
+    places = ("-i", copy.raw / PHANTOM / "imagesTs", "-o", copy.results.with_name("out"))
+    model = ("-d", 801, "-c", FULL, "-tr", TRAINER, "-f", 0)
+    code, output = run_command(("nnUNetv2_predict", *places, *model, "-device", "cuda", "-npp", 0, "-nps", 0), copy.env)
+    assert code == 2 and "Traceback" not in output, output[-3000:]
+    assert "-device: required a device that this machine has" in output.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize("how", ["absent", "empty", "truncated", "text", "list", "no weights", "payload"])

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
 from nnunet_dino import _nnunet_folders as folders
 from nnunet_dino._errors import UserError
+from nnunet_dino.backbones import weights as weight_files
 from nnunet_dino.cli import main as cli
+from nnunet_dino.nnunet import classes
 from nnunet_dino.nnunet import plan_dataset as plan
 from nnunet_dino.nnunet.doctor import ask as probing
 from nnunet_dino.nnunet.doctor import checks
+from nnunet_dino.nnunet.doctor import probe as probe_text
 from nnunet_dino.nnunet.doctor import report as doctor
-from nnunet_dino.nnunet.doctor.report import Finding
+from nnunet_dino.nnunet.doctor.finding import Check, Finding, Level
 
 DATASET = "Dataset009_Spleen"
 
 
-def report(checks_to_run: dict[str, doctor.Check]) -> tuple[int, list[str]]:
+def report(checks_to_run: dict[str, Check]) -> tuple[int, list[str]]:
     lines: list[str] = []
     return doctor.run(lines.append, checks_to_run), lines
 
@@ -69,12 +71,10 @@ def test_a_check_that_breaks_is_reported_and_the_next_one_runs() -> None:
 
 
 @pytest.fixture
-def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def probe(tmp_path: Path):
     """Returns a function that runs a text as a probe."""
-    monkeypatch.setattr(probing, "HERE", tmp_path)
-    probing.ask.cache_clear()
-    yield lambda text: (tmp_path / "probe.py").write_text(text) and probing.ask("probe.py")
-    probing.ask.cache_clear()
+    file = tmp_path / "probe.py"
+    return lambda text: file.write_text(text) and probing.ask(file)
 
 
 def test_answers_before_a_crash_are_kept_and_the_others_name_the_exit_code(probe) -> None:
@@ -98,10 +98,8 @@ def test_a_probe_that_hangs_is_left(probe, monkeypatch: pytest.MonkeyPatch) -> N
 # -- the checks, on answers that were made up --------------------------------------------------------------------------------
 
 
-def findings_of(
-    check: doctor.Check, monkeypatch: pytest.MonkeyPatch, end: str = "Segmentation fault", **answers
-) -> list[Finding]:
-    monkeypatch.setattr(checks, "ask", lambda probe: probing.Answers(answers, end))
+def findings_of(check: Check, monkeypatch: pytest.MonkeyPatch, end: str = "Segmentation fault", **answers) -> list[Finding]:
+    monkeypatch.setattr(checks, "ask", lambda: probing.Answers(answers, end))
     return list(check())
 
 
@@ -135,7 +133,7 @@ def test_devices_are_listed_with_the_precision_of_the_backbone(monkeypatch: pyte
     assert (found[-1].level, "-device cpu" in found[-1].text) == ("note", True)
 
 
-OURS = {"trainer": "nnunet_dino.trainers.dinov3", "planner": "nnunet_dino.planners.dinov3"}
+OURS = {"trainer": "nnunet_dino.trainers", "planner": "nnunet_dino.planners"}
 
 
 @pytest.mark.parametrize(("hook", "way"), [(True, "the start-up hook"), (False, "nnUNet_extTrainer")])
@@ -207,6 +205,17 @@ def test_versions_are_held_against_the_declared_windows(monkeypatch: pytest.Monk
     }
 
 
+def test_a_store_that_cannot_be_read_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The question is asked in this process: of a fresh one, root could read everything."""
+
+    def refuse(name: str) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    monkeypatch.setattr(weight_files, "locate", refuse)
+    (found, *_) = findings_of(checks.weights, monkeypatch, random=False, weights=probe_text.weights())
+    assert found.level == "warn" and "Permission denied" in found.text and str(tmp_path) in found.text
+
+
 # -- nnU-Net's folders -------------------------------------------------------------------------------------------------------
 
 
@@ -222,7 +231,7 @@ def nnunet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (raw / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "spleen": 1}, "file_ending": ".nii.gz"}))
     preprocessed = tmp_path / "nnUNet_preprocessed" / DATASET
     preprocessed.mkdir()
-    (preprocessed / "dataset_fingerprint.json").write_text("{}")
+    (preprocessed / "dataset_fingerprint.json").write_text('{"spacings": [[1]], "shapes_after_crop": [[1]]}')
     return tmp_path
 
 
@@ -276,9 +285,7 @@ class Planner:
 
 @pytest.fixture
 def planner(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = ModuleType("nnunet_dino.planners.dinov3")
-    module.nnUNetPlannerDINOv3L = Planner
-    monkeypatch.setitem(sys.modules, "nnunet_dino.planners.dinov3", module)
+    monkeypatch.setattr(classes, "planner_class", lambda name: Planner)
 
 
 @pytest.mark.usefixtures("planner")
@@ -381,8 +388,25 @@ def test_the_verb_plan_ends_with_one_line(nnunet: Path) -> None:
 
 
 @pytest.mark.parametrize(("level", "code"), [("FAIL", 1), ("warn", 0)])
-def test_the_verb_doctor_hands_the_exit_code_on(level: doctor.Level, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "CHECKS", {"section": lambda: [Finding(level, "a finding")]})
+def test_the_verb_doctor_hands_the_exit_code_on(level: Level, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(checks.CHECKS, "versions", lambda: [Finding(level, "a finding")])
+    for section in list(checks.CHECKS)[1:]:
+        monkeypatch.delitem(checks.CHECKS, section)
     result = CliRunner().invoke(cli.main, ["doctor"])
     assert result.exit_code == code
     assert f"{level} a finding" in result.output
+
+
+@pytest.mark.parametrize("group", [[], ["weights"], ["probe"]])
+def test_a_group_without_a_verb_shows_its_verbs(group: list[str]) -> None:
+    result = CliRunner().invoke(cli.main, group)
+    assert result.exit_code == 0
+    assert result.output.startswith("Usage:") and "Commands:" in result.output
+
+
+@pytest.mark.parametrize(("words", "meant"), [(["plam"], "plan"), (["weights", "lst"], "list"), (["probe", "kn"], "knn")])
+def test_an_unknown_verb_is_answered_with_the_nearest(words: list[str], meant: str) -> None:
+    result = CliRunner().invoke(cli.main, words)
+    assert result.exit_code == 2
+    assert f"got '{words[-1]}'; did you mean '{meant}'?" in result.stderr
+    assert result.stderr.count("\n") == 1

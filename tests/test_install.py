@@ -14,16 +14,45 @@ import sysconfig
 import tarfile
 import venv
 import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from stock import FOLDERS, PHANTOM, SHAPE, write_phantoms
+
+from nnunet_dino.demo.dataset import FILE_ENDING
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-NNUNET_VERSIONS = ("2.7.0", "2.8.0", "2.8.1")
 STARTUP_FILES = ("_nnunet_dino_boot.py", "nnunet_dino.pth", "nnunet_dino.start")
-TRAINERS, PLANNERS = "nnunet_dino.trainers.dinov3", "nnunet_dino.planners.dinov3"
+TRAINERS, PLANNERS = "nnunet_dino.trainers", "nnunet_dino.planners"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One environment. All versions with all kinds of installation of both packages, in pairs."""
+
+    nnunet: str
+    nnunet_is: str
+    ours_is: str
+    start_method: str
+
+    def __str__(self) -> str:
+        return f"{self.nnunet}-{self.nnunet_is}-{self.ours_is}"
+
+
+CASES = (
+    Case("2.7.0", "normal", "wheel", "spawn"),
+    Case("2.7.0", "editable", "editable", "fork"),
+    Case("2.8.0", "normal", "editable", "forkserver"),
+    Case("2.8.0", "editable", "wheel", "fork"),
+    Case("2.8.1", "normal", "editable", "spawn"),
+    Case("2.8.1", "editable", "wheel", "forkserver"),
+)
+TRAINED = [case for case in CASES if case.nnunet_is == "normal" and case.nnunet != "2.8.1"]
 
 # What nnUNetv2_train and nnUNetv2_plan_experiment do to find a class.
 LOOK_UP = """
@@ -40,6 +69,7 @@ def trainer():
 def planner():
     return module_of("nnUNetPlannerDINOv3L", "experiment_planning")
 """
+EXTENDED = "print(hasattr(recursive_find_python_class, 'extended_by_nnunet_dino'))"
 
 
 def call(*command: object, **environment: str) -> str:
@@ -109,7 +139,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def nnunet_source(tmp_path_factory: pytest.TempPathFactory):
+def nnunet_source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Returns a function that fetches the source of an nnU-Net version and unpacks it, once."""
     folder = tmp_path_factory.mktemp("nnunet")
 
@@ -125,121 +155,141 @@ def nnunet_source(tmp_path_factory: pytest.TempPathFactory):
     return fetch
 
 
-@pytest.fixture
-def environment(tmp_path: Path, lent: Path) -> Environment:
-    return Environment(tmp_path / "environment", lent)
+@pytest.fixture(scope="module")
+def installed(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    lent: Path,
+    nnunet_source: Callable[[str], Path],
+    checkout: Path,
+    wheel: Path,
+) -> Environment:
+    """An environment with nnU-Net and, after it, this package."""
+    case: Case = request.param
+    folder = tmp_path_factory.mktemp(str(case))
+    environment = Environment(folder / "environment", lent)
+    source = nnunet_source(case.nnunet)
+    environment.install(*(["-e"] if case.nnunet_is == "editable" else []), source)
+    environment.before = environment.files()
+    environment.install(*(["-e", shutil.copytree(checkout, folder / "checkout")] if case.ours_is == "editable" else [wheel]))
+    return environment
 
 
-@pytest.fixture
-def install_ours(environment: Environment, checkout: Path, wheel: Path, tmp_path: Path):
-    """Returns a function that installs this package, as a wheel or editable."""
-
-    def install(how: str) -> None:
-        if how == "wheel":
-            environment.install(wheel)
-        else:
-            environment.install("-e", shutil.copytree(checkout, tmp_path / "checkout"))
-
-    return install
+everywhere = pytest.mark.parametrize(
+    ("installed", "case"), [(case, case) for case in CASES], indirect=["installed"], ids=map(str, CASES)
+)
 
 
-def install_nnunet(environment: Environment, how: str, source: Path, folder: Path) -> None:
-    if how == "normal":
-        environment.install(source)
-    else:
-        environment.install("-e", shutil.copytree(source, folder / source.name))
+@everywhere
+def test_start_up_files_are_installed_recorded_and_silent(installed: Environment, case: Case) -> None:
+    record = next(installed.site.glob("nnunet_dino-*.dist-info/RECORD")).read_text()
+    for name in STARTUP_FILES:
+        assert (installed.site / name).is_file()
+        assert f"\n{name},sha256=" in f"\n{record}"
+    added = "import sys; print(*(name for name in sys.modules if 'nnunet' in name))"
+    done = subprocess.run([installed.python, "-c", added], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {name for name in done.stdout.split() if not name.startswith("__editable__")} == {"_nnunet_dino_boot"}
 
 
-@pytest.mark.parametrize("ours", ["wheel", "editable"])
-@pytest.mark.parametrize("theirs", ["normal", "editable"])
-@pytest.mark.parametrize("version", NNUNET_VERSIONS)
-def test_stock_look_up_finds_our_classes(
-    version: str, theirs: str, ours: str, environment: Environment, install_ours, nnunet_source, tmp_path: Path
-) -> None:
-    install_nnunet(environment, theirs, nnunet_source(version), tmp_path)
-    with_nnunet = environment.files()
-    install_ours(ours)
-    assert environment.run(LOOK_UP + "print(trainer(), planner())")[-2:] == [TRAINERS, PLANNERS]
-    extended = "print(hasattr(recursive_find_python_class, 'extended_by_nnunet_dino'))"
-    assert environment.run(LOOK_UP + extended) == ["True"]
-    assert environment.run(LOOK_UP + extended, nnUNet_dino_hook="0") == ["False"]
-    environment.pip("uninstall", "--quiet", "--yes", "nnunet-dino")
-    assert environment.files() == with_nnunet
-    assert environment.run(LOOK_UP + extended) == ["False"]
-
-
-@pytest.mark.parametrize("ours", ["wheel", "editable"])
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_worker_processes_find_our_classes(
-    method: str, ours: str, environment: Environment, install_ours, nnunet_source, tmp_path: Path
-) -> None:
-    environment.install(nnunet_source("2.8.1"))
-    install_ours(ours)
+@everywhere
+def test_stock_look_up_finds_our_classes_in_workers_too(installed: Environment, case: Case, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    ask = f"    print(multiprocessing.get_context('{method}').Pool(1).apply(trainer))\n"
-    script.write_text(LOOK_UP + "import multiprocessing\nif __name__ == '__main__':\n" + ask)
-    assert call(environment.python, script).split() == [TRAINERS]
+    ask = f"""
+if __name__ == '__main__':
+    import multiprocessing
+    print(trainer(), planner(), multiprocessing.get_context('{case.start_method}').Pool(1).apply(trainer))
+"""
+    script.write_text(LOOK_UP + ask)
+    assert call(installed.python, script).split()[-3:] == [TRAINERS, PLANNERS, TRAINERS]
+    assert installed.run(LOOK_UP + EXTENDED, nnUNet_dino_hook="0") == ["False"]
 
 
-def test_without_the_hook_the_external_folder_serves_trainers(environment: Environment, wheel: Path, nnunet_source) -> None:
-    environment.install(nnunet_source("2.8.1"))
-    environment.install(wheel)
-    folder = call(environment.python, environment.command, "trainers-path").strip()
+@pytest.mark.parametrize("installed", [CASES[-1]], indirect=True, ids=str)
+def test_without_the_hook_the_external_folder_serves_trainers(installed: Environment) -> None:
+    folder = call(installed.python, installed.command, "trainers-path").strip()
     find = """
 import pickle
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find
 first, second = find("nnUNetTrainerDINOv3Tiny"), find("nnUNetTrainerDINOv3Tiny")
 print(first.__module__, first is second, pickle.loads(pickle.dumps(first)) is first)
 """
-    assert environment.run(find, nnUNet_dino_hook="0", nnUNet_extTrainer=folder)[-3:] == [TRAINERS, "True", "True"]
+    assert installed.run(find, nnUNet_dino_hook="0", nnUNet_extTrainer=folder)[-3:] == [TRAINERS, "True", "True"]
 
 
-def test_doctor_agrees(environment: Environment, wheel: Path, nnunet_source, tmp_path: Path) -> None:
-    environment.install(nnunet_source("2.7.0"))
-    environment.install(wheel)
-    settings = {"PATH": f"{environment.scripts}{os.pathsep}{os.environ['PATH']}"}
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+@pytest.mark.parametrize("installed", [CASES[0]], indirect=True, ids=str)
+def test_doctor_agrees(installed: Environment, tmp_path: Path) -> None:
+    settings = {"PATH": f"{installed.scripts}{os.pathsep}{os.environ['PATH']}"}
+    for name in FOLDERS:
         (tmp_path / name).mkdir()
         settings[name] = str(tmp_path / name)
-    report = call(environment.python, environment.command, "doctor", **settings)
+    report = call(installed.python, installed.command, "doctor", **settings)
     assert "nnunetv2 2.7.0" in report
     assert "nnUNetv2_train finds our trainers · by the start-up hook" in report
     assert "Training can start" in report
     without = {**os.environ, **settings, "nnUNet_dino_hook": "0"}
-    done = subprocess.run([environment.python, environment.command, "doctor"], capture_output=True, text=True, env=without)
+    done = subprocess.run([installed.python, installed.command, "doctor"], capture_output=True, text=True, env=without)
     assert done.returncode == 1
     assert "nnUNet_dino_hook=0 switches the start-up hook off" in done.stdout
 
 
-@pytest.mark.parametrize("ours", ["wheel", "editable"])
-def test_start_up_files_are_installed_recorded_and_silent(ours: str, environment: Environment, install_ours) -> None:
-    install_ours(ours)
-    record = next(environment.site.glob("nnunet_dino-*.dist-info/RECORD")).read_text()
-    for name in STARTUP_FILES:
-        assert (environment.site / name).is_file()
-        assert f"\n{name},sha256=" in f"\n{record}"
-    done = subprocess.run([environment.python, "-c", ""], capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    environment.pip("uninstall", "--quiet", "--yes", "nnunet-dino")
-    assert environment.files() == environment.before
+@pytest.mark.parametrize("installed", TRAINED, indirect=True, ids=str)
+def test_stock_commands_plan_train_and_predict(installed: Environment, tmp_path: Path) -> None:
+    """Older nnU-Net knows no folder for trainers but its own, so the short trainer is put there."""
+    shutil.copy(ROOT / "tests" / "trainers" / "smoke.py", installed.site / "nnunetv2" / "training" / "nnUNetTrainer")
+    env = {name: str(tmp_path / name) for name in FOLDERS} | {
+        "nnUNet_n_proc_DA": "0",
+        "nnUNet_compile": "f",
+        "MPLBACKEND": "Agg",
+    }
+    raw = tmp_path / "nnUNet_raw" / PHANTOM
+    write_phantoms(raw)
+
+    def run(command: str, *args: object) -> None:
+        call(installed.python, installed.scripts / command, *args, **env)
+
+    model = ("-p", "nnUNetDINOv3TinyPlans", "-tr", "nnUNetTrainerDINOv3TinySmoke", "-device", "cpu")
+    plan = ("-d", 801, "-c", "3d_fullres", "-pl", "nnUNetPlannerDINOv3Tiny", "-np", 1, "-npfp", 1)
+    run("nnUNetv2_plan_and_preprocess", *plan)
+    run("nnUNetv2_train", 801, "3d_fullres", 0, *model)
+    output = tmp_path / "predictions"
+    run(
+        "nnUNetv2_predict",
+        "-d",
+        801,
+        "-c",
+        "3d_fullres",
+        "-f",
+        0,
+        "-i",
+        raw / "imagesTs",
+        "-o",
+        output,
+        *model,
+        "-npp",
+        0,
+        "-nps",
+        0,
+    )
+    predicted = sorted(output.glob(f"*{FILE_ENDING}"))
+    assert [path.name for path in predicted] == [path.name for path in sorted((raw / "labelsTs").glob("*"))]
+    for path in predicted:
+        assert read_labels(path).shape == SHAPE
 
 
-def test_start_up_costs_less_than_a_millisecond(environment: Environment, wheel: Path) -> None:
-    environment.install(wheel)
-    code = """
-import sys, time
-def seconds():
-    start = time.perf_counter()
-    import _nnunet_dino_boot
-    _nnunet_dino_boot.register()
-    spent = time.perf_counter() - start
-    del sys.modules["_nnunet_dino_boot"]
-    sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != "NnunetDinoFinder"]
-    return spent
-del sys.modules["_nnunet_dino_boot"]
-print(min(seconds() for _ in range(50)))
-"""
-    assert float(environment.run(code)[-1]) < 1e-3
+def read_labels(path: Path) -> np.ndarray:
+    import SimpleITK
+
+    return SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(path))
+
+
+@everywhere
+def test_uninstalling_leaves_no_file(installed: Environment, case: Case) -> None:
+    """The last test of an environment."""
+    (installed.site / "nnunetv2" / "training" / "nnUNetTrainer" / "smoke.py").unlink(missing_ok=True)
+    installed.pip("uninstall", "--quiet", "--yes", "nnunet-dino")
+    assert installed.files() == installed.before
+    assert installed.run(LOOK_UP + EXTENDED) == ["False"]
 
 
 def test_the_source_distribution_builds_the_same_wheel(wheel: Path, checkout: Path, tmp_path: Path) -> None:

@@ -217,6 +217,17 @@ def test_the_flagship_optimises_as_its_stock_twin(make: Callable[..., DINOv3Trai
     assert {id(p) for p in ours.optimizer.param_groups[0]["params"]} == trained
 
 
+def test_a_trainer_without_a_network_of_its_own_trains_the_planned_one(make: Callable[..., DINOv3Trainer]) -> None:
+    twin = type("StockTwin", (DINOv3Trainer,), {"dino": None, "network_class": None, "short_run_epochs": 5})
+    trainer = make(twin, "3d_fullres")
+    trainer.initialize()
+    assert f"{type(trainer.network).__module__}.{type(trainer.network).__qualname__}" == PLAIN_UNET
+    assert {id(p) for p in trainer.optimizer.param_groups[0]["params"]} == {id(p) for p in trainer.network.parameters()}
+    assert trainer.num_epochs == 5
+    trainer.network.train()
+    assert math.isfinite(trainer.train_step(batch(trainer, "3d_fullres"))["loss"])
+
+
 def test_tokens_only_uses_adamw_and_half_a_cosine(make: Callable[..., DINOv3Trainer]) -> None:
     trainer = make(nnUNetTrainerDINOv3Tiny_TokensOnly, "3d_fullres")
     trainer.initialize()

@@ -19,6 +19,9 @@ from nnunet_dino.networks.meddinov3 import MedDINOv3
 from nnunet_dino.networks.meddinov3_checkpoint import is_published, load_published
 from nnunet_dino.networks.unet import PLAIN_UNET
 
+# What MedDINOv3's own code saved, and the logits that it computes: one file a size, also those beside the checkout.
+FOLDERS = Path(__file__).parent / "fixtures", Path(__file__).parents[2] / "shared" / "fixtures"
+NETWORKS = sorted({path.name: path for folder in FOLDERS for path in folder.glob("meddinov3_network*.pt")}.values())
 # A DINOv3-trainer checkpoint without qkv bias, an image, and the patch maps that Meta's own code computes for it.
 REFERENCE = Path(__file__).parent / "fixtures" / "meddinov3_teacher.pt"
 NUM_CLASSES = 5
@@ -92,6 +95,29 @@ def reference(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     shapes = published_decoder_shapes(len(spec.taps) * 128, NUM_CLASSES)
     decoder = {key: torch.randn(shape, generator=generator) * 0.1 for key, shape in shapes.items()}
     return {**content, "published": {**vit, **decoder}}
+
+
+@pytest.mark.parametrize("path", NETWORKS, ids=lambda path: path.stem)
+def test_logits_are_those_of_their_own_network(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = torch.load(path, weights_only=True)
+    config = content["config"]
+    overrides = {key: config[key] for key in ("embed_dim", "depth", "num_heads")} | {"num_reg_tokens": config["num_registers"]}
+    spec = replace(
+        CATALOGUE["meddinov3_vitb16"],
+        name="theirs",
+        taps=tuple(content["taps"]),
+        embed_dim=config["embed_dim"],
+        overrides=overrides,
+    )
+    monkeypatch.setitem(CATALOGUE, "theirs", spec)
+    monkeypatch.setenv("nnUNet_dino_precision", "float32")
+    assert (config["norm_eps"], config["rope_dtype"]) == (spec.norm_eps, spec.rope_dtype)
+    image, expected = content["image"], content["logits"]
+    for adaptation in ("full", "frozen"):
+        network = small_meddinov3(image.shape[1], config["num_classes"], backbone="theirs", adaptation=adaptation).eval()
+        load_published(network, content["checkpoint"]["network_weights"])
+        with torch.no_grad():
+            torch.testing.assert_close(network(image), expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
 
 
 def test_a_published_checkpoint_gives_what_the_reference_computes(reference: dict[str, Any]) -> None:

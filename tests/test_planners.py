@@ -19,7 +19,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.networks.unet import DINOv3UNet
-from nnunet_dino.nnunet.discovery.registry import PLANNERS
+from nnunet_dino.nnunet.presets import PLANNERS
 from nnunet_dino.planners import nnUNetPlannerDINOv3L, nnUNetPlannerDINOv3SResEncM, nnUNetPlannerDINOv3Tiny
 
 NAME = "Dataset907_Boxes"
@@ -147,9 +147,7 @@ def test_own_spacing_means_own_data(data_set: Path) -> None:
 
 
 def test_every_registered_planner_has_its_own_plans_name() -> None:
-    import nnunet_dino.planners.dinov3 as module
-
-    names = {name: getattr(module, name).default_plans_name for name in PLANNERS}
+    names = {name: preset.plans_name for name, preset in PLANNERS.items()}
     assert len(set(names.values())) == len(PLANNERS)
     assert not any("__" in name for name in (*names, *names.values()))
 

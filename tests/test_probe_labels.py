@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.probes.labels import LabelColumns, read_labels
+from nnunet_dino.probes.labels import read_labels
+from nnunet_dino.probes.targets import LabelColumns
 
 IDS = ["a/one.png", "a/two.png", "b/three.png"]
 
@@ -51,10 +52,58 @@ def test_several_columns_are_independent_labels(table):
     assert found.targets.tolist() == [[1, 1], [1, 0], [0, 0]]
 
 
-def test_words_are_exclusive_classes(table):
-    found = read_labels(columns(table(id=IDS, who=["P", "Q", "R"], y=["flu", "cold", "flu"])), IDS)
-    assert (found.names, found.is_exclusive) == (("cold", "flu"), True)
-    assert found.classes.tolist() == [1, 0, 1]
+def test_three_words_are_exclusive_classes(table):
+    found = read_labels(columns(table(id=IDS, who=["P", "Q", "R"], y=["flu", "cold", "cough"])), IDS)
+    assert (found.names, found.is_exclusive) == (("cold", "cough", "flu"), True)
+    assert found.classes.tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("words", "negative", "expected"),
+    [
+        (["yes", "no", "yes"], {}, [1, 0, 1]),
+        (["Normal", "abnormal", "Normal"], {}, [0, 1, 0]),
+        (["TRUE", "FALSE", "FALSE"], {}, [1, 0, 0]),
+        (["flu", "cold", "flu"], {}, [1, 0, 1]),
+        (["flu", "cold", "flu"], {"negative": "flu"}, [0, 1, 0]),
+        (["2", "10", "2"], {}, [0, 1, 0]),
+    ],
+)
+def test_two_words_are_zero_and_one_and_it_is_said_which(table, words, negative, expected):
+    found = read_labels(columns(table(id=IDS, who=["P", "Q", "R"], y=words), **negative), IDS)
+    assert (found.names, found.is_exclusive) == (("y",), False)
+    assert found.targets[:, 0].tolist() == expected
+    one, zero = words[expected.index(1)], words[expected.index(0)]
+    assert [f"{one!r} counts as 1 and {zero!r} as 0" in note for note in found.notes] == [True]
+
+
+@pytest.mark.parametrize(
+    ("values", "how", "ids", "expected"),
+    [
+        ([1, -1, 0], "drop", [IDS[0], IDS[2]], [1, 0]),
+        ([1, -1, 0], "positive", IDS, [1, 1, 0]),
+        (["1.0", "-1.0", "0.0"], "negative", IDS, [1, 0, 0]),
+        (["yes", "-1", "no"], "positive", IDS, [1, 1, 0]),
+        (["yes", "-1", "no"], "negative", IDS, [1, 0, 0]),
+        ([1, -1, 1], "negative", IDS, [1, 0, 1]),
+    ],
+)
+def test_uncertain_labels_are_treated_as_asked(table, values, how, ids, expected):
+    found = read_labels(columns(table(id=IDS, who=["P", "Q", "R"], y=values), uncertain=how), IDS)
+    assert (found.ids, found.names, found.is_exclusive) == (ids, ("y",), False)
+    assert found.targets[:, 0].tolist() == expected
+    assert f"y: 1 uncertain row is {'left out' if how == 'drop' else f'counted as {how}'}" in found.notes[0]
+
+
+def test_minus_one_among_grades_is_a_grade(table):
+    found = read_labels(columns(table(id=IDS, who=["P", "Q", "R"], y=[-1, 0, 2])), IDS)
+    assert (found.names, found.notes) == (("-1", "0", "2"), [])
+
+
+def test_a_row_is_dropped_if_any_of_its_labels_is_uncertain(table):
+    file = table(id=IDS, who=["P", "Q", "R"], cough=[1, 0, -1], fever=[-1, 1, 0])
+    found = read_labels(columns(file, "cough", "fever", uncertain="drop"), IDS)
+    assert (found.ids, found.targets.tolist(), len(found.notes)) == ([IDS[1]], [[0, 1]], 2)
 
 
 def test_grades_are_in_the_order_of_numbers(table):
@@ -79,6 +128,13 @@ def test_labels_in_one_cell(table):
         ({"id": IDS, "who": ["P"] * 3, "y": ["0", "", "1"]}, {}, "--target y.*two.png"),
         ({"id": IDS, "who": ["P"] * 3, "y": ["0", "2", "1"], "z": [0, 1, 0]}, {"targets": ("y", "z")}, "--target y.*'2'"),
         ({"id": IDS, "who": ["P"] * 3, "y": ["x"] * 3}, {}, "two classes.*'x'"),
+        ({"id": IDS, "who": ["P"] * 3, "y": [1, -1, 0]}, {}, "--target y.*-1.*1 row, first a/two.png.*--uncertain drop"),
+        ({"id": IDS, "who": ["P"] * 3, "y": ["yes", "-1", "no"]}, {}, "--target y.*-1.*--uncertain"),
+        ({"id": IDS, "who": ["P"] * 3, "y": [1, -1, 0], "z": [1, 1, 0]}, {"targets": ("z", "y")}, "--target y.*--uncertain"),
+        ({"id": IDS, "who": ["P"] * 3, "y": [-1, -1, -1]}, {"uncertain": "drop"}, "--uncertain drop.*all 3"),
+        ({"id": IDS, "who": ["P"] * 3, "y": [1, -1, 0]}, {"uncertain": "maybe"}, "--uncertain.*'maybe'"),
+        ({"id": IDS, "who": ["P"] * 3, "y": ["1", "nan", "0"]}, {}, "--target y.*'nan'"),
+        ({"id": IDS, "who": ["P"] * 3, "y": ["a", "b", "a"]}, {"negative": "c"}, "--negative.*a and b.*'c'"),
         ({"id": [IDS[0], IDS[0], IDS[1]], "who": ["P"] * 3, "y": [0, 1, 0]}, {}, "two for a/one.png"),
         ({"id": ["u", "v", "w"], "who": ["P"] * 3, "y": [0, 1, 0]}, {}, "a/one.png.*got u"),
         ({"id": IDS, "who": ["P", "Q", "R"], "y": [0, 1, 0], "part": ["train", "tset", "test"]}, {"split": "part"}, "'tset'"),

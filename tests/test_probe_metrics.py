@@ -9,11 +9,9 @@ import pytest
 from sklearn import metrics as reference
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.probes.auroc import auroc, weighted_auroc
-from nnunet_dino.probes.evaluation import Judging, judge, refuse_single_class
+from nnunet_dino.probes.evaluation import EvaluationOptions, check_parts, evaluate, evaluate_folds
 from nnunet_dino.probes.labels import Labelled
-from nnunet_dino.probes.metrics import evaluate
-from nnunet_dino.probes.thresholds import threshold_by
+from nnunet_dino.probes.metrics import auroc, compute_metrics, threshold_by, weighted_auroc
 
 
 def scores_with_ties(seed: int, count: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -83,7 +81,7 @@ def several() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_measures_are_those_of_scikit_learn(several):
     targets, scores, patients = several
     thresholds = np.array([0.5, 0.4, 0.6, 0.5])
-    found = evaluate(("a", "b", "c", "none"), targets, scores, patients, thresholds, num_rounds=20)
+    found = compute_metrics(("a", "b", "c", "none"), targets, scores, patients, thresholds, num_rounds=20)
     decided = (scores >= thresholds).astype(int)
     for average, prefix in (("macro", ""), ("micro", "micro_"), ("weighted", "weighted_")):
         for name in ("precision", "recall"):
@@ -102,7 +100,7 @@ def test_exclusive_classes_are_decided_by_the_highest_score(several):
     _, scores, patients = several
     classes = np.arange(80) % 3
     probabilities = scores[:, :3] / scores[:, :3].sum(1, keepdims=True)
-    found = evaluate(("x", "y", "z"), np.eye(3)[classes], probabilities, patients, None, num_rounds=5)
+    found = compute_metrics(("x", "y", "z"), np.eye(3)[classes], probabilities, patients, None, num_rounds=5)
     decided = probabilities.argmax(1)
     assert found.overall["accuracy"].value == pytest.approx((decided == classes).mean())
     assert found.overall["recall"].value == pytest.approx(reference.balanced_accuracy_score(classes, decided))
@@ -113,12 +111,12 @@ def test_exclusive_classes_are_decided_by_the_highest_score(several):
 def test_intervals_are_of_patients_and_not_of_pictures():
     """Every patient photographed ten times: intervals as wide as with one picture each, not √10 narrower."""
     targets, scores = scores_with_ties(1, 40)
-    once = evaluate(("a",), targets[:, None], scores[:, None], np.arange(40), np.array([0.5]))
+    once = compute_metrics(("a",), targets[:, None], scores[:, None], np.arange(40), np.array([0.5]))
     ten = np.repeat(np.arange(40), 10)
-    often = evaluate(("a",), targets[ten][:, None], scores[ten][:, None], ten, np.array([0.5]))
+    often = compute_metrics(("a",), targets[ten][:, None], scores[ten][:, None], ten, np.array([0.5]))
     widths = [found.overall["auroc"].high - found.overall["auroc"].low for found in (once, often)]
     assert widths[0] == pytest.approx(widths[1], rel=0.02)
-    naive = evaluate(("a",), targets[ten][:, None], scores[ten][:, None], np.arange(400), np.array([0.5]))
+    naive = compute_metrics(("a",), targets[ten][:, None], scores[ten][:, None], np.arange(400), np.array([0.5]))
     assert naive.overall["auroc"].high - naive.overall["auroc"].low < 0.5 * widths[0]
 
 
@@ -126,7 +124,7 @@ def test_intervals_hold_what_they_promise():
     """Accuracy 0.8 of 400 independent inputs: the binomial interval is 0.8 ± 1.96 · 0.02."""
     targets = np.zeros((400, 1))
     scores = np.where(np.arange(400) < 80, 0.9, 0.1)[:, None]
-    found = evaluate(("a",), targets, scores, np.arange(400), np.array([0.5])).overall["accuracy"]
+    found = compute_metrics(("a",), targets, scores, np.arange(400), np.array([0.5])).overall["accuracy"]
     assert (found.low, found.high) == (pytest.approx(0.7608, abs=0.006), pytest.approx(0.8392, abs=0.006))
 
 
@@ -139,28 +137,43 @@ def test_thresholds_come_from_the_part_they_are_tuned_on():
     split = ["train"] * 2 + ["val"] * 4 + ["test"] * 4
     targets = np.array([0, 1, 0, 0, 1, 1, 0, 0, 1, 1.0])[:, None]
     scores = np.array([0, 0, 0.1, 0.2, 0.3, 0.9, 0.1, 0.75, 0.8, 0.9])[:, None]
-    on_val = judge(labelled(split, targets), scores, Judging("youden", "val", 5))["test"].metrics
-    on_test = judge(labelled(split, targets), scores, Judging("youden", "test", 5))["test"].metrics
+    on_val = evaluate(labelled(split, targets), scores, EvaluationOptions("youden", "val", 5))["test"].metrics
+    on_test = evaluate(labelled(split, targets), scores, EvaluationOptions("youden", "test", 5))["test"].metrics
     assert (on_val.labels[0].threshold, on_val.overall["accuracy"].value) == (0.3, 0.75)
     assert (on_test.labels[0].threshold, on_test.overall["accuracy"].value) == (0.8, 1.0)
 
 
 def test_a_rule_without_its_part_is_refused():
     without_val = labelled(["train", "train", "test", "test"], np.array([[0], [1], [0], [1.0]]))
-    with pytest.raises(UserError, match="youden.*val part.*0.5"):
-        judge(without_val, np.zeros((4, 1)), Judging())
-    assert judge(without_val, np.zeros((4, 1)), Judging("0.5", num_rounds=3))["test"].metrics.num == 2
+    with pytest.raises(UserError, match=r"youden.*val part.*0.5"):
+        check_parts(without_val, EvaluationOptions())
+    assert check_parts(without_val, EvaluationOptions("0.5")) == []
+    assert check_parts(without_val, EvaluationOptions(tuned_on="test")) == []
 
 
-def test_one_class_only_is_refused_by_name():
-    all_zero = labelled(["train", "train", "test", "test"], np.array([[0], [1], [0], [0.0]]), ("cough",))
-    with pytest.raises(UserError, match="test: required both classes.*cough"):
-        judge(all_zero, np.zeros((4, 1)), Judging("0.5", num_rounds=3))
-    with pytest.raises(UserError, match="train: required both classes.*cough"):
-        refuse_single_class(labelled(["train", "train", "test", "test"], np.array([[0], [0], [0], [1.0]]), ("cough",)))
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_one_class_only_is_refused_by_name(part):
+    targets = np.array([[0], [int(part != "train")], [0], [int(part != "test")]], float)
+    with pytest.raises(UserError, match=f"{part}: required both classes.*cough"):
+        check_parts(labelled(["train", "train", "test", "test"], targets, ("cough",)), EvaluationOptions("0.5"))
+
+
+def test_every_fold_has_its_own_threshold_and_all_are_pooled():
+    """Two folds whose networks score on different scales: Youden's 0.2 and 0.8, chosen on val, decide all rightly."""
+    targets = np.array([0, 1, 0, 1, 0, 1, 0, 1.0])[:, None]
+    splits = [np.array(parts) for parts in (["test"] * 4 + ["val"] * 4, ["val"] * 4 + ["test"] * 4)]
+    scores = [np.array([0.1, 0.2] * 4)[:, None], np.array([0.7, 0.8] * 4)[:, None]]
+    everyone = labelled(["test"] * 8, targets)
+    found, thresholds = evaluate_folds(everyone, splits, scores, EvaluationOptions(num_rounds=5))
+    assert thresholds.tolist() == [[0.2], [0.8]]
+    assert found.metrics.overall["accuracy"].value == 1
+    assert found.metrics.overall["auroc"].value == reference.roc_auc_score(targets[:, 0], [0.1, 0.2] * 2 + [0.7, 0.8] * 2)
+    assert math.isnan(found.metrics.labels[0].threshold), "there is not one threshold"
+    half, _ = evaluate_folds(everyone, splits, scores, EvaluationOptions("0.5", num_rounds=5))
+    assert half.metrics.overall["accuracy"].value == 0.5
 
 
 @pytest.mark.parametrize(("options", "said"), [({"rule": "yuoden"}, "youden"), ({"tuned_on": "train"}, "'train'")])
 def test_unknown_words_are_refused(options, said):
     with pytest.raises(UserError, match=said):
-        Judging(**options)
+        EvaluationOptions(**options)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from nnunet_dino._errors import UserError
+from nnunet_dino.probes import progress as progress_module
 from nnunet_dino.probes.bags import read_arrays
+from nnunet_dino.probes.cross_validation import train_splits
 from nnunet_dino.probes.mil import AttentionMIL, GatedAttentionPool
 from nnunet_dino.probes.mil_training import MilOptions, train_mil
+from nnunet_dino.probes.progress import progress
+from nnunet_dino.probes.splits import folds
 
 CPU = torch.device("cpu")
 
@@ -100,10 +107,15 @@ def test_attention_finds_the_needle():
     train, val, test = np.arange(0, 50), np.arange(50, 60), np.arange(60, 90)
     options = MilOptions(projection="16", attention=8, optimizer="adam", lr=1e-2, epochs=10, patience=5, min_epochs=10)
     trained = train_mil(bags, classes, 2, train, val, options, CPU)
-    found = [trained(bags[i]) for i in test]
-    assert np.mean([scores.argmax() == classes[i] for i, (scores, _) in zip(test, found, strict=True)]) > 0.9
-    hits = [weights.argmax() == places[i] for i, (_, weights) in zip(test, found, strict=True) if classes[i]]
+    scores, attention = trained.predict(bags, test.tolist())
+    assert (scores.argmax(1) == classes[test]).mean() > 0.9
+    hits = [weights.argmax() == places[i] for i, weights in zip(test, attention, strict=True) if classes[i]]
     assert np.mean(hits) > 0.9
+    for i, row, weights in zip(test, scores, attention, strict=True):
+        alone, (own,) = trained.predict(bags, [i])
+        np.testing.assert_allclose(alone[0], row, atol=1e-6)
+        np.testing.assert_allclose(own, weights, atol=1e-6)
+        assert len(weights) == len(bags[i])
 
 
 def test_training_stops_early_and_keeps_the_best_epoch():
@@ -119,8 +131,70 @@ def test_training_stops_early_and_keeps_the_best_epoch():
 def test_training_is_repeatable():
     bags, classes, _ = needles(12, 2)
     options = MilOptions(projection="8", attention=4, epochs=3, patience=0)
-    scores = [train_mil(bags, classes, 2, np.arange(12), np.arange(0), options, CPU)(bags[0])[0] for _ in range(2)]
-    np.testing.assert_array_equal(*scores)
+    trained = [train_mil(bags, classes, 2, np.arange(12), np.arange(0), options, CPU) for _ in range(2)]
+    np.testing.assert_array_equal(*(one.predict(bags, [0])[0] for one in trained))
+
+
+def one_by_one(bags, classes, train, val, options: MilOptions) -> tuple[AttentionMIL, list[int]]:
+    """Trains as :func:`train_mil` should, in the plainest way: every bag by itself, the optimiser in single tensors."""
+    torch.manual_seed(options.seed)
+    network = AttentionMIL(10, 2, options.widths, options.attention, options.relu, options.dropout)
+    steps = {"adam": torch.optim.Adam, "sgd": lambda *a, **k: torch.optim.SGD(*a, momentum=0.9, **k)}[options.optimizer]
+    optimizer = steps(network.parameters(), lr=options.lr, weight_decay=options.weight_decay, foreach=False)
+    order, losses = np.random.default_rng(options.seed), []
+
+    def loss(bag: int) -> torch.Tensor:
+        logits, _ = network(torch.tensor(bags[bag])[None])
+        return torch.nn.functional.cross_entropy(logits, torch.tensor([classes[bag]]))
+
+    for _ in range(options.epochs):
+        network.train()
+        for bag in order.permutation(train):
+            optimizer.zero_grad()
+            loss(bag).backward()
+            optimizer.step()
+        network.eval()
+        losses.append(np.mean([loss(bag).item() for bag in val]))
+    return network, losses
+
+
+@pytest.mark.parametrize("how", [{"optimizer": "sgd", "lr": 0.01, "weight_decay": 0.005}, {"optimizer": "adam", "lr": 0.005}])
+def test_training_gives_the_numbers_of_the_plainest_way(how):
+    bags, classes, _ = needles(40, 4)
+    train, val = np.arange(28), np.arange(28, 40)
+    options = MilOptions(projection="16,8", relu=True, dropout=0.3, attention=8, epochs=6, patience=6, balanced=False, **how)
+    with torch.random.fork_rng():
+        network, losses = one_by_one(bags, classes, train, val, options)
+    trained = train_mil(bags, classes, 2, train, val, replace(options, patience=0), CPU)
+    for expected, parameter in zip(network.parameters(), trained.network.parameters(), strict=True):
+        torch.testing.assert_close(parameter, expected, atol=2e-6, rtol=1e-4)
+    assert train_mil(bags, classes, 2, train, val, options, CPU).num_epochs == 1 + int(np.argmin(losses))
+
+
+def test_bags_are_scored_by_networks_that_have_not_seen_them():
+    bags, classes, _ = needles(18, 5)
+    splits = folds(classes, np.arange(18), 3, 0, 0.25)
+    options = MilOptions(projection="8", attention=4, epochs=3, patience=2, min_epochs=1)
+    for split, seed, one in zip(
+        splits, range(3), train_splits(bags, classes, 2, splits, range(3), options, CPU, 1), strict=True
+    ):
+        assert (np.isnan(one.scores[:, 0]) == (split == "train")).all()
+        train, val = np.flatnonzero(split == "train"), np.flatnonzero(split == "val")
+        alone = train_mil(bags, classes, 2, train, val, replace(options, seed=seed), CPU)
+        asked = np.flatnonzero(split != "train")
+        np.testing.assert_array_equal(one.scores[asked], alone.predict(bags, asked.tolist())[0])
+    (whole,) = train_splits(bags, classes, 2, splits[:1], [0], options, CPU)
+    assert np.isfinite(whole.scores).all(), "a single network scores every bag"
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_progress_is_shown_with_and_without_a_terminal(is_terminal, monkeypatch, capsys):
+    monkeypatch.setattr(progress_module, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    assert list(progress(iter("abc"), 3, "training")) == ["a", "b", "c"]
+    said = capsys.readouterr().err
+    assert ("2/3" in said, "training/s" in said) == (not is_terminal, True)
+    assert len(said.splitlines()) == 3 or is_terminal
 
 
 def test_bags_of_a_step_are_independent_of_each_other():
@@ -145,8 +219,22 @@ def test_bags_of_a_step_are_independent_of_each_other():
     ("change", "said"),
     [
         ({"offsets": [0, 3, 3, 7]}, "bag 1"),
-        ({"offsets": [0, 3, 5, 6]}, "offsets from .0. to .6."),
+        ({"offsets": [0, 3, 5, 6]}, "offsets from 0 to the 7 instances · got 0 to 6"),
+        ({"offsets": [0, 3, 5.5, 7]}, "whole offsets"),
+        ({"offsets": [0, 3, np.nan, 7]}, "whole offsets"),
+        ({"offsets": [[0, 3, 5, 7]]}, r"got shapes \(7, 2\), \(1, 4\)"),
+        ({"offsets": 3}, r"got shapes \(7, 2\), \(\)"),
+        ({"offsets": ["a", "b", "c", "d"]}, "numbers in offsets.*<U1"),
         ({"labels": [0, 1, 2]}, "got 2"),
+        ({"labels": [0, 1, np.nan]}, "got nan"),
+        ({"labels": [[0], [1], [0]]}, r"\(3, 1\)"),
+        ({"labels": 1}, r"got shapes \(7, 2\), \(4,\), \(\)"),
+        ({"labels": ["no", "yes", "no"]}, "numbers in labels.*<U3"),
+        ({"labels": np.array([0, 1, None])}, "bags.npz: Object arrays"),
+        ({"patients": ["P", "Q"]}, r"\(3,\) and \(2,\)"),
+        ({"instances": np.ones((7, 2), complex)}, "numbers in instances.*complex"),
+        ({"instances": np.full((7, 2), 1e300)}, "infinity in bag 0"),
+        ({"instances": np.ones(7)}, r"got shapes \(7,\)"),
         ({"nan": 4}, "infinity in bag 1"),
         ({"labels": None}, "no labels"),
     ],
@@ -163,8 +251,29 @@ def test_wrong_files_of_bags_are_refused(tmp_path, change, said):
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"projection": "64,x"}, "'64,x'"), ({"dropout": 1.0}, "--dropout.*1"), ({"epochs": 0}, "--epochs.*0")],
+    [
+        ({"projection": "64,x"}, "'64,x'"),
+        ({"projection": "²"}, "'²'"),
+        ({"dropout": 1.0}, "--dropout.*1"),
+        ({"epochs": 0}, "--epochs.*0"),
+        ({"lr": float("inf")}, "--lr.*inf"),
+        ({"weight_decay": -0.5}, "--weight-decay.*-0.5"),
+        ({"weight_decay": float("nan")}, "--weight-decay.*nan"),
+        ({"seed": -1}, "--seed.*-1"),
+    ],
 )
 def test_wrong_options_are_refused(options, said):
     with pytest.raises(UserError, match=said):
         MilOptions(**options)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"text", "array"])
+def test_a_file_that_is_no_npz_is_refused(tmp_path, content):
+    file = tmp_path / "bags.npz"
+    if content == "array":
+        with open(file, "wb") as stream:
+            np.save(stream, np.ones(3))
+    else:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=r"an .npz file of bags · got .*bags.npz"):
+        read_arrays(file)

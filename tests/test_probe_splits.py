@@ -7,9 +7,17 @@ import pandas as pd
 import pytest
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.probes.labels import LabelColumns, Labelled, read_labels
-from nnunet_dino.probes.prepare import Splitting, with_parts
-from nnunet_dino.probes.splits import checked_split, folds, hold_out_validation, rsna_split_of_mgca, split_by_patient
+from nnunet_dino.probes.labels import read_labels
+from nnunet_dino.probes.splits import (
+    SplitOptions,
+    checked_split,
+    divide,
+    folds,
+    hold_out_validation,
+    rsna_split_of_mgca,
+    split_by_patient,
+)
+from nnunet_dino.probes.targets import LabelColumns
 
 
 def test_the_published_split_of_rsna():
@@ -27,11 +35,8 @@ def test_the_published_split_of_rsna():
 
 @pytest.mark.parametrize("count", [100, 26683, 26685])
 def test_other_patients_are_not_called_the_published_split(count):
-    labelled = Labelled(
-        [f"i{i}" for i in range(count)], np.arange(count).astype(str), ("a",), np.zeros((count, 1)), False, None
-    )
     with pytest.raises(UserError, match=rf"rsna-mgca.*26,684.*got {count:,} patients.*--make-split patients"):
-        with_parts(labelled, Splitting(rule="rsna-mgca"))
+        divide(np.full(count, ""), np.arange(count).astype(str), SplitOptions(rule="rsna-mgca"))
 
 
 def test_patients_stay_together():
@@ -59,7 +64,7 @@ def test_an_empty_part_is_named(missing):
 @pytest.mark.parametrize("fractions", [(0.5, 0.1, 0.1), (1.2, -0.4, 0.2), (float("nan"), 0.5, 0.5), (0.5, 0.5)])
 def test_fractions_add_up(fractions):
     with pytest.raises(UserError, match=f"--fractions.*got {', '.join(f'{f:g}' for f in fractions)}"):
-        Splitting(fractions=fractions)
+        SplitOptions(fractions=fractions)
 
 
 def test_every_part_asked_for_gets_a_patient():
@@ -85,16 +90,38 @@ def test_folds_test_everyone_once_and_keep_patients_together():
 
 
 def test_more_folds_than_patients_are_refused():
-    with pytest.raises(UserError, match=r"2 to 3 .*got 4"):
-        list(folds(np.array([0, 0, 0, 1, 1, 1]), np.arange(6), 4, 0, 0.0))
+    with pytest.raises(UserError, match=r"got 4 folds, 6 patients, 3 inputs of the rarest class · give 2 to 3"):
+        folds(np.array([0, 0, 0, 1, 1, 1]), np.arange(6), 4, 0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("classes", "patients", "said"),
+    [
+        ([0, 0, 0, 0], [0, 1, 2, 3], "two classes.*got 4 of one"),
+        ([0, 0, 0, 1], [0, 1, 2, 3], "at least 2 patients and 2 inputs.*1 inputs of the rarest"),
+        ([0, 0, 1, 1], [0, 0, 0, 0], "at least 2 patients and 2 inputs.*1 patients"),
+        ([0, 0, 0, 0, 1, 1], [0, 1, 2, 3, 4, 4], "two classes to train on.*got one in fold"),
+    ],
+)
+def test_folds_that_cannot_be_are_refused_without_a_range_that_is_empty(classes, patients, said):
+    with pytest.raises(UserError, match=f"--folds.*{said}"):
+        folds(np.array(classes), np.array(patients), 2, 0, 0.0)
+
+
+def test_few_patients_of_a_class_still_give_a_val_part():
+    """Ten parts of nine patients, or of two inputs of a class, cannot be: val takes more."""
+    patients = np.array([f"P{i}" for i in range(9)])
+    for split in folds(np.array([0, 0, 0, 0, 0, 0, 1, 1, 1]), patients, 3, 0, 0.1):
+        assert {"train", "val", "test"} == set(split)
 
 
 def test_val_is_held_out_by_patient_where_the_file_has_none(tmp_path):
     rows = [{"id": f"i{i}", "who": f"P{i // 4}", "y": i % 2, "part": "train" if i < 80 else "test"} for i in range(120)]
     pd.DataFrame(rows).to_csv(tmp_path / "l.csv", index=False)
     columns = LabelColumns(tmp_path / "l.csv", ("y",), "who", split="part")
-    labelled, words = with_parts(read_labels(columns, [f"i{i}" for i in range(120)]), Splitting(val_fraction=0.2))
-    assert {part: int((labelled.split == part).sum()) for part in ("train", "val", "test")} == {
+    labelled = read_labels(columns, [f"i{i}" for i in range(120)])
+    split, words = divide(labelled.split, labelled.patients, SplitOptions(val_fraction=0.2))
+    assert {part: int((split == part).sum()) for part in ("train", "val", "test")} == {
         "train": 64,
         "val": 16,
         "test": 40,

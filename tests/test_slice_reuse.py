@@ -15,9 +15,11 @@ from small_nets import TINY, planned, small_unet, volume
 from torch import Tensor, nn
 
 from nnunet_dino.networks.meddinov3 import MedDINOv3
+from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.networks.slices import SliceEncoder
 from nnunet_dino.networks.tokens_only import TokensOnly
 from nnunet_dino.networks.unet import PLAIN_UNET
+from nnunet_dino.nnunet.trainer import DINOv3Trainer
 
 GIB = 1 << 30
 CPU = torch.device("cpu")
@@ -33,14 +35,29 @@ def one_thread_in_float32(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def predictor(network: nn.Module, patch_size: tuple[int, ...], mirror_axes: tuple[int, ...] | None, num_heads: int = 3) -> Any:
+def predictor(
+    network: nn.Module,
+    patch_size: tuple[int, ...],
+    mirror_axes: tuple[int, ...] | None,
+    num_heads: int = 3,
+    kind: type[nnUNetPredictor] = nnUNetPredictor,
+) -> Any:
     """nnU-Net's predictor for ``network``, without the files of a trained model."""
-    result = nnUNetPredictor(device=CPU, allow_tqdm=False, use_mirroring=mirror_axes is not None)
+    result = kind(device=CPU, allow_tqdm=False, use_mirroring=mirror_axes is not None)
     label_manager = SimpleNamespace(num_segmentation_heads=num_heads)
     plans_manager = SimpleNamespace(get_label_manager=lambda dataset_json: label_manager)
     configuration = SimpleNamespace(patch_size=patch_size)
     result.manual_initialization(network, plans_manager, configuration, [network.state_dict()], {}, "", mirror_axes)
     return result
+
+
+class MovingPredictor(nnUNetPredictor):
+    """Does to a network on the host what nnU-Net's ``.to("cuda")`` does: in inference mode it makes every tensor anew."""
+
+    @torch.inference_mode()
+    def predict_sliding_window_return_logits(self, input_image: Tensor) -> Tensor:
+        self.network._apply(torch.clone)
+        return super().predict_sliding_window_return_logits(input_image)
 
 
 def predict(network: nn.Module, image: Tensor, patch_size: tuple[int, ...], mirror_axes: tuple[int, ...] | None) -> Tensor:
@@ -107,13 +124,33 @@ def test_every_distinct_slice_is_encoded_once(
     assert counts(network) == (asked, encoded)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("adaptation", ["frozen", "lora", "full"])
+def test_a_network_that_nnunet_moves_in_inference_mode_reuses_all_the_same(
+    adaptation: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nnU-Net moves a network to the GPU in inference mode, and tensors made there do not count what is written to them."""
+    monkeypatch.setenv("nnUNet_dino_precision", precision)
+    network = small_unet(gate_start=0.5, adaptation=adaptation)
+    through_neck = []
+    network.neck.register_forward_hook(lambda _, args, tokens: through_neck.append(len(tokens.unique(dim=0))))
+    moving = predictor(network, (6, 20, 12), (0, 1, 2), kind=MovingPredictor)
+    logits = moving.predict_logits_from_preprocessed_data(image(14, 20, 12))
+    assert counts(network) == (192, 56)
+    assert sum(through_neck) == 56
+    assert not any(tensor.is_inference() for tensor in [*network.parameters(), *network.buffers()])
+    if precision == "float32":
+        assert torch.equal(logits, predict(copy.deepcopy(network), image(14, 20, 12), (6, 20, 12), (0, 1, 2)))
+    network.train()
+    network(volume()).square().mean().backward()
+
+
 def networks() -> list[Any]:
     dino = {"backbone": TINY, "weights": "random", "gate_start": 0.5}
     return [
         pytest.param(lambda: small_unet(gate_start=0.5), 3, id="unet"),
         pytest.param(lambda: small_unet(gate_start=0.5, adaptation="lora"), 3, id="lora"),
         pytest.param(lambda: small_unet(gate_start=0.5, taps_are_normalised=False), 3, id="own-norms"),
-        pytest.param(lambda: small_unet(num_axes=2, gate_start=0.5), 2, id="2d"),
         pytest.param(lambda: TokensOnly(1, 3, dino=dino, **planned(PLAIN_UNET, 3)), 3, id="tokens-only"),
         pytest.param(lambda: MedDINOv3(1, 3, dino=dino, **planned(PLAIN_UNET, 2)), 2, id="meddinov3"),
     ]
@@ -127,72 +164,124 @@ def show_every_block(network: nn.Module) -> None:
                 parameter.fill_(0.5)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("build", "num_axes"), networks())
-def test_logits_are_the_same_with_and_without_reuse(
-    build: Any, num_axes: int, precision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("nnUNet_dino_precision", precision)
+def test_logits_are_the_same_with_and_without_reuse(build: Any, num_axes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     network = build()
     show_every_block(network)
-    what = image(10, 28, 20), (6, 20, 12)[-num_axes:], tuple(range(num_axes))
+    what = image({2: 3, 3: 10}[num_axes], 28, 12), (6, 20, 12)[-num_axes:], (0, 1)
     with_reuse = predict(network, *what)
     asked, encoded = counts(network)
     assert encoded < asked if num_axes == 3 else encoded == asked
-    monkeypatch.setenv("nnUNet_dino_cache_gb", "0")
-    network.slice_encoder.reuse.num_encoded = 0
-    without = predict(network, *what)
-    assert network.slice_encoder.reuse.num_encoded == asked
+    without = predict_without_reuse(network, *what, monkeypatch=monkeypatch)
     assert without.abs().max() > 0.01
-    if precision == "float32":
-        assert torch.equal(with_reuse, without)
-    else:
-        torch.testing.assert_close(with_reuse, without, rtol=0, atol=2**-6 * without.abs().max().item())
+    assert torch.equal(with_reuse, without)
 
 
 @pytest.mark.parametrize("adaptation", ["frozen", "lora"])
-def test_folds_share_what_a_frozen_backbone_returned(adaptation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_in_bfloat16_differ_by_rounding_at_most(adaptation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_dino_precision", "bfloat16")
     network = small_unet(gate_start=0.5, adaptation=adaptation)
-    what = image(10, 28, 20), (6, 20, 12), (0, 1, 2)
-    folds = [network.state_dict()]
-    for seed in range(4):
-        torch.manual_seed(seed)
-        other = small_unet(gate_start=0.5, adaptation=adaptation).state_dict()
-        folds.append({**folds[0], **{key: value for key, value in other.items() if not key.startswith("slice_encoder.")}})
-    folds = [{key: value.clone() for key, value in fold.items()} for fold in folds]
-    all_folds = predictor(network, *what[1:])
-    predict(network, *what)
-    encoded_by_one = counts(network)[1]
-    all_folds.list_of_parameters = folds
-    together = all_folds.predict_logits_from_preprocessed_data(what[0])
-    again = 0 if adaptation == "frozen" else 5 * encoded_by_one
-    assert counts(network)[1] == encoded_by_one + again
-    monkeypatch.setenv("nnUNet_dino_cache_gb", "0")
-    assert torch.equal(together, all_folds.predict_logits_from_preprocessed_data(what[0]))
+    show_every_block(network)
+    what = image(10, 28, 12), (6, 20, 12), (0, 1)
+    with_reuse = predict(network, *what)
+    without = predict_without_reuse(network, *what, monkeypatch=monkeypatch)
+    torch.testing.assert_close(with_reuse, without, rtol=0, atol=2**-6 * without.abs().max().item())
 
 
-@pytest.mark.parametrize("kibibytes", [0.5, 30, 200, 1000])
-def test_a_small_memory_reuses_less_and_is_never_wrong(kibibytes: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    network = small_unet(gate_start=0.5)
-    what = image(14, 28, 20), (6, 20, 12), (0, 1, 2)
+def predict_without_reuse(network: nn.Module, *what: Any, monkeypatch: pytest.MonkeyPatch) -> Tensor:
     monkeypatch.setenv("nnUNet_dino_cache_gb", "0")
-    without = predict(network, *what)
-    most = all_of_it(network, what, monkeypatch)
-    monkeypatch.setenv("nnUNet_dino_cache_gb", str(kibibytes * 1024 / GIB))
+    asked, encoded = counts(network)
+    result = predict(network, *what)
+    num_more = counts(network)[0] - asked
+    assert counts(network)[1] - encoded == num_more
+    return result
+
+
+@pytest.mark.parametrize("adaptation", ["frozen", "lora"])
+def test_every_fold_is_predicted_with_its_own_weights(adaptation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nnU-Net loads the parameters of one fold after the other into the same network."""
+    network = small_unet(gate_start=0.5, adaptation=adaptation)
+    show_every_block(network)
+    first = {key: value.clone() for key, value in network.state_dict().items()}
+    learned = {key for key, parameter in network.named_parameters() if parameter.requires_grad}
+    second = {key: value * 1.1 + 0.01 if key in learned else value.clone() for key, value in first.items()}
+    what = image(10, 20, 12), (6, 20, 12), (0, 1)
+    moving = predictor(network, *what[1:], kind=MovingPredictor)
+    moving.list_of_parameters = [first, second]
+    both = moving.predict_logits_from_preprocessed_data(what[0])
+    assert counts(network) == (2 * 72, 2 * 20)
+    monkeypatch.setenv("nnUNet_dino_cache_gb", "0")
+    assert torch.equal(both, moving.predict_logits_from_preprocessed_data(what[0]))
+    moving.list_of_parameters = [first]
+    assert not torch.equal(both, moving.predict_logits_from_preprocessed_data(what[0]))
+
+
+def test_nothing_is_held_when_nnunet_allocates_the_results_of_the_next_image() -> None:
+    class Watching(MovingPredictor):
+        def _internal_predict_sliding_window_return_logits(self, *args: Any, **kwargs: Any) -> Tensor:
+            held.append(network.slice_encoder.reuse.num_bytes)
+            result = super()._internal_predict_sliding_window_return_logits(*args, **kwargs)
+            held.append(network.slice_encoder.reuse.num_bytes)
+            return result
+
+    held: list[int] = []
+    network = small_unet()
+    watching = predictor(network, (6, 20, 12), (0, 1), kind=Watching)
+    for depth in (10, 14):
+        watching.predict_logits_from_preprocessed_data(image(depth, 20, 12))
+    bytes_of_a_slice = 3 * 2 * 10 * 4  # tokens after the neck: gh gw k in float32
+    assert held == [0, 10 * 2 * bytes_of_a_slice, 0, 14 * 2 * bytes_of_a_slice]
+
+
+def test_nothing_is_held_after_an_image_even_if_it_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        nnUNetPredictor, "predict_sliding_window_return_logits", nnUNetPredictor.predict_sliding_window_return_logits
+    )
+    architecture = {"network_class_name": PLAIN_UNET, "arch_kwargs": planned(PLAIN_UNET, 3), "_kw_requires_import": []}
+    configuration = SimpleNamespace(normalization_schemes=["CT"], configuration={"architecture": architecture})
+    trainer = type("TinyTrainer", (DINOv3Trainer,), {"dino": DinoOptions(TINY, weights="random")})
+    for _ in range(2):
+        trainer.build_network_architecture(None, configuration, 1, 3, False)
+    network = small_unet()
+    predict(network, image(10, 20, 12), (6, 20, 12), (0, 1))
+    assert network.slice_encoder.reuse.num_bytes == 0
+    held = []
+
+    def full(skips: list[Tensor]) -> Tensor:
+        held.append(network.slice_encoder.reuse.num_bytes)
+        raise RuntimeError("inf in predicted array")
+
+    network.decoder.forward = full
+    with pytest.raises(RuntimeError, match="inf in predicted array"):
+        predict(network, image(10, 20, 12), (6, 20, 12), (0, 1))
+    assert held[0] > 0
+    assert network.slice_encoder.reuse.num_bytes == 0
+
+
+@pytest.fixture(scope="module")
+def without_reuse() -> Iterator[tuple[nn.Module, tuple[Any, ...], Tensor]]:
+    """A network, what it predicts, and the logits."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("nnUNet_dino_precision", "float32")
+        network = small_unet(gate_start=0.5)
+        what = image(14, 28, 12), (6, 20, 12), (0, 1)
+        yield network, what, predict_without_reuse(network, *what, monkeypatch=monkeypatch)
+
+
+# A tile shows 6 slices in 2 mirrors, a layer has 2 tiles; 192 slices are asked for, of which 14 · 2 · 2 are distinct.
+@pytest.mark.parametrize(("num_held", "encoded"), [(0.9, 192), (12, 96), (24, 56), (1000, 56)])
+def test_a_small_memory_reuses_less_and_is_never_wrong(
+    num_held: float, encoded: int, without_reuse: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, what, expected = without_reuse
+    num_bytes = num_held * 3 * 2 * 10 * 4
+    monkeypatch.setenv("nnUNet_dino_cache_gb", repr((num_bytes + 0.5) / GIB))
     copied = copy.deepcopy(network)
     watched = []
     copied.register_forward_hook(lambda *_: watched.append(copied.slice_encoder.reuse.num_bytes))
-    assert torch.equal(predict(copied, *what), without)
-    assert max(watched) <= kibibytes * 1024
-    asked, encoded = counts(copied)
-    assert most <= encoded <= asked
-
-
-def all_of_it(network: nn.Module, what: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setenv("nnUNet_dino_cache_gb", "1")
-    copied = copy.deepcopy(network)
-    predict(copied, *what)
-    return counts(copied)[1]
+    assert torch.equal(predict(copied, *what), expected)
+    assert max(watched) <= num_bytes
+    assert counts(copied) == (192, encoded)
 
 
 @torch.inference_mode()
@@ -220,12 +309,14 @@ def test_training_and_gradients_use_and_leave_nothing() -> None:
 
 def test_other_weights_are_never_served() -> None:
     first, second = small_unet(gate_start=0.5).eval(), small_unet(gate_start=0.5).eval()
+    with torch.inference_mode():
+        first._apply(torch.clone)  # as nnU-Net moves it
     x = volume()
     expected = seen(second, x)
     assert not torch.equal(seen(first, x), expected)
     first.load_state_dict(second.state_dict())
     assert torch.equal(seen(first, x), expected)
-    with torch.no_grad():
+    with torch.inference_mode():
         for network in (first, second):
             network.slice_encoder.backbone.backbone.vit.patch_embed.proj.bias.add_(0.5)
             network.neck.mix.bias.add_(0.5)
@@ -246,17 +337,6 @@ def test_adapted_weights_are_followed(adaptation: str) -> None:
     after = seen(network, volume())
     assert not torch.equal(before, after)
     assert torch.equal(after, seen(copy.deepcopy(network), volume()))
-
-
-def test_loading_the_same_weights_keeps_what_was_encoded() -> None:
-    network = small_unet(gate_start=0.5).eval()
-    state = {key: value.clone() for key, value in network.state_dict().items()}
-    seen(network, volume())
-    encoded = counts(network)[1]
-    network.load_state_dict(state)
-    network.eval()
-    seen(network, volume())
-    assert counts(network)[1] == encoded
 
 
 def test_slices_of_another_size_type_or_precision_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,7 +376,7 @@ def test_copies_and_state_hold_no_slices() -> None:
         assert torch.equal(seen(other.eval(), volume()), expected)
 
 
-@pytest.mark.parametrize("build", [lambda: small_unet(gate_start=0.5), networks()[4].values[0]], ids=["unet", "tokens-only"])
+@pytest.mark.parametrize("build", [lambda: small_unet(gate_start=0.5), networks()[3].values[0]], ids=["unet", "tokens-only"])
 def test_when_memory_runs_out_it_frees_its_own_and_goes_on(build: Any) -> None:
     network = build().eval()
     expected = seen(network, volume(seed=1))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import socket
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import huggingface_hub
@@ -124,103 +125,12 @@ def test_transformers_own_files_are_read(tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
-class Dangerous:
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple:
-        return os.mkdir, (str(self.mark),)
-
-
-def write_bad_file(kind: str, folder: Path) -> Path:
-    path = folder / f"{kind}.pth"
-    simple = {
-        "empty": b"",
-        "zeros": bytes(4096),
-        "html": b"\n<!DOCTYPE html><html>Please log in</html>",
-        "denied": b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>",
-        "pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
-        "json": b'{"model_type": "dinov3_vit"}',
-        "text": b"hello, these are no weights",
-    }
-    if kind in simple:
-        path.write_bytes(simple[kind])
-    elif kind == "code":
-        torch.save({"teacher": Dangerous(folder / "mark")}, path)
-    elif kind.startswith("pickle"):
-        path.write_bytes(pickle.dumps({"weights": Dangerous(folder / "mark")}, protocol=int(kind[-1])))
-    elif kind == "short_pth":
-        torch.save(as_meta(STATE), path)
-        path.write_bytes(path.read_bytes()[:-500])
-    elif kind == "short_old_pth":
-        torch.save(as_meta(STATE), path, _use_new_zipfile_serialization=False)
-        path.write_bytes(path.read_bytes()[:-500])
-    elif kind == "short_safetensors":
-        save_file(STATE, path)
-        path.write_bytes(path.read_bytes()[:-500])
-    elif kind == "list":
-        torch.save([torch.ones(3)], path)
-    elif kind == "training":
-        torch.save({"epoch": 3, "network_weights": {"a": torch.ones(3)}}, path)
-    elif kind == "model-deadbeef":
-        torch.save(as_meta(STATE), path)
-    return path
-
-
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        ("empty", "an empty file"),
-        ("zeros", "a file of zeros"),
-        ("html", "a web page"),
-        ("denied", "a web page"),
-        ("pointer", r"a git-lfs pointer, .* run `git lfs pull`"),
-        ("json", "a JSON text"),
-        ("text", r"a file of unknown kind \(it begins with b'hello, t'\)"),
-        ("code", r"a file with pickled code \(.*mkdir\), which is never run here · ask for a file with tensors only"),
-        ("pickle2", r"a file with pickled code \(.*mkdir\), which is never run here"),
-        ("pickle4", r"a file with pickled code \(.*\), which is never run here"),
-        ("short_pth", "a truncated or damaged PyTorch file · get the file again"),
-        ("short_old_pth", "a truncated or damaged PyTorch file"),
-        ("short_safetensors", r"a truncated or damaged safetensors file \(.*\) · get the file again"),
-        ("list", "a PyTorch file that holds a list and no tensors by name"),
-        ("training", r"entries that are no tensors \(epoch, network_weights\)"),
-        ("model-deadbeef", r"sha256 begins with [0-9a-f]{8}, not with deadbeef as its name says"),
-        ("absent", "no such file"),
-    ],
-)
-def test_bad_files_get_one_line_that_names_them(kind: str, message: str, tmp_path: Path) -> None:
-    path = write_bad_file(kind, tmp_path)
-    with pytest.raises(UserError, match=message) as caught:
-        weights.load("small", path)
-    assert str(path) in str(caught.value)
-    assert "required a DINOv3" in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "mark").exists()
-
-
 def test_the_hash_in_a_name_is_checked_and_a_date_is_not_a_hash(tmp_path: Path) -> None:
     torch.save(as_meta(STATE), tmp_path / "plain.pth")
     digits = hashlib.sha256((tmp_path / "plain.pth").read_bytes()).hexdigest()[:8]
     for name in (f"good-{digits}.pth", "mine_20260131.pth"):
         (tmp_path / name).write_bytes((tmp_path / "plain.pth").read_bytes())
         assert weights.load("small", tmp_path / name).digest == DIGEST
-
-
-def test_bad_folders_are_named(tmp_path: Path) -> None:
-    (tmp_path / "nothing").mkdir()
-    with pytest.raises(UserError, match=r"nothing: a folder without model\.safetensors\.index\.json"):
-        weights.load("small", tmp_path / "nothing")
-    parts = hugging_face_folder(tmp_path / "parts", num_parts=2)
-    (parts / "part1.safetensors").unlink()
-    with pytest.raises(UserError, match=r"an index whose part part1\.safetensors is not there"):
-        weights.load("small", parts)
-    with pytest.raises(UserError, match=r"required num_attention_heads 2 for small · got 3 in the config\.json of .*other"):
-        weights.load("small", hugging_face_folder(tmp_path / "other", heads=3))
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "whole" / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(UserError, match="a damaged index of parts"):
-        weights.load("small", tmp_path / "whole")
 
 
 def test_order_of_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store: Path) -> None:
@@ -356,6 +266,56 @@ def test_download_takes_the_open_mirror_first(
     assert "DINOv3 License" in said
     assert weights.ensure_local("small") == path
     assert len(asked) == 1
+
+
+SLOW_DOWNLOAD = """
+import sys, time
+from pathlib import Path
+import huggingface_hub
+from checkpoints import canonical_state, small_spec
+from safetensors.torch import save_file
+from test_weights import put_into_hub_cache
+from nnunet_dino.backbones import weights
+from nnunet_dino.backbones.catalogue import CATALOGUE
+
+folder = Path(sys.argv[1])
+CATALOGUE["small"] = small_spec("small")
+huggingface_hub.constants.HF_HUB_CACHE = str(folder / "hub")
+
+def download(repository, name):
+    with open(folder / "downloads", "a") as log:
+        print("one", file=log)
+    time.sleep(1)
+    return str(put_into_hub_cache(folder / "hub", repository, name, canonical_state()))
+
+huggingface_hub.hf_hub_download = download
+print("ready", flush=True)
+sys.stdin.readline()
+print(weights.load("small", weights.ensure_local("small")).digest)
+"""
+
+
+def test_of_two_processes_one_downloads_and_the_other_finds_the_file(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SLOW_DOWNLOAD, str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for _ in range(2)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert [process.communicate()[0].strip() for process in processes] == [DIGEST, DIGEST]
+    assert (tmp_path / "downloads").read_text() == "one\n"
 
 
 def test_a_failed_download_names_pages_and_commands(monkeypatch: pytest.MonkeyPatch) -> None:

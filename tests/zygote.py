@@ -67,7 +67,8 @@ def serve() -> None:
     import peft  # noqa: F401
 
     import nnunet_dino.networks
-    import nnunet_dino.trainers  # noqa: F401
+    import nnunet_dino.nnunet.planning
+    import nnunet_dino.nnunet.trainer  # noqa: F401
 
     fork = multiprocessing.get_context("fork")
     multiprocessing.get_context = lambda method=None: fork

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnunet_dino._errors import UserError, nearest, one_line_in_stock_commands
+from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.backbones import weights as weight_files
 from nnunet_dino.backbones.adaptation import (
     LORA_TARGETS,
@@ -61,6 +61,7 @@ class AdaptedBackbone(nn.Module):
         lora: Used if ``adaptation`` is ``"lora"``.
         taps_are_normalised: Pass every tapped block through the transformer's final LayerNorm.
         drop_path: Stochastic depth rate in [0, 1) while training in full.
+        loaded: Weights that have been read already; by default those that are found on this machine.
 
     Raises:
         UserError: ``name``, ``weights`` or ``adaptation`` is unknown.
@@ -74,6 +75,7 @@ class AdaptedBackbone(nn.Module):
         lora: LoraOptions | None = None,
         taps_are_normalised: bool = True,
         drop_path: float = 0.0,
+        loaded: weight_files.LoadedWeights | None = None,
     ) -> None:
         super().__init__()
         check_adaptation(adaptation)
@@ -82,16 +84,18 @@ class AdaptedBackbone(nn.Module):
             raise UserError(f"weights: required {' or '.join(known)} · got {weights!r}{nearest(weights, known)}")
         self.name = name
         self.adaptation = adaptation
-        self.weights_are_random = weights == RANDOM or weight_files.wants_random()
+        self.weights_are_random = loaded is None and (weights == RANDOM or weight_files.wants_random())
         self.digest: str | None = None
         self._problem: str | None = None
         self._stayed: list[str] = []
         self.backbone = Backbone(get_spec(name), self.weights_are_random, taps_are_normalised, drop_path)
-        if not self.weights_are_random:
+        if loaded is not None:
+            self._take(loaded)
+        elif not self.weights_are_random:
             self._read_local_weights()
         self._adapt(lora or LoraOptions())
         self.register_state_dict_post_hook(_replace_weights_by_record)
-        self.register_load_state_dict_pre_hook(_keep_weights_that_stay)
+        self.register_load_state_dict_pre_hook(_read_record)
         self.register_load_state_dict_post_hook(_forgive_weights_that_stayed)
 
     @property
@@ -126,19 +130,17 @@ class AdaptedBackbone(nn.Module):
         Raises:
             UserError: no weights have been loaded.
         """
-        with one_line_in_stock_commands():
-            self._refuse_without_weights()
+        self._refuse_without_weights()
         dtype = self.settle(images.device)
         if self.is_frozen:
-            with torch.autocast(images.device.type, enabled=False):
-                return self.backbone.encode_frozen(images.to(dtype))
+            with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+                return self.backbone(images.to(dtype))
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
             return self.backbone(images.float())
 
     def settle(self, device: torch.device) -> torch.dtype:
         """Returns the type to compute in on ``device``, after storing frozen parameters in it."""
-        with one_line_in_stock_commands():
-            dtype = backbone_dtype(device)
+        dtype = backbone_dtype(device)
         if self.is_frozen:
             self._store_in(dtype)
         return dtype
@@ -157,7 +159,9 @@ class AdaptedBackbone(nn.Module):
         """
         if weight_files.locate(self.name) is None:
             raise UserError(weight_files.missing_weights_message(self.name))
-        loaded = weight_files.load(self.name)
+        self._take(weight_files.load(self.name))
+
+    def _take(self, loaded: weight_files.LoadedWeights) -> None:
         own = self.backbone.vit.state_dict(keep_vars=True)
         with torch.no_grad():
             for key, parameter in own.items():
@@ -191,7 +195,7 @@ class AdaptedBackbone(nn.Module):
         """Keeps frozen parameters in the type they are used in; rotary periods stay float32."""
         if self.backbone.vit.cls_token.dtype is dtype:
             return
-        with torch.inference_mode(False):  # tensors made in inference mode could never be loaded into again
+        with torch.inference_mode(False):  # tensors made in inference mode do not count what is written to them
             for parameter in self.backbone.parameters():
                 parameter.data = parameter.data.to(dtype)
             for block in self.backbone.vit.blocks:
@@ -215,33 +219,15 @@ def _replace_weights_by_record(module: AdaptedBackbone, state: dict[str, Tensor]
     state[prefix + RECORD_KEY] = encode_record(module.name, module.digest)
 
 
-def _keep_weights_that_stay(module: AdaptedBackbone, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Takes weights out of ``state`` that are loaded already.
-
-    nnU-Net loads a checkpoint for every image and fold. Frozen weights are the same in all of them, and left alone they tell
-    by their version that what was computed with them still holds.
-    """
+def _read_record(module: AdaptedBackbone, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Verifies the record of weights that ``state`` does not hold."""
     keys = module._source_keys(prefix)
     encoded = state.pop(prefix + RECORD_KEY, None)
     if encoded is not None:
-        with one_line_in_stock_commands():
-            _verify(module, *decode_record(encoded))
+        _verify(module, *decode_record(encoded))
         module._stayed = [key for key in keys if key not in state]
     elif any(key in state for key in keys):
-        if module.is_frozen and not module._problem and _are_loaded(module, state, prefix, keys):
-            module._stayed = keys
-            for key in keys:
-                del state[key]
         module.digest, module._problem = None, None
-
-
-def _are_loaded(module: AdaptedBackbone, state: dict[str, Tensor], prefix: str, keys: list[str]) -> bool:
-    own = dict(module.named_parameters())
-    for key in keys:
-        parameter, new = own[key.removeprefix(prefix)].detach(), state.get(key)
-        if new is None or new.shape != parameter.shape or not torch.equal(new.to(parameter), parameter):
-            return False
-    return True
 
 
 def _forgive_weights_that_stayed(module: AdaptedBackbone, incompatible: Any) -> None:

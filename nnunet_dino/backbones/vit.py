@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from nnunet_dino.backbones.catalogue import BackboneSpec
-from nnunet_dino.backbones.frozen import encode_frozen
 from nnunet_dino.backbones.quiet_timm import timm
+from nnunet_dino.backbones.rope import rotate_in_bfloat16
 
 PATCH_PX = 16
 NUM_PREFIX_TOKENS = 5  # the class token and four registers
@@ -20,7 +22,7 @@ class BackboneOutput(NamedTuple):
     """What a backbone saw in ``n`` images, one entry per tapped block, shallow to deep.
 
     Attributes:
-        patch_maps: Patch tokens as maps, each ``n e gh gw``.
+        patch_maps: Patch tokens as maps, each ``n e gh gw``, views with ``e`` last in memory.
         class_tokens: Each ``n e``.
         register_tokens: Each ``n r e``.
     """
@@ -57,46 +59,35 @@ class Backbone(nn.Module):
         Args:
             images: ``n 3 h w``, about zero mean and unit variance, ``h`` and ``w`` multiples of 16.
         """
+        gh, gw = (size // PATCH_PX for size in images.shape[2:])
         tapped = self.vit.forward_intermediates(
             images,
             indices=list(self.spec.taps),
             return_prefix_tokens=True,
             norm=self.taps_are_normalised,
             stop_early=True,
+            output_fmt="NLC",
             intermediates_only=True,
         )
-        maps, prefixes = zip(*tapped, strict=True)
+        tokens, prefixes = zip(*tapped, strict=True)
         return BackboneOutput(
-            patch_maps=tuple(maps),
+            patch_maps=tuple(patches.unflatten(1, (gh, gw)).movedim(-1, 1) for patches in tokens),
             class_tokens=tuple(prefix[:, 0] for prefix in prefixes),
             register_tokens=tuple(prefix[:, 1:] for prefix in prefixes),
         )
 
-    def encode_frozen(self, images: Tensor) -> BackboneOutput:
-        """Encodes images as :meth:`forward` does in evaluation mode, faster and without a graph.
-
-        The patch maps are views of tokens, with ``e`` last in memory.
-        """
-        gh, gw = (size // PATCH_PX for size in images.shape[2:])
-        with torch.no_grad():
-            tapped = encode_frozen(self.vit, images, self.spec.taps, self.taps_are_normalised)
-        first = self.vit.num_prefix_tokens
-        return BackboneOutput(
-            patch_maps=tuple(tokens[:, first:].unflatten(1, (gh, gw)).movedim(-1, 1) for tokens in tapped),
-            class_tokens=tuple(tokens[:, 0] for tokens in tapped),
-            register_tokens=tuple(tokens[:, 1:first] for tokens in tapped),
-        )
-
 
 def _build_vit(spec: BackboneSpec, random: bool, drop_path: float) -> nn.Module:
-    arguments = {"num_classes": 0, "drop_path_rate": drop_path, **spec.overrides}
-    if random:
-        return timm.create_model(spec.timm_model, pretrained=False, **arguments)
+    norm = partial(timm.layers.LayerNorm, eps=spec.norm_eps)
+    arguments = {"num_classes": 0, "drop_path_rate": drop_path, "norm_layer": norm, **spec.overrides}
     # On the meta device nothing is initialised, which saves seconds and, for large models, touching their memory at all.
-    with torch.device("meta"):
+    with nullcontext() if random else torch.device("meta"):
         vit = timm.create_model(spec.timm_model, pretrained=False, **arguments)
-    vit.to_empty(device="cpu")
-    _restore_buffers(vit)
+    if not random:
+        vit.to_empty(device="cpu")
+        _restore_buffers(vit)
+    if spec.rope_dtype == "bfloat16":
+        rotate_in_bfloat16(vit)
     return vit
 
 

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Callable
-from typing import Any
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
+from nnunet_dino._errors import UserError
 from nnunet_dino.cli._group import OneLineGroup
 from nnunet_dino.cli._options import DEVICE, options_of
+
+if TYPE_CHECKING:
+    from nnunet_dino.probes import LabelColumns, Request
+
+T = TypeVar("T")
+OF_LABELS = ("target", "patient", "id_column", "separator", "negative", "uncertain", "split")
+OF_SPLIT = ("split", "rule")
 
 
 @click.group("probe", cls=OneLineGroup)
@@ -29,7 +42,14 @@ def labels(are_needed: bool) -> Callable[..., Any]:
         click.option("--patient", required=are_needed, metavar="COLUMN", help="Whose the inputs are."),
         click.option("--id", "id_column", metavar="COLUMN", help="Names of the inputs; default: id, path, file …"),
         click.option("--separator", metavar="TEXT", help="Between labels in one cell, for example '|'."),
-        click.option("--negative", default="No Finding", show_default=True, metavar="TEXT", help="No label, in such a cell."),
+        click.option(
+            "--negative",
+            default="No Finding",
+            show_default=True,
+            metavar="TEXT",
+            help="No label, in such a cell or of two words.",
+        ),
+        click.option("--uncertain", default="", metavar="HOW", help="-1 beside 0 and 1: drop, positive or negative."),
         click.option("--split", metavar="COLUMN", help="train, val and test; default: parts are made."),
         click.option("--make-split", "rule", default="patients", show_default=True, metavar="HOW", help="patients, rsna-mgca."),
         click.option(
@@ -73,11 +93,9 @@ def linear(**options: Any) -> None:
     \b
     nnunet-dino probe linear store --labels labels.csv --target pneumonia --patient patient -o report
     """
-    from nnunet_dino.probes.linear import LinearOptions
-    from nnunet_dino.probes.linear_command import run
-    from nnunet_dino.probes.options import record, request
+    from nnunet_dino.probes import LinearOptions, report_linear
 
-    run(click.echo, request(options), record(LinearOptions, options))
+    report_linear(_request(options), _record(LinearOptions, options), click.echo)
 
 
 @probe.command("knn")
@@ -93,11 +111,11 @@ def knn(**options: Any) -> None:
     \b
     nnunet-dino probe knn store --labels labels.csv --target pneumonia --patient patient -o report
     """
-    from nnunet_dino.probes.knn import KnnOptions
-    from nnunet_dino.probes.knn_command import run
-    from nnunet_dino.probes.options import record, request
+    from nnunet_dino.probes import KnnOptions, report_knn
 
-    run(click.echo, request(options), record(KnnOptions, options))
+    if options["leave_one_out"]:
+        _refuse_beside("--leave-one-out", "which has no parts", OF_SPLIT)
+    report_knn(_request(options), _record(KnnOptions, options), click.echo)
 
 
 @probe.command("mil")
@@ -106,6 +124,7 @@ def knn(**options: Any) -> None:
 @threshold("0.5")
 @click.option("--folds", default=0, show_default=True, metavar="N", help="Cross-validation instead of one split.")
 @click.option("--repeats", default=1, show_default=True, metavar="N", help="How often, with other folds.")
+@click.option("--workers", default=0, show_default=True, metavar="N", help="Trainings at a time; 0: one per processor.")
 @click.option("--projection", default="512", show_default=True, metavar="N,N…", help="Widths of the projection.")
 @click.option("--attention", default=256, show_default=True, metavar="N", help="Width of the gated attention.")
 @click.option("--relu", is_flag=True, help="A ReLU after every layer of the projection.")
@@ -129,8 +148,75 @@ def mil(**options: Any) -> None:
 
     STORE may also be an .npz file with instances (N, e), offsets (bags + 1) and labels (bags, 0 or 1).
     """
-    from nnunet_dino.probes.mil_command import FoldOptions, run
-    from nnunet_dino.probes.mil_training import MilOptions
-    from nnunet_dino.probes.options import record, request
+    from nnunet_dino.probes import FoldOptions, MilOptions, report_mil
 
-    run(click.echo, request(options), record(MilOptions, options), record(FoldOptions, options))
+    if options["folds"]:
+        _refuse_beside("--folds", "which makes parts of its own", OF_SPLIT)
+    mil_options, cross = _record(MilOptions, options), _record(FoldOptions, options)
+    report_mil(_request(options), mil_options, cross, options["maps"], click.echo)
+
+
+def _request(given: dict[str, Any]) -> Request:
+    """Returns what all probes are asked."""
+    from nnunet_dino.probes import EvaluationOptions, Request, SplitOptions
+
+    if given["split"]:
+        _refuse_beside("--split", "which names the parts", ("rule",))
+    return Request(
+        store=given["store"],
+        output=given["output"],
+        overwrite=given["overwrite"],
+        features=given["features"],
+        columns=_columns(given),
+        splitting=_record(SplitOptions, {**given, "fractions": _fractions(given["fractions"])}),
+        evaluation=_record(EvaluationOptions, {**given, "rule": given["threshold"]}),
+        device=given["device"],
+        command=shlex.join(["nnunet-dino", *sys.argv[1:]]),
+    )
+
+
+def _columns(given: dict[str, Any]) -> LabelColumns | None:
+    """Returns where the labels are; None if no label file is named."""
+    from nnunet_dino.probes import LabelColumns
+
+    if given["labels"] is None:
+        if option := _given((*OF_LABELS, "features")):
+            raise UserError(f"{option}: required with --labels FILE · got none")
+        return None
+    for name in ("target", "patient"):
+        if not given[name]:
+            raise UserError(f"--{name}: required a column of {given['labels']} · got none")
+    named = {"file": Path(given["labels"]), "targets": given["target"], "id": given["id_column"]}
+    return _record(LabelColumns, {**given, **named})
+
+
+def _given(names: tuple[str, ...]) -> str:
+    """Returns the first of some options that stands on the command line; empty if none does."""
+    context = click.get_current_context()
+    options = {str(parameter.name): parameter.opts[0] for parameter in context.command.params}
+    given = (options[name] for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE)
+    return next(given, "")
+
+
+def _refuse_beside(option: str, why: str, others: tuple[str, ...]) -> None:
+    """Refuses options that would be passed over.
+
+    Raises:
+        UserError: One of them was given.
+    """
+    if other := _given(others):
+        raise UserError(f"{other}: required without {option}, {why} · got both · leave one out")
+
+
+def _record(kind: type[T], given: dict[str, Any]) -> T:
+    """Returns a record whose fields are options of the same names."""
+    return kind(**{field.name: given[field.name] for field in fields(kind)})  # type: ignore[arg-type]
+
+
+def _fractions(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(
+            f"--fractions: required three numbers that add up to 1, for example 0.7,0.1,0.2 · got {text!r}"
+        ) from None

@@ -50,4 +50,4 @@ def weights_verify(file: Path, name: str | None) -> None:
     from nnunet_dino.backbones.catalogue import get_spec
     from nnunet_dino.backbones.weights import listing, load_file
 
-    click.echo(listing.verified(load_file(file, None if name is None else get_spec(name))))
+    click.echo(listing.verified(load_file(file, None if name is None else get_spec(name, "--as"))))

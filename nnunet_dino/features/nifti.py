@@ -13,6 +13,7 @@ from nnunet_dino.features.items import Unreadable, decoding
 ENDINGS = (".nii", ".nii.gz")
 GZIP = b"\x1f\x8b"
 FLOATS = {"16": "f4", "64": "f8"}  # NIfTI's codes of data types
+HEADER_BYTES = 348
 CHUNK_BYTES = 1 << 24
 
 
@@ -37,7 +38,7 @@ def check_nifti(path: str) -> None:
         with gzip.open(path) if is_compressed else open(path, "rb") as file:
             head = file.read(start)
             found = len(head)
-            order = "<" if int.from_bytes(head[:4], "little") in (348, 540) else ">"
+            order = "<" if int.from_bytes(head[:4], "little") == HEADER_BYTES else ">"
             dtype = np.dtype(order + FLOATS.get(facts["datatype"], "u1"))
             while chunk := file.read(CHUNK_BYTES):
                 if dtype.kind == "f":

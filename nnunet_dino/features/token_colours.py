@@ -26,7 +26,8 @@ def foreground(images: np.ndarray, shows_image: np.ndarray) -> np.ndarray:
     gh, gw = shows_image.shape
     n, height, width, _ = images.shape
     grey = images.mean(-1).reshape(n, gh, height // gh, gw, width // gw).mean((2, 4))
-    low, high = np.percentile(grey[:, shows_image], PERCENTILES)
+    inside = ndimage.binary_erosion(shows_image, border_value=1)  # tokens that are half padding are darker than the image
+    low, high = np.percentile(grey[:, inside if inside.any() else shows_image], PERCENTILES)
     around = ~shows_image | (grey <= low + DARK * (high - low))
     edge = np.ones((gh, gw), bool)
     edge[1:-1, 1:-1] = False

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from nnunet_dino.features.token_colours import foreground, pca_colours, similarity
 
 PANEL_INCHES = 3.4
-LETTERS_PER_INCH = 12  # of the heading
+LETTERS_PER_INCH = 10  # of a heading, at most
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ class MedDINOv3(nn.Module):
     @torch.compiler.disable(recursive=False)
     def forward(self, x: Tensor) -> Tensor:
         """Returns logits ``b classes h w`` for images ``b c h w``."""
-        return self.slice_encoder.reuse.retry(self._forward, x)
+        return self.slice_encoder.reuse.run(self, x)
 
     def _forward(self, x: Tensor) -> Tensor:
         logits = self.decoder(torch.cat(self.slice_encoder(x), dim=-1).movedim(-1, 1))

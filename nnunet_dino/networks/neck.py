@@ -35,4 +35,6 @@ class TokenNeck(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Returns ``n gh gw k`` for ``num_maps`` maps ``n gh gw e``."""
         side_by_side = torch.cat([norm(m) for norm, m in zip(self.norms, maps, strict=True)], dim=-1)
-        return F.gelu(self.norm(self.mix(side_by_side.to(self.mix.weight.dtype))))
+        if not torch.is_autocast_enabled(side_by_side.device.type):  # autocast casts both, without a float32 copy in between
+            side_by_side = side_by_side.to(self.mix.weight.dtype)
+        return F.gelu(self.norm(self.mix(side_by_side)))

@@ -2,56 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from nnunet_dino.networks.fingerprint import Key
-from nnunet_dino.networks.retention import Retention
 
 Row = tuple[Tensor, ...]
 
 
 class SliceMemo:
-    """Tensors by the key of the slice they were computed from, bounded in bytes.
-
-    Attributes:
-        num_bytes: What is held.
-        num_computed: Slices that were computed.
-    """
+    """Tensors by the key of the slice they were computed from. What was asked for longest ago is forgotten first."""
 
     def __init__(self) -> None:
-        self.num_computed = 0
-        self._budget = 0
         self.clear()
 
     @property
     def num_bytes(self) -> int:
+        """Bytes held at present."""
         return len(self._rows) * self._row_bytes
 
     def clear(self) -> None:
+        """Forgets everything."""
         self._rows: dict[Key, Row] = {}
         self._row_bytes = 0
-        self._retention = Retention()
 
-    def next_generation(self) -> None:
-        """Says that a new pass over an image begins."""
-        self._retention.next_generation()
-
-    def set_budget(self, num_bytes: int) -> None:
-        """Changes how many bytes may be held, and forgets what is beyond."""
-        self._budget = num_bytes
-        if self._row_bytes:
-            self._forget_what_is_beyond()
-
-    def fetch(self, keys: Sequence[Key], compute: Callable[[list[int]], Sequence[Tensor]]) -> tuple[Tensor, ...]:
+    def fetch(
+        self, keys: Sequence[Key], compute: Callable[[list[int]], Sequence[Tensor]], budget_bytes: int
+    ) -> tuple[Tensor, ...]:
         """Returns what ``compute`` returns for all slices, calling it only for distinct slices that are not held.
 
         Args:
             keys: One per slice.
             compute: Takes positions in ``keys`` and returns tensors with one row per position. It must treat every slice by
                 itself, and every row has the same shape in every call until :meth:`clear`.
+            budget_bytes: How much may be held.
 
         Returns:
             Tensors with one row per key; none shares memory with what is held.
@@ -61,26 +47,24 @@ class SliceMemo:
             position.setdefault(key, i)
         missing = [key for key in position if key not in self._rows]
         computed = tuple(compute([position[key] for key in missing])) if missing else ()
-        self.num_computed += len(missing)
         fresh = {key: tuple(tensor[i] for tensor in computed) for i, key in enumerate(missing)}
         if len(missing) == len(keys):
             result = computed
         else:
             rows = [fresh.get(key) or self._rows[key] for key in keys]
             result = tuple(torch.stack(column) for column in zip(*rows, strict=True))
-        self._hold(list(position), fresh)
+        self._hold(position, fresh, budget_bytes)
         return result
 
-    def _hold(self, keys: list[Key], fresh: dict[Key, Row]) -> None:
-        if fresh:
-            self._row_bytes = sum(tensor.nbytes for tensor in next(iter(fresh.values())))
-        self._retention.ask(keys)
-        self._rows.update(fresh)
-        self._forget_what_is_beyond()
-        for key in fresh.keys() & self._rows.keys():
-            self._rows[key] = tuple(tensor.clone() for tensor in fresh[key])  # a row alone keeps its whole batch alive
-
-    def _forget_what_is_beyond(self) -> None:
-        self._retention.set_capacity(self._budget // self._row_bytes)
-        for key in self._retention.shrink():
-            del self._rows[key]
+    def _hold(self, keys: Iterable[Key], fresh: dict[Key, Row], budget_bytes: int) -> None:
+        for key in keys:
+            if key in self._rows:
+                self._rows[key] = self._rows.pop(key)
+        for key, row in fresh.items():
+            self._row_bytes = sum(tensor.nbytes for tensor in row)
+            num_others = budget_bytes // self._row_bytes - 1
+            if num_others < 0:
+                return
+            while len(self._rows) > num_others:
+                del self._rows[next(iter(self._rows))]
+            self._rows[key] = tuple(tensor.clone() for tensor in row)  # a view would keep its whole batch alive

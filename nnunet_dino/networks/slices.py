@@ -10,12 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunet_dino.backbones.adapted import AdaptedBackbone
-from nnunet_dino.backbones.vit import PATCH_PX
+from nnunet_dino.backbones.vit import NUM_PREFIX_TOKENS, PATCH_PX, TOKENS_AT_ONCE
 from nnunet_dino.networks.channels import channels_to_images, num_images
 from nnunet_dino.networks.slice_reuse import SliceReuse
 
-NUM_PREFIX_TOKENS = 5
-CHUNK_TOKENS = 16384
 CHUNK_TOKENS_ON_CPU = 2048  # as fast, and intermediate results stay small
 MIN_ROWS = 32
 
@@ -62,19 +60,16 @@ class SliceEncoder(nn.Module):
         self.reuse = SliceReuse()
 
     def train(self, mode: bool = True) -> SliceEncoder:
-        """Sets the mode. Training forgets what is remembered of slices; evaluation begins the next image or fold."""
+        """Sets the mode and forgets what is remembered of slices: nnU-Net calls ``eval()`` when an image or fold begins."""
         super().train(mode)
-        if mode:
-            self.reuse.forget()
-        else:
-            self.reuse.next_pass(keep_maps=self.backbone.is_frozen)
+        self.reuse.forget()
         return self
 
     @torch.compiler.disable
     def forward(self, volume: Tensor) -> tuple[Tensor, ...]:
         """Encodes slices in chunks, so that memory does not grow with their number.
 
-        At prediction (evaluation under ``torch.inference_mode``) every distinct slice is encoded once.
+        At prediction (evaluation under ``torch.inference_mode``) every distinct slice of a volume is encoded once.
 
         Args:
             volume: ``b c d h w`` or ``b c h w``.
@@ -82,23 +77,34 @@ class SliceEncoder(nn.Module):
         Returns:
             ``num_maps`` maps, each ``(b·d) gh gw e`` (or ``b gh gw e``).
         """
-        slices = fold_slices(volume[:, : self.num_image_channels])
         if self._predicts():
-            self.backbone.settle(slices.device)
-            return self.reuse.maps(slices, self._encode, self.backbone, self._at_least(slices))
-        return self._encode(slices)
+            return self._once(volume)
+        return self._encode(self._slices(volume))
 
     def project(self, volume: Tensor, neck: nn.Module) -> Tensor:
         """Returns ``neck(self(volume))``, tokens ``(b·d) gh gw k``; at prediction the neck, too, sees every slice once."""
-        if not self._predicts():
-            return neck(self(volume))
-        slices = fold_slices(volume[:, : self.num_image_channels])
-        self.backbone.settle(slices.device)
-        keep_maps = self.backbone.is_frozen
-        return self.reuse.tokens(slices, self._encode, self.backbone, self._at_least(slices), neck, keep_maps)
+        if self._predicts():
+            return self._once(volume, neck)[0]
+        return neck(self(volume))
 
     def _predicts(self) -> bool:
         return not self.training and torch.is_inference_mode_enabled()
+
+    @torch.compiler.disable
+    def _once(self, volume: Tensor, neck: nn.Module | None = None) -> tuple[Tensor, ...]:
+        """Encodes every distinct slice once. In 2D no slice returns: tiles differ, and so does a slice that is mirrored."""
+        slices = self._slices(volume)
+        self.backbone.settle(slices.device)
+
+        def encode(some: Tensor) -> tuple[Tensor, ...]:
+            maps = self._encode(some)
+            return maps if neck is None else (neck(maps),)
+
+        weights = [self.backbone] if neck is None else [self.backbone, neck]
+        return self.reuse.fetch(slices, encode, weights, self._at_least(slices), they_return=volume.ndim > 4)
+
+    def _slices(self, volume: Tensor) -> Tensor:
+        return fold_slices(volume[:, : self.num_image_channels])
 
     def _at_least(self, slices: Tensor) -> int:
         return math.ceil(MIN_ROWS / math.prod(token_grid(slices.shape[2:], self.token_stride_px)))
@@ -106,7 +112,7 @@ class SliceEncoder(nn.Module):
     def _encode(self, slices: Tensor) -> tuple[Tensor, ...]:
         gh, gw = token_grid(slices.shape[2:], self.token_stride_px)
         size_px = gh * PATCH_PX, gw * PATCH_PX
-        at_a_time = CHUNK_TOKENS_ON_CPU if slices.device.type == "cpu" else CHUNK_TOKENS
+        at_a_time = CHUNK_TOKENS_ON_CPU if slices.device.type == "cpu" else TOKENS_AT_ONCE
         num_chunks = min(len(slices), math.ceil(len(slices) * (gh * gw + NUM_PREFIX_TOKENS) / at_a_time))
         if num_chunks == 1:
             return tuple(m.contiguous() for m in self._encode_chunk(slices, size_px))

@@ -55,7 +55,7 @@ class TokensOnly(nn.Module):
     @torch.compiler.disable(recursive=False)
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Returns logits ``b classes d h w`` for ``b c d h w``; a list of them under deep supervision."""
-        return self.slice_encoder.reuse.retry(self._forward, x)
+        return self.slice_encoder.reuse.run(self, x)
 
     def _forward(self, x: Tensor) -> Tensor | list[Tensor]:
         taps = group_by_tap(self.slice_encoder(x), self.encoder.num_taps)

@@ -75,7 +75,7 @@ class DINOv3UNet(nn.Module):
     @torch.compiler.disable(recursive=False)
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Returns logits ``b classes d h w`` for ``b c d h w``; a list of them under deep supervision."""
-        return self.slice_encoder.reuse.retry(self._forward, x)
+        return self.slice_encoder.reuse.run(self, x)
 
     def _forward(self, x: Tensor) -> Tensor | list[Tensor]:
         tokens = self.slice_encoder.project(x, self.neck).movedim(-1, 1)

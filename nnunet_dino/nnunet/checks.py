@@ -15,7 +15,7 @@ from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.nnunet.check_plans import check_geometry, planned_configuration
 from nnunet_dino.nnunet.plans import dino_architecture, planned_options
 from nnunet_dino.nnunet.preprocessed import check_data_set, check_preprocessed
-from nnunet_dino.nnunet.presets import MEDDINOV3
+from nnunet_dino.nnunet.presets import MEDDINOV3, TOKENS_ONLY
 
 
 def check_training(
@@ -48,6 +48,13 @@ def check_training(
     check_geometry(planned, configuration)
     if network == MEDDINOV3 and len(planned["patch_size"]) != 2:
         raise UserError(f"MedDINOv3: required a 2D configuration, it is 2D only · got {configuration} · use -c 2d or 2d_896")
+    if previous := planned.get("previous_stage"):
+        if network == TOKENS_ONLY:
+            raise UserError(
+                "TokensOnly: required a configuration without a first stage, whose labels it could not see · "
+                f"got {configuration} · use another trainer for it"
+            )
+        _check_first_stage(trainer, plans, previous, configuration)
     if "architecture" in planned:
         if network and dino:
             dino_architecture(planned["architecture"], network, dino)
@@ -58,6 +65,16 @@ def check_training(
     check_preprocessed(plans, configuration, planned["data_identifier"], fold)
     if dino is not None and not _has_checkpoint(trainer, plans, configuration, fold):
         check_weights(dino.backbone, dino.weights)
+
+
+def _check_first_stage(trainer: str, plans: dict[str, Any], previous: str, configuration: str) -> None:
+    predictions = _model_folder(trainer, plans, previous) / "predicted_next_stage" / configuration
+    if not predictions.is_dir() or not any(predictions.iterdir()):
+        number = plans["dataset_name"][7:10].lstrip("0")
+        raise UserError(
+            f"{configuration}: required the predictions of its first stage in {predictions} · got none · first "
+            f"train every fold of {previous} with this trainer and these plans: nnUNetv2_train {number} {previous} 0 -tr …"
+        )
 
 
 def check_folders() -> None:
@@ -95,6 +112,10 @@ def check_weights(backbone: str, weights: str) -> None:
         ) from error
 
 
+def _model_folder(trainer: str, plans: dict[str, Any], configuration: str) -> Path:
+    name = f"{trainer}__{plans['plans_name']}__{configuration}"
+    return Path(os.environ["nnUNet_results"], plans["dataset_name"], name)
+
+
 def _has_checkpoint(trainer: str, plans: dict[str, Any], configuration: str, fold: int | str) -> bool:
-    folder = Path(os.environ["nnUNet_results"], plans["dataset_name"], f"{trainer}__{plans['plans_name']}__{configuration}")
-    return any((folder / f"fold_{fold}").glob("checkpoint_*.pth"))
+    return any((_model_folder(trainer, plans, configuration) / f"fold_{fold}").glob("checkpoint_*.pth"))

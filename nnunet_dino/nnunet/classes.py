@@ -26,6 +26,7 @@ def trainer_class(name: str) -> type:
         "recipe": RECIPES[preset.recipe],
         "vit_lr": preset.vit_lr,
         "short_run_epochs": preset.num_epochs,
+        "prior": preset.prior,
     }
     return type(name, (DINOv3Trainer,), content)
 

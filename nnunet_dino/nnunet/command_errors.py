@@ -63,7 +63,7 @@ def explained(error: BaseException) -> UserError | None:
                 return UserError(line.removeprefix(_RAISED))
         cause = cause.__cause__
     try:
-        return _of_prediction(error)
+        return _of_prediction(error) if isinstance(error, Exception) else None
     except UserError as found:
         return found
 
@@ -85,7 +85,9 @@ def _of_prediction(error: BaseException) -> UserError | None:
 def _of_model(local: dict[str, Any], error: BaseException) -> UserError | None:
     from nnunet_dino._checkpoints import read_checkpoint
 
-    folder, name = local["model_training_output_dir"], local["checkpoint_name"]
+    folder, name = local.get("model_training_output_dir"), local.get("checkpoint_name")
+    if not folder or not name:
+        return None
     first = None
     for fold in local.get("use_folds") or ():
         path = os.path.join(folder, f"fold_{fold}", name)

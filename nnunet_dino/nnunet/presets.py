@@ -46,6 +46,7 @@ class Preset:
         recipe: Key of :data:`nnunet_dino.nnunet.recipes.RECIPES`.
         vit_lr: Learning rate of the backbone's trained parameters; None takes the recipe's.
         num_epochs: Length; None is nnU-Net's 1000.
+        prior: Start with the output biases at the class frequencies.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Preset:
     recipe: str = "sgd"
     vit_lr: float | None = None
     num_epochs: int | None = None
+    prior: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,18 @@ SINGLE = (
         "meddinov3",
         vit_lr=1e-4,
     ),
+    Preset("nnUNetTrainerPrior", "nnU-Net's network, started at the class frequencies", network=None, prior=True),
+    Preset(
+        "nnUNetTrainerPrior_Adam1en3",
+        "nnU-Net's network with AdamW, started at the class frequencies",
+        network=None,
+        recipe="adam1en3",
+        prior=True,
+    ),
 )
 
 LENGTHS = (5, 50, 250)
+LENGTHS_WITH_PRIOR = (5, 50)
 
 # nnU-Net's planner and the words for its U-Net, by the end of our planner's name.
 UNETS = {
@@ -131,7 +142,13 @@ def _full_length_trainers() -> Iterator[Preset]:
 def _with_short_runs(preset: Preset) -> Iterator[Preset]:
     yield preset
     for epochs in LENGTHS:
-        yield replace(preset, name=f"{preset.name}_{epochs}epochs", title=f"{preset.title}; {epochs} epochs", num_epochs=epochs)
+        yield replace(
+            preset,
+            name=f"{preset.name}_{epochs}epochs",
+            title=f"{preset.title}; {epochs} epochs",
+            num_epochs=epochs,
+            prior=preset.prior or epochs in LENGTHS_WITH_PRIOR,
+        )
 
 
 def _planners() -> Iterator[PlannerPreset]:

@@ -33,11 +33,12 @@ def check_start() -> None:
 
     nnU-Net reads the file only after it has made a folder for results, and tells nobody its name before.
     """
-    frame = sys._getframe()
-    while frame := frame.f_back:
+    frame = sys._getframe().f_back
+    while frame is not None:
         if frame.f_globals.get("__name__") == run_training.__name__ and frame.f_locals.get("pretrained_weights"):
             read_checkpoint(frame.f_locals["pretrained_weights"])
             return
+        frame = frame.f_back
 
 
 def _dispatch(network: nn.Module, fname: str, verbose: bool = False) -> None:

@@ -22,8 +22,11 @@ from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.nnunet.checks import check_training, check_weights
 from nnunet_dino.nnunet.command_errors import report_in_one_line
 from nnunet_dino.nnunet.plans import build_from_plans
+from nnunet_dino.nnunet.predictor import forget_slices_after_every_image
+from nnunet_dino.nnunet.preprocessed import read_json
 from nnunet_dino.nnunet.presets import DINOV3_UNET
 from nnunet_dino.nnunet.pretrained import check_start, install_loader, unwrap
+from nnunet_dino.nnunet.prior import start_at_class_frequencies
 from nnunet_dino.nnunet.recipes import RECIPES, Recipe
 from nnunet_dino.nnunet.schedules import EpochSchedule
 
@@ -43,6 +46,8 @@ class DINOv3Trainer(nnUNetTrainer):
         recipe: Optimiser and learning rate.
         vit_lr: Learning rate of the backbone's trained parameters; None takes ``initial_lr``.
         short_run_epochs: Number of epochs if it is not nnU-Net's 1000.
+        prior: Start a new training with the output biases at the class frequencies.
+        output_biases: The biases that the training started with; None for nnU-Net's own start.
     """
 
     dino: ClassVar[DinoOptions | None]
@@ -50,6 +55,8 @@ class DINOv3Trainer(nnUNetTrainer):
     recipe: ClassVar[Recipe] = RECIPES["sgd"]
     vit_lr: ClassVar[float | None] = None
     short_run_epochs: ClassVar[int | None] = None
+    prior: ClassVar[bool] = False
+    output_biases: list[float] | None = None
 
     def __init__(
         self,
@@ -83,23 +90,38 @@ class DINOv3Trainer(nnUNetTrainer):
         arguments = (num_input_channels, num_output_channels, enable_deep_supervision)
         if cls.network_class is None or cls.dino is None:
             return nnUNetTrainer.build_network_architecture(plans_manager, configuration_manager, *arguments)
+        forget_slices_after_every_image()
         return build_from_plans(configuration_manager, cls.network_class, cls.dino, *arguments)
 
     def run_training(self) -> None:
-        """Makes sure that there are weights, then trains as nnU-Net does."""
+        """Makes the network ready, then trains as nnU-Net does."""
+        if not self.was_initialized:  # --c and -pretrained_weights have initialised the trainer by now
+            self.initialize_from_scratch()
         if self.dino is not None:
-            if not self.was_initialized:
-                check_weights(self.dino.backbone, self.dino.weights)
-                self.initialize()
             unwrap(self.network).slice_encoder.backbone.require_weights()
         super().run_training()
 
+    def initialize_from_scratch(self) -> None:
+        """Makes sure that there are weights, builds the network, and sets its output biases if asked for."""
+        if self.dino is not None:
+            check_weights(self.dino.backbone, self.dino.weights)
+        self.initialize()
+        if self.prior:
+            self.output_biases = start_at_class_frequencies(self)
+
     def on_train_start(self) -> None:
         super().on_train_start()
-        if self.local_rank == 0 and self.dino is not None:
-            facts = network_facts(unwrap(self.network))
+        if self.local_rank == 0:
+            facts = {**network_facts(unwrap(self.network)), "output_biases": self._biases_at_start()}
             self.print_to_log_file("nnunet-dino:", json.dumps(facts))
             Path(self.output_folder, FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n")
+
+    def _biases_at_start(self) -> list[float] | None:
+        """Returns what the training started with, which a continued one finds in its folder."""
+        earlier = Path(self.output_folder, FACTS_FILE)
+        if self.current_epoch > 0 and earlier.is_file():
+            return read_json(earlier, dict).get("output_biases")
+        return self.output_biases
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """The recipe's optimiser and decay, with a learning rate of its own for the backbone."""
@@ -155,14 +177,15 @@ class DINOv3Trainer(nnUNetTrainer):
 
 def network_facts(network: nn.Module) -> dict[str, Any]:
     """Returns what a comparison wants to know of a network: sizes, backbone, and where its weights came from."""
-    backbone = network.slice_encoder.backbone
-    return {
+    facts: dict[str, Any] = {
         "num_parameters_total": sum(p.numel() for p in network.parameters()),
         "num_parameters_trained": sum(p.numel() for p in network.parameters() if p.requires_grad),
-        "backbone": backbone.name,
-        "adaptation": backbone.adaptation,
-        "weights": "random" if backbone.weights_are_random else backbone.digest or "from a checkpoint",
     }
+    if hasattr(network, "slice_encoder"):
+        backbone = network.slice_encoder.backbone
+        weights = "random" if backbone.weights_are_random else backbone.digest or "from a checkpoint"
+        facts |= {"backbone": backbone.name, "adaptation": backbone.adaptation, "weights": weights}
+    return facts
 
 
 @contextmanager

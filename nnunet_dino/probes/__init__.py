@@ -1,21 +1,37 @@
-"""Classification probes: features on disk, linear layer, nearest neighbours, attention over bags."""
+"""Classification probes: linear layer, nearest neighbours, attention over bags, on features from disk."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import Any
 
-if TYPE_CHECKING:
-    from pathlib import Path
+# Imported when first asked for, as the processes that train need none of the others.
+_PUBLIC = {
+    "open_store": "nnunet_dino.features.store.reader",
+    "Request": "nnunet_dino.probes.request",
+    "LabelColumns": "nnunet_dino.probes.targets",
+    "Labelled": "nnunet_dino.probes.labels",
+    "read_labels": "nnunet_dino.probes.labels",
+    "SplitOptions": "nnunet_dino.probes.splits",
+    "EvaluationOptions": "nnunet_dino.probes.evaluation",
+    "evaluate": "nnunet_dino.probes.evaluation",
+    "compute_metrics": "nnunet_dino.probes.metrics",
+    "LinearOptions": "nnunet_dino.probes.linear",
+    "train_linear": "nnunet_dino.probes.linear",
+    "report_linear": "nnunet_dino.probes.linear_report",
+    "KnnOptions": "nnunet_dino.probes.knn",
+    "knn_scores": "nnunet_dino.probes.knn",
+    "report_knn": "nnunet_dino.probes.knn_report",
+    "MilOptions": "nnunet_dino.probes.mil_training",
+    "train_mil": "nnunet_dino.probes.mil_training",
+    "FoldOptions": "nnunet_dino.probes.cross_validation",
+    "train_splits": "nnunet_dino.probes.cross_validation",
+    "report_mil": "nnunet_dino.probes.mil_report",
+}
+__all__ = list(_PUBLIC)
 
-    from nnunet_dino.features.store.reader import FeatureStore
 
-
-def open_store(folder: str | Path) -> FeatureStore:
-    """Opens a store of features that ``nnunet-dino extract`` made.
-
-    Raises:
-        UserError: There is none, or it is not complete.
-    """
-    from nnunet_dino.features.store.reader import FeatureStore
-
-    return FeatureStore(folder)
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)

@@ -64,6 +64,7 @@ def _picture(store: FeatureStore, name: str, path: str, tile_px: int, weights: n
     finally:
         slide.close()
     (bag,) = store.bags(next(key for key in ("mean", "class") if _holds(store, key)), [name])
+    assert bag.coordinates is not None, "tiles of slides have places"
     ranks = weights.argsort(kind="stable").argsort(kind="stable") / max(1, len(weights) - 1)
     colours = matplotlib.colormaps["viridis"](ranks)[:, :3]
     return png(overview, colour_tiles(overview, downsample, bag.coordinates, tile_px, colours))

@@ -2,47 +2,20 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.features.store.reader import FeatureStore
-from nnunet_dino.probes.labels import Labelled
+from nnunet_dino.probes.labels import Labelled, no_split
 
-MAX_CACHED_BYTES = 4 << 30
-
-
-class StoreBags(Sequence):
-    """The bags of a store, each ``n e``, read when they are wanted; kept if all fit into 4 GiB.
-
-    Args:
-        store: With features of slices or tiles.
-        ids: Which bags.
-        features: Which features.
-    """
-
-    def __init__(self, store: FeatureStore, ids: Sequence[str], features: str) -> None:
-        self._store, self._ids, self._features = store, list(ids), features
-        self.width = len(self._read(0)[0])
-        rows = store.good.set_index("id").loc[self._ids]
-        fits = float(rows["num_instances"].sum()) * self.width * 4 < MAX_CACHED_BYTES
-        self._get = lru_cache(maxsize=None if fits else 1)(self._read)
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def __getitem__(self, position: int) -> np.ndarray:
-        return self._get(position)
-
-    def _read(self, position: int) -> np.ndarray:
-        return self._store.bags(self._features, [self._ids[position]])[0].features
+MAX_BYTES_IN_MEMORY = 4 << 30
 
 
-class ArrayBags(Sequence):
+class ArrayBags(Sequence[np.ndarray]):
     """Bags that lie one after the other in one array.
 
     Args:
@@ -52,13 +25,45 @@ class ArrayBags(Sequence):
 
     def __init__(self, instances: np.ndarray, offsets: np.ndarray) -> None:
         self._instances, self._offsets = instances, offsets
-        self.width = instances.shape[1]
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
-    def __getitem__(self, position: int) -> np.ndarray:
+    def __getitem__(self, position):
         return self._instances[self._offsets[position] : self._offsets[position + 1]]
+
+
+class StoreBags(Sequence[np.ndarray]):
+    """The bags of a store, each ``n e``, read when they are wanted.
+
+    Args:
+        store: With features of slices or tiles.
+        ids: Which bags.
+        features: Which features.
+    """
+
+    def __init__(self, store: FeatureStore, ids: Sequence[str], features: str) -> None:
+        self._store, self._ids, self._features = store, list(ids), features
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, position):
+        return self._store.bags(self._features, [self._ids[position]])[0].features
+
+
+def bags_of(store: FeatureStore, ids: Sequence[str], features: str) -> Sequence[np.ndarray]:
+    """Returns the bags of a store, in memory if all fit into 4 GiB.
+
+    Raises:
+        UserError: The store does not hold such features of single slices or tiles.
+    """
+    bags = StoreBags(store, ids, features)
+    sizes = store.good.set_index("id").loc[list(ids), "num_instances"] if "num_instances" in store.good else pd.Series([0])
+    if sizes.sum() * bags[0].shape[1] * np.float32().itemsize > MAX_BYTES_IN_MEMORY:
+        return bags
+    all_bags = [bag.features for bag in store.bags(features, ids)]
+    return ArrayBags(np.concatenate(all_bags), np.cumsum([0, *map(len, all_bags)]))
 
 
 def read_arrays(file: Path) -> tuple[ArrayBags, Labelled]:
@@ -69,38 +74,51 @@ def read_arrays(file: Path) -> tuple[ArrayBags, Labelled]:
     Raises:
         UserError: The file is not there, or its arrays do not fit together, are not finite, or leave a bag empty.
     """
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"required a store, or an .npz file of bags · got {file}: {' '.join(str(error).split())[:150]}"
-        ) from error
+    found = _loaded(file)
     if missing := [name for name in ("instances", "offsets", "labels") if name not in found]:
-        raise UserError(f"{file}: required arrays instances, offsets and labels · got {', '.join(found)}, no {missing[0]}")
-    instances, offsets, labels = found["instances"], found["offsets"].astype(np.int64), found["labels"]
-    patients = found.get("patients", np.arange(len(labels))).astype(str)
-    if instances.ndim != 2 or offsets.shape != (len(labels) + 1,) or (offsets[0], offsets[-1]) != (0, len(instances)):
+        got = ", ".join(found) or "none"
+        raise UserError(f"{file}: required arrays instances, offsets and labels · got {got}, no {missing[0]}")
+    for name, values in found.items():
+        if name != "patients" and values.dtype.kind not in "biuf":
+            raise UserError(f"{file}: required numbers in {name} · got an array of type {values.dtype}")
+    instances, offsets, labels = found["instances"], found["offsets"], found["labels"]
+    patients = found.get("patients", np.arange(labels.size))
+    if instances.ndim != 2 or labels.ndim != 1 or offsets.shape != (len(labels) + 1,) or patients.shape != labels.shape:
         raise UserError(
-            f"{file}: required instances (N, e), offsets from 0 to N (bags + 1) and labels (bags) · got shapes "
-            f"{instances.shape}, {offsets.shape} and {labels.shape}, offsets from {offsets[:1]} to {offsets[-1:]}"
+            f"{file}: required instances (N, e), offsets (bags + 1), labels (bags) and, if any, patients (bags) · got shapes "
+            f"{instances.shape}, {offsets.shape}, {labels.shape} and {patients.shape}"
         )
-    if (np.diff(offsets) < 1).any():
+    if (offsets != np.round(offsets)).any() or (offsets[0], offsets[-1]) != (0, len(instances)):
         raise UserError(
-            f"{file}: required at least one instance in every bag · got none in bag {int((np.diff(offsets) < 1).argmax())}"
+            f"{file}: required whole offsets from 0 to the {len(instances)} instances · got {offsets[0]:g} to {offsets[-1]:g}"
         )
+    if (np.diff(offsets.astype(np.int64)) < 1).any():
+        bag = int((np.diff(offsets.astype(np.int64)) < 1).argmax())
+        raise UserError(f"{file}: required at least one instance in every bag · got none in bag {bag}")
+    with np.errstate(over="ignore"):
+        instances, offsets = instances.astype(np.float32), offsets.astype(np.int64)
     finite = np.isfinite(instances).all(1)
     if not finite.all():
         bag = int(np.searchsorted(offsets, (~finite).argmax(), side="right")) - 1
         raise UserError(f"{file}: required finite instances · got NaN or infinity in bag {bag}")
-    if odd := sorted(set(labels.tolist()) - {0, 1}):
+    if odd := [label for label in labels.tolist() if label not in (0, 1)]:
         raise UserError(f"{file}: required labels 0 and 1 · got {odd[0]}")
     labelled = Labelled(
         ids=[f"bag {number}" for number in range(len(labels))],
-        patients=patients,
+        patients=patients.astype(str),
         names=(file.stem,),
         targets=labels.astype(np.float32)[:, None],
         is_exclusive=False,
-        split=None,
+        split=no_split(len(labels)),
     )
-    return ArrayBags(instances.astype(np.float32), offsets), labelled
+    return ArrayBags(instances, offsets), labelled
+
+
+def _loaded(file: Path) -> dict[str, np.ndarray]:
+    try:
+        with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except Exception as error:  # numpy and zipfile raise a dozen kinds for damaged files
+        raise UserError(
+            f"required a store, or an .npz file of bags · got {file}: {' '.join(str(error).split())[:150]}"
+        ) from error

@@ -1,23 +1,24 @@
-"""Scores of a probe, judged on the parts of a split."""
+"""Scores of a probe, evaluated on the parts of a split or over folds."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from nnunet_dino._errors import UserError
+from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.probes.labels import Labelled
-from nnunet_dino.probes.metrics import Metrics, evaluate
-from nnunet_dino.probes.thresholds import HALF, check_rule, threshold_by
+from nnunet_dino.probes.metrics import HALF, RULES, Metrics, auroc, compute_metrics, threshold_by
+from nnunet_dino.probes.numbers import MAX_SEED, check_number
 
 
 @dataclass(frozen=True)
-class Judging:
+class EvaluationOptions:
     """How scores are turned into decisions, and how sure the numbers are.
 
     Attributes:
-        rule: See :func:`nnunet_dino.probes.thresholds.threshold_by`.
+        rule: See :func:`nnunet_dino.probes.metrics.threshold_by`.
         tuned_on: Part on which the rule chooses thresholds: ``val``, or ``test``, which flatters.
         num_rounds: Bootstrap rounds.
         seed: Of the bootstrap.
@@ -32,11 +33,17 @@ class Judging:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_rule(self.rule)
+        if self.rule not in RULES:
+            raise UserError(f"--threshold: required one of {', '.join(RULES)} · got {self.rule!r}{nearest(self.rule, RULES)}")
         if self.tuned_on not in ("val", "test"):
             raise UserError(f"--threshold-on: required val or test · got {self.tuned_on!r}")
-        if self.num_rounds < 1:
-            raise UserError(f"--rounds: required a number from 1 · got {self.num_rounds}")
+        check_number("--rounds", self.num_rounds, least=1)
+        check_number("--seed", self.seed, least=0, most=MAX_SEED)
+
+    @property
+    def needs_val(self) -> bool:
+        """Whether thresholds are chosen on a ``val`` part."""
+        return self.rule != HALF and self.tuned_on == "val"
 
     @property
     def words(self) -> str:
@@ -45,7 +52,7 @@ class Judging:
 
 
 @dataclass(frozen=True)
-class Judged:
+class Evaluation:
     """One part of a split with its scores.
 
     Attributes:
@@ -63,58 +70,104 @@ class Judged:
     untuned: list[str]
 
 
-def judge(labelled: Labelled, scores: np.ndarray, judging: Judging) -> dict[str, Judged]:
-    """Judges scores of all inputs on ``val``, if there is one, and on ``test``.
+def check_parts(labelled: Labelled, options: EvaluationOptions) -> list[str]:
+    """Finds out before any training whether scores could be evaluated, and returns labels that training cannot learn.
+
+    Returns:
+        Labels of which the training part has one class only.
+
+    Raises:
+        UserError: All labels have one class only in the training or in the test part, or the rule for thresholds needs a part
+            that is not there.
+    """
+    single: list[str] = []
+    for part in ("test", "train"):
+        here = labelled.targets[labelled.split == part]
+        single = [name for c, name in enumerate(labelled.names) if len(np.unique(here[:, c])) < 2] if len(here) else []
+        if len(single) == len(labelled.names):
+            raise UserError(
+                f"{part}: required both classes of at least one label · got one class only of {', '.join(single[:20])}"
+            )
+    if options.rule != HALF and not labelled.is_exclusive and not (labelled.split == options.tuned_on).any():
+        raise UserError(f"--threshold {options.rule}: required a {options.tuned_on} part · got none · use --threshold 0.5")
+    return single
+
+
+def evaluate(labelled: Labelled, scores: np.ndarray, options: EvaluationOptions) -> dict[str, Evaluation]:
+    """Evaluates scores of all inputs on ``val``, if there is one, and on ``test``.
 
     Args:
         labelled: With its split.
         scores: ``n c`` for all inputs.
-        judging: How.
-
-    Raises:
-        UserError: The rule needs a part that is not there, or no label of the test part has two classes.
+        options: How.
     """
-    tuning = labelled.split == judging.tuned_on
-    thresholds, untuned = None, []
-    if not labelled.is_exclusive:
-        if judging.rule != HALF and not tuning.any():
-            raise UserError(f"--threshold {judging.rule}: required a {judging.tuned_on} part · got none · use --threshold 0.5")
-        columns = range(len(labelled.names))
-        chosen = [threshold_by(judging.rule, labelled.targets[tuning, c], scores[tuning, c]) for c in columns]
-        thresholds = np.array(chosen)
-        if judging.rule != HALF:
-            untuned = [labelled.names[c] for c in columns if len(np.unique(labelled.targets[tuning, c])) < 2]
-    judged = {}
-    for part in ("val", "test"):
-        here = labelled.split == part
-        if not here.any():
-            continue
-        metrics = evaluate(
-            labelled.names,
-            labelled.targets[here],
-            scores[here],
-            labelled.patients[here],
-            thresholds,
-            judging.seed,
-            judging.num_rounds,
-        )
-        judged[part] = Judged(part, labelled.targets[here], scores[here], metrics, untuned)
-    test = judged["test"].metrics
-    if len(test.single_class) == len(test.labels):
-        raise UserError(
-            f"test: required both classes of at least one label · got one class only of {', '.join(test.single_class)}"
-        )
-    return judged
+    thresholds, untuned = _thresholds(labelled, scores, labelled.split == options.tuned_on, options)
+    shown = None if labelled.is_exclusive else np.tile(thresholds, (len(scores), 1))
+    return {
+        part: _evaluation(part, labelled, labelled.split == part, scores, shown, untuned, options)
+        for part in ("val", "test")
+        if (labelled.split == part).any()
+    }
 
 
-def refuse_single_class(labelled: Labelled) -> list[str]:
-    """Returns the labels of which the training part has one class only.
+def evaluate_folds(
+    labelled: Labelled, splits: Sequence[np.ndarray], scores: Sequence[np.ndarray], options: EvaluationOptions
+) -> tuple[Evaluation, np.ndarray]:
+    """Evaluates scores of networks that each had another part of the inputs as test: all these parts together.
 
-    Raises:
-        UserError: It is so for all of them: nothing could be learned.
+    Args:
+        labelled: The labels.
+        splits: One per fold; every input is test in one of them.
+        scores: One ``n c`` per fold, of its ``test`` and its tuning part.
+        options: How. A threshold is chosen for every fold by itself.
+
+    Returns:
+        The evaluation of every input when it was test, and the thresholds, ``folds c``.
     """
-    train = labelled.targets[labelled.split == "train"]
-    single = [name for c, name in enumerate(labelled.names) if len(np.unique(train[:, c])) < 2]
-    if len(single) == len(labelled.names):
-        raise UserError(f"train: required both classes of at least one label · got one class only of {', '.join(single)}")
-    return single
+    pooled, per_input, untuned = np.zeros(labelled.targets.shape), np.zeros(labelled.targets.shape), []
+    thresholds = np.full((len(splits), len(labelled.names)), np.nan)
+    for fold, (split, values) in enumerate(zip(splits, scores, strict=True)):
+        test = split == "test"
+        pooled[test] = values[test]
+        thresholds[fold], missing = _thresholds(labelled, values, split == options.tuned_on, options)
+        per_input[test] = thresholds[fold]
+        untuned += [f"{name} in fold {fold + 1}" for name in missing]
+    everyone = np.ones(len(pooled), bool)
+    shown = None if labelled.is_exclusive else per_input
+    return _evaluation("test", labelled, everyone, pooled, shown, untuned, options), thresholds
+
+
+def mean_auroc(targets: np.ndarray, scores: np.ndarray) -> float:
+    """Returns the mean AUROC over the labels that have both classes, ``n c``; NaN if there is none."""
+    areas = np.array([auroc(targets[:, c], scores[:, c]) for c in range(targets.shape[1])])
+    known = areas[np.isfinite(areas)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def _thresholds(
+    labelled: Labelled, scores: np.ndarray, tuning: np.ndarray, options: EvaluationOptions
+) -> tuple[np.ndarray, list[str]]:
+    """Returns a threshold per label, and the labels that could not be tuned."""
+    columns = range(len(labelled.names))
+    if labelled.is_exclusive:
+        return np.full(len(columns), np.nan), []
+    chosen = [threshold_by(options.rule, labelled.targets[tuning, c], scores[tuning, c]) for c in columns]
+    if options.rule == HALF:
+        return np.array(chosen), []
+    return np.array(chosen), [labelled.names[c] for c in columns if len(np.unique(labelled.targets[tuning, c])) < 2]
+
+
+def _evaluation(
+    part: str,
+    labelled: Labelled,
+    here: np.ndarray,
+    scores: np.ndarray,
+    thresholds: np.ndarray | None,
+    untuned: list[str],
+    options: EvaluationOptions,
+) -> Evaluation:
+    targets, shown = labelled.targets[here], scores[here]
+    of_inputs = None if thresholds is None else thresholds[here]
+    rounds = options.num_rounds
+    metrics = compute_metrics(labelled.names, targets, shown, labelled.patients[here], of_inputs, options.seed, rounds)
+    return Evaluation(part, targets, shown, metrics, untuned)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from nnunet_dino._errors import UserError
+from nnunet_dino.probes.numbers import check_number, whole_numbers
 
 NUM_NEIGHBOURS = (5, 10, 20, 50, 100, 200)
 UNIFORM, SOFTMAX = "uniform", "softmax"
@@ -36,14 +37,13 @@ class KnnOptions:
     leave_one_out: bool = False
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise UserError(f"--temperature: required a positive number · got {self.temperature:g}")
-        if not all(part.strip().isdigit() and int(part) for part in self.numbers.split(",")):
-            raise UserError(f"-k: required numbers from 1, with commas · got {self.numbers!r}")
+        check_number("--temperature", self.temperature, least=1e-4)
+        if not self.num_neighbours:
+            raise UserError("-k: required at least one number of neighbours · got none")
 
     @property
     def num_neighbours(self) -> list[int]:
-        return sorted({int(part) for part in self.numbers.split(",")})
+        return sorted(set(whole_numbers("-k", self.numbers)))
 
 
 def knn_scores(
@@ -89,12 +89,12 @@ def knn_scores(
     people = {name: number for number, name in enumerate(np.unique(np.concatenate([bank_patients, query_patients])))}
     of_bank, of_queries = (torch.tensor([people[p] for p in names], device=device) for names in (bank_patients, query_patients))
     unit_bank, unit_queries = (F.normalize(torch.from_numpy(values).to(device), dim=1) for values in (bank, queries))
-    labels = torch.from_numpy(bank_targets).to(device, torch.float64)
+    labels = torch.from_numpy(bank_targets).double()  # votes are counted on the CPU: Apple's GPUs have no float64
     scores: dict[tuple[int, str], list[np.ndarray]] = {(k, how): [] for k in sizes for how in WEIGHTINGS}
     for some, whose in zip(unit_queries.split(QUERIES_AT_ONCE), of_queries.split(QUERIES_AT_ONCE), strict=True):
         similarity = some @ unit_bank.T
         similarity.masked_fill_(whose[:, None] == of_bank[None, :], float("-inf"))
-        nearest, places = similarity.topk(sizes[-1], dim=1)
+        nearest, places = (found.cpu() for found in similarity.topk(sizes[-1], dim=1))
         may_vote = torch.isfinite(nearest)
         if not may_vote[:, 0].all():
             raise UserError("required a neighbour of another patient for every input · got one without")
@@ -102,6 +102,6 @@ def knn_scores(
         softmax = (nearest.double() / temperature).softmax(1)
         for k in sizes:
             counted = may_vote[:, :k].sum(1, keepdim=True)
-            scores[k, UNIFORM].append((votes[:, :k].sum(1) / counted).cpu().numpy())
-            scores[k, SOFTMAX].append((votes[:, :k] * softmax[:, :k, None]).sum(1).cpu().numpy())
+            scores[k, UNIFORM].append((votes[:, :k].sum(1) / counted).numpy())
+            scores[k, SOFTMAX].append((votes[:, :k] * softmax[:, :k, None]).sum(1).numpy())
     return {key: np.concatenate(parts) for key, parts in scores.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -12,32 +12,11 @@ import pandas as pd
 
 from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.features.inputs import PATH_COLUMNS, read_csv
-from nnunet_dino.probes.splits import checked_split, split_names
+from nnunet_dino.features.store.reader import FeatureStore
+from nnunet_dino.probes.splits import PARTS, checked_split, split_names
+from nnunet_dino.probes.targets import LabelColumns, read_targets, without_uncertain
 
 ID_COLUMNS = ("id", *PATH_COLUMNS)
-
-
-@dataclass(frozen=True)
-class LabelColumns:
-    """Which columns of a CSV file mean what.
-
-    Attributes:
-        file: The CSV file.
-        targets: One column of classes, or columns of 0 and 1.
-        patient: Column that says whose an input is.
-        id: Column that names the inputs; one of the usual names by default.
-        split: Column with train, val and test.
-        separator: Text between the labels of one cell, where an input has several of them in one column.
-        negative: Word in such a cell that means no label.
-    """
-
-    file: Path
-    targets: tuple[str, ...]
-    patient: str
-    id: str | None = None
-    split: str | None = None
-    separator: str | None = None
-    negative: str = "No Finding"
 
 
 @dataclass(frozen=True)
@@ -50,9 +29,10 @@ class Labelled:
         names: Of the ``c`` labels or classes.
         targets: ``n c``, 0 or 1.
         is_exclusive: Whether every input has exactly one of the classes.
-        split: ``train``, ``val`` or ``test`` per input; None if the file does not say.
+        split: ``train``, ``val`` or ``test`` per input; empty texts if the file does not say.
         num_without_features: Rows of the file that the store has nothing for.
         num_without_labels: Inputs of the store that the file has nothing for.
+        notes: What a reader must know of how the file was understood.
     """
 
     ids: list[str]
@@ -60,22 +40,36 @@ class Labelled:
     names: tuple[str, ...]
     targets: np.ndarray
     is_exclusive: bool
-    split: np.ndarray | None
+    split: np.ndarray
     num_without_features: int = 0
     num_without_labels: int = 0
+    notes: list[str] = field(default_factory=list)
 
     @property
     def classes(self) -> np.ndarray:
-        """Number of the class of every input, for exclusive classes."""
-        return self.targets.argmax(1)
+        """Number of the class of every input, for exclusive classes or a single label."""
+        return self.targets.argmax(1) if self.is_exclusive else self.targets[:, 0].astype(int)
 
     def with_split(self, split: np.ndarray) -> Labelled:
-        """Returns the same labels with another split, after checking it.
+        """Returns the same labels with another split."""
+        return replace(self, split=split)
 
-        Raises:
-            UserError: A patient is in two parts.
-        """
-        return replace(self, split=checked_split(split, self.patients))
+
+def no_split(count: int) -> np.ndarray:
+    """Returns the split of inputs of which nothing is said."""
+    return np.full(count, "", dtype="<U5")
+
+
+def labelled_vectors(store: FeatureStore, columns: LabelColumns, features: str) -> tuple[Labelled, np.ndarray]:
+    """Returns labels and the vectors ``n e`` that belong to them.
+
+    Raises:
+        UserError: Labels or features are not usable.
+    """
+    ids, vectors = store.vectors(features)
+    labelled = read_labels(columns, ids)
+    place = {name: row for row, name in enumerate(ids)}
+    return labelled, vectors[[place[name] for name in labelled.ids]]
 
 
 def read_labels(columns: LabelColumns, store_ids: Sequence[str]) -> Labelled:
@@ -89,30 +83,21 @@ def read_labels(columns: LabelColumns, store_ids: Sequence[str]) -> Labelled:
             or nothing fits together.
     """
     table = read_csv(columns.file)
-    id_column = columns.id or next((name for name in ID_COLUMNS if name in table), None)
-    if id_column is None:
-        raise UserError(
-            f"{columns.file}: required a column called one of {', '.join(ID_COLUMNS)} · got {', '.join(table)} "
-            "· name it with --id"
-        )
-    wanted = {"--id": [id_column], "--target": columns.targets, "--patient": [columns.patient], "--split": [columns.split]}
-    for option, names in wanted.items():
-        for name in names:
-            if name is not None and name not in table:
-                raise UserError(f"{option}: required a column of {columns.file} · got {name!r}{nearest(name, table)}")
+    id_column = _id_column(table, columns)
     rows = _joined(table, id_column, store_ids, columns.file)
-    found = table.iloc[list(rows.values())]
-    names, targets, is_exclusive = _targets(found, columns, id_column)
+    found, notes = without_uncertain(table.iloc[list(rows.values())], columns, id_column)
+    names, targets, is_exclusive, more = read_targets(found, columns, id_column)
     patients = found[columns.patient].str.strip().to_numpy(str)
     if (patients == "").any():
         raise UserError(
             f"--patient: required one in every row · got none for {found[id_column].iloc[int((patients == '').argmax())]}"
         )
-    split = None
+    split = no_split(len(found))
     if columns.split:
         split = checked_split(split_names(found[columns.split].tolist(), columns.split), patients)
+    name_of = {row: name for name, row in rows.items()}
     return Labelled(
-        ids=list(rows),
+        ids=[name_of[row] for row in found.index],
         patients=patients,
         names=names,
         targets=targets,
@@ -120,7 +105,26 @@ def read_labels(columns: LabelColumns, store_ids: Sequence[str]) -> Labelled:
         split=split,
         num_without_features=len(table) - len(rows),
         num_without_labels=len(store_ids) - len(rows),
+        notes=[*notes, *more],
     )
+
+
+def _id_column(table: pd.DataFrame, columns: LabelColumns) -> str:
+    """Returns the column that names the inputs, after finding all others."""
+    id_column = columns.id or next((name for name in ID_COLUMNS if name in table), None)
+    if id_column is None:
+        raise UserError(
+            f"{columns.file}: required a column called one of {', '.join(ID_COLUMNS)} · got {', '.join(table)} "
+            "· name it with --id"
+        )
+    if len(set(columns.targets)) != len(columns.targets) or not columns.targets:
+        raise UserError(f"--target: required every column once · got {', '.join(columns.targets) or 'none'}")
+    wanted = {"--id": (id_column,), "--target": columns.targets, "--patient": (columns.patient,), "--split": (columns.split,)}
+    for option, names in wanted.items():
+        for name in names:
+            if name is not None and name not in table:
+                raise UserError(f"{option}: required a column of {columns.file} · got {name!r}{nearest(name, table)}")
+    return id_column
 
 
 def _joined(table: pd.DataFrame, column: str, store_ids: Sequence[str], file: Path) -> dict[str, int]:
@@ -157,57 +161,7 @@ def _stem(text: str) -> str:
     return PurePosixPath(name).stem
 
 
-def _targets(found: pd.DataFrame, columns: LabelColumns, id_column: str) -> tuple[tuple[str, ...], np.ndarray, bool]:
-    if len(set(columns.targets)) != len(columns.targets) or not columns.targets:
-        raise UserError(f"--target: required every column once · got {', '.join(columns.targets) or 'none'}")
-    cells = {name: found[name].str.strip() for name in columns.targets}
-    for name, texts in cells.items():
-        if (texts == "").any():
-            where = found[id_column].iloc[int((texts == "").argmax())]
-            raise UserError(f"--target {name}: required a label in every row · got none for {where}")
-    if columns.separator:
-        return _separated(cells, columns)
-    first = next(iter(cells.values()))
-    if len(cells) == 1 and not set(first) <= _BINARY.keys():
-        classes = tuple(sorted(set(first), key=_in_number_order))
-        _refuse_numbers_as_classes(classes, columns.targets[0])
-        return classes, np.stack([(first == name).to_numpy(np.float32) for name in classes], axis=1), True
-    for name, texts in cells.items():
-        if odd := [text for text in texts if text not in _BINARY]:
-            raise UserError(f"--target {name}: required 0 or 1 in every row, as there are several targets · got {odd[0]!r}")
-    targets = np.stack([texts.map(_BINARY).to_numpy(np.float32) for texts in cells.values()], axis=1)
-    return columns.targets, targets, False
-
-
-_BINARY = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "False": 0.0, "True": 1.0, "false": 0.0, "true": 1.0}
-MAX_CLASSES = 200
-
-
-def _separated(cells: dict[str, pd.Series], columns: LabelColumns) -> tuple[tuple[str, ...], np.ndarray, bool]:
-    if len(cells) > 1:
-        raise UserError(f"--separator: required one --target · got {', '.join(cells)}")
-    sets = [{word.strip() for word in text.split(columns.separator)} for text in next(iter(cells.values()))]
-    names = tuple(sorted(set().union(*sets) - {columns.negative, ""}))
-    if not names:
-        raise UserError(f"--target {columns.targets[0]}: required labels · got only {columns.negative!r}")
-    return names, np.array([[name in words for name in names] for words in sets], np.float32), False
-
-
-def _in_number_order(text: str) -> tuple[float, str]:
-    try:
-        return float(text), text
-    except ValueError:
-        return float("inf"), text
-
-
-def _refuse_numbers_as_classes(classes: Sequence[str], column: str) -> None:
-    if len(classes) > MAX_CLASSES:
-        raise UserError(f"--target {column}: required labels, at most {MAX_CLASSES} · got {len(classes)} different values")
-    if len(classes) < 2:
-        raise UserError(f"--target {column}: required at least two classes · got only {classes[0]!r}")
-
-
 def count_words(names: Sequence[str]) -> str:
     """Returns ``train 400, val 60, test 118`` for the parts that are there."""
     counts = Counter(names)
-    return ", ".join(f"{part} {counts[part]}" for part in ("train", "val", "test") if counts[part])
+    return ", ".join(f"{part} {counts[part]}" for part in PARTS if counts[part])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunet_dino._errors import UserError, nearest
+from nnunet_dino.probes.numbers import MAX_SEED, check_number
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -56,12 +58,11 @@ class LinearOptions:
             value = getattr(self, name)
             if value not in known:
                 raise UserError(f"--{name}: required one of {', '.join(known)} · got {value!r}{nearest(value, known)}")
-        for name in ("batch", "epochs"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name}: required a number from 1 · got {getattr(self, name)}")
-        if not self.lr > 0 or self.weight_decay < 0:
-            wrong = ("--lr", self.lr) if not self.lr > 0 else ("--weight-decay", self.weight_decay)
-            raise UserError(f"{wrong[0]}: required a positive number · got {wrong[1]:g}")
+        check_number("--batch", self.batch, least=1)
+        check_number("--epochs", self.epochs, least=1)
+        check_number("--lr", self.lr, above=0)
+        check_number("--weight-decay", self.weight_decay, least=0)
+        check_number("--seed", self.seed, least=0, most=MAX_SEED)
 
 
 @dataclass(frozen=True)
@@ -114,22 +115,24 @@ def train_linear(
         raise UserError("--keep best: required a val part · got none · keep the last epoch, or give one")
     device = device or torch.device("cpu")
     generator = torch.Generator().manual_seed(options.seed)
-    shift = torch.from_numpy(features.mean(0, dtype=np.float64).astype(np.float32))
-    scale = torch.from_numpy(features.std(0, dtype=np.float64).astype(np.float32)).clamp(min=1e-6)
-    if not options.standardise:
-        shift, scale = torch.zeros_like(shift), torch.ones_like(scale)
+    shift, scale = torch.zeros(features.shape[1]), torch.ones(features.shape[1])
+    if options.standardise:
+        shift = torch.from_numpy(features.mean(0, dtype=np.float64).astype(np.float32))
+        scale = torch.from_numpy(features.std(0, dtype=np.float64).astype(np.float32)).clamp(min=1e-6)
+
+    def on_device(vectors: np.ndarray, goals: np.ndarray) -> tuple[Tensor, Tensor]:
+        return ((torch.from_numpy(vectors) - shift) / scale).to(device), torch.from_numpy(goals).to(device)
+
     layer = nn.Linear(features.shape[1], targets.shape[1])
     nn.init.normal_(layer.weight, std=INITIAL_STD, generator=generator)
     nn.init.zeros_(layer.bias)
     layer.to(device)
-    inputs, goals = ((torch.from_numpy(features) - shift) / scale).to(device), torch.from_numpy(targets).to(device)
-    held_out = None
-    if validation is not None:
-        held_out = ((torch.from_numpy(validation[0]) - shift) / scale).to(device), torch.from_numpy(validation[1]).to(device)
-    num_steps = options.epochs * -(-len(inputs) // options.batch)
+    inputs, goals = on_device(features, targets)
+    held_out = on_device(*validation) if validation is not None and options.keep == "best" else None
     optimizer = OPTIMIZERS[options.optimizer](layer.parameters(), lr=options.lr, weight_decay=options.weight_decay)
+    num_steps = options.epochs * -(-len(inputs) // options.batch)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps) if options.schedule == "cosine" else None
-    best = (float("inf"), None)
+    best_loss, best_state = float("inf"), layer.state_dict()  # shares memory with the layer: the last epoch, if none is kept
     for _ in range(options.epochs):
         for chosen in torch.randperm(len(inputs), generator=generator).to(device).split(options.batch):
             optimizer.zero_grad()
@@ -137,13 +140,12 @@ def train_linear(
             optimizer.step()
             if cosine is not None:
                 cosine.step()
-        if options.keep == "best":
+        if held_out is not None:
             with torch.no_grad():
                 loss = float(_loss(layer(held_out[0]), held_out[1], is_exclusive))
-            if loss < best[0]:
-                best = (loss, {name: tensor.clone() for name, tensor in layer.state_dict().items()})
-    if best[1] is not None:
-        layer.load_state_dict(best[1])
+            if loss < best_loss:
+                best_loss, best_state = loss, copy.deepcopy(layer.state_dict())
+    layer.load_state_dict(best_state)
     if not torch.isfinite(layer.weight).all():
         raise UserError(
             f"--lr: required one with which training converges · got {options.lr:g} · try a smaller one, or --standardise"

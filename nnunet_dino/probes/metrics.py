@@ -1,4 +1,4 @@
-"""What scores are worth: AUROC, accuracy, precision and recall, with bootstrap intervals by patient."""
+"""What scores are worth: AUROC, thresholds, accuracy, precision and recall, with bootstrap intervals by patient."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.metrics import roc_curve
 
-from nnunet_dino.probes.auroc import weighted_auroc
-
+HALF, YOUDEN, CORNER = "0.5", "youden", "corner"
+RULES = (HALF, YOUDEN, CORNER)
+NUM_CORNER_THRESHOLDS = 100
 NUM_ROUNDS = 1000
 ROUNDS_AT_ONCE = 100
 QUANTILES = (0.025, 0.975)
@@ -31,7 +33,8 @@ class LabelMetrics:
         name: Of the label.
         num_positive: Inputs that have it.
         auroc: NaN if all inputs have it, or none.
-        threshold: Scores from here upwards count as found; NaN for exclusive classes, where the highest score counts.
+        threshold: Scores from here upwards count as found; NaN if folds differ in it, and for exclusive classes, where the
+            highest score counts.
         accuracy: Fraction of inputs for which "found" is right.
         precision: Of those found, the fraction that have it; 0 if none is found.
         recall: Of those that have it, the fraction found; 0 if none has it.
@@ -68,7 +71,7 @@ class Metrics:
     single_class: list[str]
 
 
-def evaluate(
+def compute_metrics(
     names: tuple[str, ...],
     targets: np.ndarray,
     scores: np.ndarray,
@@ -84,7 +87,8 @@ def evaluate(
         targets: ``n c``, 0 or 1.
         scores: ``n c``, 0..1.
         patients: Whose the inputs are; intervals come from drawing patients with replacement.
-        thresholds: Per label; None for exclusive classes, of which the one with the highest score is found.
+        thresholds: Per label, ``c``, or per input and label, ``n c``; None for exclusive classes, of which the one with the
+            highest score is found.
         seed: Of the drawing.
         num_rounds: Drawings.
     """
@@ -100,7 +104,7 @@ def evaluate(
         LabelMetrics(
             name=name,
             num_positive=int(targets[:, c].sum()),
-            threshold=float(thresholds[c]) if thresholds is not None else float("nan"),
+            threshold=_common_threshold(thresholds, c),
             **{key: _estimate(per_label[key][c, 0], label_rounds[key][c]) for key in per_label},
         )
         for c, name in enumerate(names)
@@ -112,6 +116,13 @@ def evaluate(
         overall={key: _estimate(overall[key][0], overall_rounds[key]) for key in overall},
         single_class=[name for c, name in enumerate(names) if len(np.unique(targets[:, c])) < 2],
     )
+
+
+def _common_threshold(thresholds: np.ndarray | None, label: int) -> float:
+    if thresholds is None:
+        return float("nan")
+    known = np.unique(np.atleast_2d(thresholds)[:, label])
+    return float(known[0]) if len(known) == 1 else float("nan")
 
 
 def _highest(scores: np.ndarray) -> np.ndarray:
@@ -172,3 +183,64 @@ def _estimate(value: float, rounds: np.ndarray) -> Estimate:
         return Estimate(float(value), float("nan"), float("nan"))
     low, high = np.quantile(known, QUANTILES)
     return Estimate(float(value), float(low), float(high))
+
+
+def weighted_auroc(targets: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Returns the area under the ROC curve for every row of weights; ties count half.
+
+    Args:
+        targets: 0 or 1, ``n``.
+        scores: ``n``.
+        weights: How often every input counts, ``rounds n``.
+
+    Returns:
+        ``rounds``; NaN where one class has no weight.
+    """
+    order = np.argsort(scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scores[order], prepend=np.nan) != 0)  # the first of every group of equal scores
+    is_positive = targets[order] == 1
+    sorted_weights = weights[:, order].astype(np.float64)
+    positive = np.add.reduceat(sorted_weights * is_positive, starts, axis=1)
+    negative = np.add.reduceat(sorted_weights * ~is_positive, starts, axis=1)
+    below = np.cumsum(negative, axis=1) - negative
+    won = (positive * (below + negative / 2)).sum(1)
+    pairs = positive.sum(1) * negative.sum(1)
+    return np.divide(won, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
+
+
+def auroc(targets: np.ndarray, scores: np.ndarray) -> float:
+    """Returns the area under the ROC curve; NaN if there is one class only."""
+    return float(weighted_auroc(targets, scores, np.ones((1, len(scores))))[0])
+
+
+def threshold_by(rule: str, targets: np.ndarray, scores: np.ndarray) -> float:
+    """Returns the threshold of one label; scores from it upwards count as found.
+
+    Args:
+        rule: ``0.5``; ``youden``: largest true minus false positive rate over all scores; ``corner``: of 100 thresholds from 0
+            to 1 the one whose point is nearest to the ROC curve's upper left corner, the last of several.
+        targets: 0 or 1, ``n``.
+        scores: ``n``.
+
+    Returns:
+        The threshold; 0.5 if there is one class only.
+
+    Source: ``corner`` is what CT-CLIP's ``scripts/bootstrap_values.py`` does.
+    """
+    if rule == HALF or len(np.unique(targets)) < 2:
+        return 0.5
+    return _youden(targets, scores) if rule == YOUDEN else _corner(targets, scores)
+
+
+def _youden(targets: np.ndarray, scores: np.ndarray) -> float:
+    false_rate, true_rate, thresholds = roc_curve(targets, scores, drop_intermediate=False)
+    return float(thresholds[1:][np.argmax((true_rate - false_rate)[1:])])  # the first point is "nothing is found"
+
+
+def _corner(targets: np.ndarray, scores: np.ndarray) -> float:
+    thresholds = np.linspace(0, 1, NUM_CORNER_THRESHOLDS)
+    positive, negative = np.sort(scores[targets == 1]), np.sort(scores[targets == 0])
+    true_rate = 1 - np.searchsorted(positive, thresholds) / len(positive)
+    false_rate = 1 - np.searchsorted(negative, thresholds) / len(negative)
+    distance = np.hypot(1 - true_rate, false_rate)
+    return float(thresholds[np.flatnonzero(distance == distance.min())[-1]])

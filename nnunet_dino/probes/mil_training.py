@@ -1,9 +1,9 @@
-"""Training attention over bags: one bag per step, early stopping on ``val``."""
+"""Training attention over bags, with early stopping on ``val``."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,9 @@ from torch import Tensor
 from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.probes.linear import OPTIMIZERS
 from nnunet_dino.probes.mil import AttentionMIL
+from nnunet_dino.probes.numbers import MAX_SEED, check_number, whole_numbers
+
+MAX_INSTANCES = 8192  # filled up, of bags that are looked at together without training on them
 
 
 @dataclass(frozen=True)
@@ -59,40 +62,85 @@ class MilOptions:
         if self.optimizer not in OPTIMIZERS:
             hint = nearest(self.optimizer, OPTIMIZERS)
             raise UserError(f"--optimizer: required one of {', '.join(OPTIMIZERS)} · got {self.optimizer!r}{hint}")
-        if not all(part.strip().isdigit() and int(part) for part in self.projection.split(",") if self.projection):
-            raise UserError(f"--projection: required widths from 1, with commas · got {self.projection!r}")
         for name, least in (("attention", 1), ("epochs", 1), ("bags", 1), ("patience", 0), ("min_epochs", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"--{name.replace('_', '-')}: required a number from {least} · got {getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"--dropout: required a rate from 0 to below 1 · got {self.dropout:g}")
-        if not self.lr > 0:
-            raise UserError(f"--lr: required a positive number · got {self.lr:g}")
+            check_number(f"--{name.replace('_', '-')}", getattr(self, name), least=least)
+        check_number("--dropout", self.dropout, least=0, below=1)
+        check_number("--lr", self.lr, above=0)
+        check_number("--weight-decay", self.weight_decay, least=0)
+        check_number("--seed", self.seed, least=0, most=MAX_SEED)
+        whole_numbers("--projection", self.projection)
 
     @property
     def widths(self) -> tuple[int, ...]:
-        return tuple(int(part) for part in self.projection.split(",") if self.projection)
+        return whole_numbers("--projection", self.projection)
 
 
+class PaddedBags:
+    """Bags as tensors, several at once.
+
+    Args:
+        bags: Each ``n e``.
+        shift: Subtracted from features.
+        scale: Features are divided by it.
+    """
+
+    def __init__(self, bags: Sequence[np.ndarray], shift: Tensor, scale: Tensor) -> None:
+        self._bags, self._shift, self._scale = bags, shift, scale
+
+    def __call__(self, positions: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """Returns some bags, ``b n e``, filled up to the longest, and what is there, ``b n``; None if nothing was filled up."""
+        device = self._shift.device
+        some = [(torch.tensor(self._bags[position], device=device) - self._shift) / self._scale for position in positions]
+        if len(some) == 1:
+            return some[0][None], None
+        lengths = torch.tensor([len(bag) for bag in some], device=device)
+        is_there = torch.arange(int(lengths.max()), device=device) < lengths[:, None]
+        return torch.nn.utils.rnn.pad_sequence(some, batch_first=True), is_there
+
+    def groups(self, positions: Sequence[int]) -> Iterator[list[int]]:
+        """Divides bags into groups of similar length that may be looked at together."""
+        group: list[int] = []
+        for position in sorted(positions, key=lambda position: len(self._bags[position])):
+            if group and (len(group) + 1) * len(self._bags[position]) > MAX_INSTANCES:
+                yield group
+                group = []
+            group.append(position)
+        if group:
+            yield group
+
+
+@dataclass(frozen=True)
 class TrainedMIL:
     """A trained network over bags.
 
-    Args:
+    Attributes:
         network: The network.
         shift: Subtracted from features.
         scale: Features are divided by it.
         num_epochs: Passes that it was trained for.
     """
 
-    def __init__(self, network: AttentionMIL, shift: Tensor, scale: Tensor, num_epochs: int) -> None:
-        self.network, self.shift, self.scale, self.num_epochs = network, shift, scale, num_epochs
+    network: AttentionMIL
+    shift: Tensor
+    scale: Tensor
+    num_epochs: int
 
     @torch.no_grad()
-    def __call__(self, bag: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns probabilities of the classes ``c`` and the attention weights ``n`` of a bag ``n e``."""
-        instances = (torch.from_numpy(bag).to(self.shift.device) - self.shift) / self.scale
-        logits, attention = self.network.eval()(instances[None])
-        return logits[0].cpu().double().softmax(0).numpy(), attention[0].cpu().numpy()
+    def predict(self, bags: Sequence[np.ndarray], positions: Sequence[int]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Returns probabilities of the classes, ``b c``, and the attention weights of every bag, each ``n``.
+
+        Args:
+            bags: Each ``n e``.
+            positions: Of those asked for.
+        """
+        padded, found = PaddedBags(bags, self.shift, self.scale), {}
+        self.network.eval()
+        for group in padded.groups(positions):
+            logits, attention = self.network(*padded(group))
+            scores = logits.cpu().double().softmax(1).numpy()
+            for position, row, weights in zip(group, scores, attention.cpu().numpy(), strict=True):
+                found[position] = row, weights[: len(bags[position])]
+        return np.array([found[position][0] for position in positions]), [found[position][1] for position in positions]
 
 
 def train_mil(
@@ -103,6 +151,7 @@ def train_mil(
     val: np.ndarray,
     options: MilOptions,
     device: torch.device,
+    shown: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> TrainedMIL:
     """Trains attention over bags by cross-entropy.
 
@@ -114,65 +163,58 @@ def train_mil(
         val: Positions of the bags by whose loss the epoch is chosen; may be empty if ``patience`` is 0.
         options: How.
         device: Where to compute.
+        shown: Goes through the epochs, for example with a bar.
 
     Raises:
         UserError: Early stopping has no ``val``, or training does not converge.
     """
     if options.patience and not len(val):
         raise UserError("--patience: required a val part for early stopping · got none · give one, or --patience 0")
-    shift, scale = _scaling(bags, train, options.standardise)
-    shift, scale = shift.to(device), scale.to(device)
+    shift, scale = (tensor.to(device) for tensor in _scaling(bags, train, options.standardise))
+    padded, targets = PaddedBags(bags, shift, scale), torch.from_numpy(classes.astype(np.int64)).to(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(options.seed)
-        network = AttentionMIL(len(shift), num_classes, options.widths, options.attention, options.relu, options.dropout).to(
-            device
+        network = AttentionMIL(len(shift), num_classes, options.widths, options.attention, options.relu, options.dropout)
+        network.to(device)
+        optimizer = OPTIMIZERS[options.optimizer](
+            network.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=device.type in ("cpu", "cuda")
         )
-        decay = {"lr": options.lr, "weight_decay": options.weight_decay}
-        optimizer = OPTIMIZERS[options.optimizer](network.parameters(), **decay)
         order = np.random.default_rng(options.seed)
-        best, stale = (float("inf"), copy.deepcopy(network.state_dict()), 0), 0
-        for epoch in range(1, options.epochs + 1):
+        best_loss, best_epoch, best_state = float("inf"), 0, copy.deepcopy(network.state_dict())
+        for epoch in shown(range(1, options.epochs + 1)):
             network.train()
-            drawn = _drawn(train, classes, options.balanced, order)
-            for start in range(0, len(drawn), options.bags):
-                loss = _loss(network, bags, classes, drawn[start : start + options.bags], shift, scale)
+            for chosen in _steps(train, classes, options, order):
                 optimizer.zero_grad()
-                loss.backward()
+                F.cross_entropy(network(*padded(chosen))[0], targets[chosen]).backward()
                 optimizer.step()
             if not torch.isfinite(network.head.weight).all():
                 raise UserError(f"--lr: required one with which training converges · got {options.lr:g} · try a smaller one")
             if not options.patience:
                 continue
-            network.eval()
-            with torch.no_grad():
-                mean = float(np.mean([float(_loss(network, bags, classes, [position], shift, scale)) for position in val]))
-            if mean < best[0]:
-                best, stale = (mean, copy.deepcopy(network.state_dict()), epoch), 0
-            else:
-                stale += 1
-            if stale >= options.patience and epoch >= options.min_epochs:
+            loss = _mean_loss(network, padded, targets, val)
+            if loss < best_loss:
+                best_loss, best_epoch, best_state = loss, epoch, copy.deepcopy(network.state_dict())
+            if epoch - best_epoch >= options.patience and epoch >= options.min_epochs:
                 break
     if options.patience:
-        network.load_state_dict(best[1])
-    return TrainedMIL(network.eval(), shift, scale, best[2] if options.patience else options.epochs)
+        network.load_state_dict(best_state)
+    return TrainedMIL(network.eval(), shift, scale, best_epoch if options.patience else options.epochs)
 
 
-def _loss(
-    network: AttentionMIL,
-    bags: Sequence[np.ndarray],
-    classes: np.ndarray,
-    positions: Sequence[int],
-    shift: Tensor,
-    scale: Tensor,
-) -> Tensor:
-    """Returns the mean cross-entropy of some bags."""
-    some = [(torch.from_numpy(bags[position]).to(shift.device) - shift) / scale for position in positions]
-    is_there = None
-    if len(some) > 1:
-        lengths = torch.tensor([len(bag) for bag in some], device=shift.device)
-        is_there = torch.arange(int(lengths.max()), device=shift.device) < lengths[:, None]
-    logits, _ = network(torch.nn.utils.rnn.pad_sequence(some, batch_first=True), is_there)
-    return F.cross_entropy(logits, torch.from_numpy(classes[list(positions)]).to(shift.device))
+@torch.no_grad()
+def _mean_loss(network: AttentionMIL, padded: PaddedBags, targets: Tensor, positions: np.ndarray) -> float:
+    """Returns the mean cross-entropy of bags, several at once."""
+    network.eval()
+    groups = padded.groups(positions.tolist())
+    losses = [F.cross_entropy(network(*padded(group))[0], targets[group], reduction="sum") for group in groups]
+    return float(torch.stack(losses).sum()) / len(positions)
+
+
+def _steps(train: np.ndarray, classes: np.ndarray, options: MilOptions, order: np.random.Generator) -> Iterator[list[int]]:
+    """Yields the bags of every step of an epoch."""
+    drawn = _drawn(train, classes, options.balanced, order).tolist()
+    for start in range(0, len(drawn), options.bags):
+        yield drawn[start : start + options.bags]
 
 
 def _drawn(train: np.ndarray, classes: np.ndarray, balanced: bool, order: np.random.Generator) -> np.ndarray:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from nnunet_dino.features.store.layout import StoreFacts
-from nnunet_dino.probes.evaluation import Judged, Judging
+from nnunet_dino.probes.evaluation import Evaluation, EvaluationOptions
 from nnunet_dino.probes.labels import Labelled, count_words
-from nnunet_dino.probes.metrics import Estimate
+from nnunet_dino.probes.metrics import HALF, Estimate
 from nnunet_dino.reports import Table
 
 OVERALL = {
@@ -37,49 +37,49 @@ def with_interval(estimate: Estimate) -> str:
     return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
-def overall_table(judged: dict[str, Judged], judging: Judging) -> Table:
+def overall_table(evaluations: dict[str, Evaluation], options: EvaluationOptions) -> Table:
     """All overall measures, one column per part."""
-    parts = [part for part in ("test", "val") if part in judged]
-    num_labels = len(judged["test"].metrics.labels)
+    parts = [part for part in ("test", "val") if part in evaluations]
+    num_labels = len(evaluations["test"].metrics.labels)
     names = OF_ONE_LABEL if num_labels == 1 else OVERALL
-    rows = [[words, *(with_interval(judged[part].metrics.overall[key]) for part in parts)] for key, words in names.items()]
+    rows = [[words, *(with_interval(evaluations[part].metrics.overall[key]) for part in parts)] for key, words in names.items()]
     caption = "In brackets: 95 % intervals from drawing patients with replacement."
-    if judged["test"].metrics.labels and math.isfinite(judged["test"].metrics.labels[0].threshold):
-        caption += f" Threshold of accuracy, precision and recall: {judging.words}."
+    if evaluations["test"].metrics.labels and math.isfinite(evaluations["test"].metrics.labels[0].threshold):
+        caption += f" Threshold of accuracy, precision and recall: {options.words}."
     else:
         caption += " Accuracy, precision and recall: of the class with the highest score."
     return Table("Result", ["Measure", *parts], rows, caption, in_terminal=True)
 
 
-def label_table(judged: Judged) -> Table:
+def label_table(evaluation: Evaluation) -> Table:
     """All measures of every label."""
     rows = [
         [
             label.name,
-            f"{label.num_positive} of {judged.metrics.num}",
+            f"{label.num_positive} of {evaluation.metrics.num}",
             with_interval(label.auroc),
             number(label.threshold),
             number(label.accuracy.value),
             number(label.precision.value),
             number(label.recall.value),
         ]
-        for label in judged.metrics.labels
+        for label in evaluation.metrics.labels
     ]
     headers = ["Label", "Positive", "AUROC", "Threshold", "Accuracy", "Precision", "Recall"]
     caption = "– is undefined: a label that all inputs have, or none, has no AUROC; exclusive classes have no threshold."
-    return Table(f"Labels on {judged.part}", headers, rows, caption)
+    return Table(f"Labels on {evaluation.part}", headers, rows, caption)
 
 
-def headline(what: str, judged: Judged) -> str:
+def headline(what: str, evaluation: Evaluation) -> str:
     """Returns the result in one sentence."""
-    metrics = judged.metrics
+    metrics = evaluation.metrics
     name = (
         metrics.labels[0].name
         if len(metrics.labels) == 1
         else f"mean of {len(metrics.labels) - len(metrics.single_class)} labels"
     )
     return (
-        f"{what}: AUROC {with_interval(metrics.overall['auroc'])} on {judged.part} ({name}; {metrics.num} inputs of "
+        f"{what}: AUROC {with_interval(metrics.overall['auroc'])} on {evaluation.part} ({name}; {metrics.num} inputs of "
         f"{metrics.num_patients} patients)."
     )
 
@@ -98,23 +98,23 @@ def store_warnings(facts: StoreFacts, num_failed: int, labelled: Labelled) -> li
     return warnings
 
 
-def judged_warnings(judged: dict[str, Judged], judging: Judging, untrained: Sequence[str] = ()) -> list[str]:
+def result_warnings(evaluations: dict[str, Evaluation], options: EvaluationOptions, untrained: Sequence[str] = ()) -> list[str]:
     """Returns what must be known of the numbers."""
     warnings = []
-    if judging.tuned_on == "test" and judging.rule != "0.5":
+    if options.tuned_on == "test" and options.rule != HALF:
         warnings.append(
             "Paper-style thresholds: they were chosen on the test part itself, so accuracy, precision and recall flatter."
         )
     if untrained:
         warnings.append(f"Only one class in the training part, so nothing was learned of: {_listed(untrained)}.")
-    for one in judged.values():
+    for one in evaluations.values():
         if one.metrics.single_class:
             count = len(one.metrics.single_class)
             warnings.append(
                 f"{one.part}: {count} left out of the mean AUROC, with one class only: {_listed(one.metrics.single_class)}."
             )
-    if judged["test"].untuned:
-        warnings.append(f"Threshold 0.5, as {judging.tuned_on} has one class only: {_listed(judged['test'].untuned)}.")
+    if evaluations["test"].untuned:
+        warnings.append(f"Threshold 0.5, as {options.tuned_on} has one class only: {_listed(evaluations['test'].untuned)}.")
     return warnings
 
 
@@ -148,8 +148,3 @@ METHOD_OF_METRICS = (
     "AUROC: area under the ROC curve, ties count half; the mean leaves out labels with one class. Precision of a label that is "
     "never found is 0. Intervals: percentile bootstrap over patients."
 )
-
-
-def joined(*parts: Iterable[str]) -> list[str]:
-    """Returns the entries of all parts, without empty ones."""
-    return [text for part in parts for text in part if text]

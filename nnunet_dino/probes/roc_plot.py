@@ -7,37 +7,37 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
-from nnunet_dino.probes.evaluation import Judged
+from nnunet_dino.probes.evaluation import Evaluation
 from nnunet_dino.reports import Plot
 from nnunet_dino.reports.plot import Theme, themed
 
 MAX_CURVES = 20
 
 
-def roc_plot(judged: Judged) -> Plot | None:
+def roc_plot(evaluation: Evaluation) -> Plot | None:
     """Draws the curve of every label that has both classes; of more than 20, those with the lowest and highest area."""
-    labels = [(c, label) for c, label in enumerate(judged.metrics.labels) if np.isfinite(label.auroc.value)]
+    labels = [(c, label) for c, label in enumerate(evaluation.metrics.labels) if np.isfinite(label.auroc.value)]
     if not labels:
         return None
-    text = f"ROC curves on {judged.part}."
+    text = f"ROC curves on {evaluation.part}."
     if len(labels) > MAX_CURVES:
         labels = sorted(labels, key=lambda pair: pair[1].auroc.value)
         labels = [*labels[: MAX_CURVES // 2], *labels[-MAX_CURVES // 2 :]]
         text += f" Of all labels, the {MAX_CURVES // 2} with the smallest and the {MAX_CURVES // 2} with the largest area."
-    return themed("roc", text, lambda theme: _draw(judged, labels, theme))
+    return themed("roc", text, lambda theme: _draw(evaluation, labels, theme))
 
 
-def _draw(judged: Judged, labels: list, theme: Theme) -> Figure:
+def _draw(evaluation: Evaluation, labels: list, theme: Theme) -> Figure:
     figure = Figure(figsize=(7.6, 4.6), layout="constrained")
     axes = figure.subplots()
-    palette = matplotlib.colormaps["tab20" if len(labels) > 10 else "tab10"].colors
+    colours = matplotlib.colormaps["tab20" if len(labels) > 10 else "tab10"]
     axes.plot([0, 1], [0, 1], color=theme.faint, linewidth=1)
     for position, (c, label) in enumerate(labels):
-        false_rate, true_rate, _ = roc_curve(judged.targets[:, c], judged.scores[:, c], drop_intermediate=False)
-        colour = theme.better if len(labels) == 1 else palette[position % len(palette)]
+        false_rate, true_rate, _ = roc_curve(evaluation.targets[:, c], evaluation.scores[:, c], drop_intermediate=False)
+        colour = theme.better if len(labels) == 1 else colours(position % colours.N)
         shown = label.name if len(label.name) <= 40 else label.name[:39] + "…"
         axes.plot(false_rate, true_rate, color=colour, linewidth=1.8, label=f"{shown}  {label.auroc.value:.3f}")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", xlabel="False positive rate", ylabel="True positive rate")
-    axes.set_title(f"ROC on {judged.part}, with the area under each curve", loc="left")
+    axes.set_title(f"ROC on {evaluation.part}, with the area under each curve", loc="left")
     axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=8.5, labelcolor=theme.ink)
     return figure

@@ -2,16 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
-from nnunet_dino._errors import UserError
+from nnunet_dino._errors import UserError, nearest
+from nnunet_dino.probes.numbers import MAX_SEED, check_number
 
 PARTS = ("train", "val", "test")
-NUM_RSNA_PATIENTS = 26684
 ALSO_CALLED = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
+BY_PATIENT, RSNA = "patients", "rsna-mgca"
+RULES = (BY_PATIENT, RSNA)
+NUM_RSNA_PATIENTS = 26684
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """Where the parts come from if the label file does not say.
+
+    Attributes:
+        rule: ``patients``: at random, by patient; ``rsna-mgca``: the published split of the RSNA pneumonia challenge.
+        fractions: Of patients in train, val and test.
+        val_fraction: Of the training patients held out for ``val`` where nobody names them; 0 for none.
+        seed: Of the shuffling.
+
+    Raises:
+        UserError: A value is none of these.
+    """
+
+    rule: str = BY_PATIENT
+    fractions: tuple[float, ...] = (0.7, 0.1, 0.2)
+    val_fraction: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise UserError(f"--make-split: required one of {', '.join(RULES)} · got {self.rule!r}{nearest(self.rule, RULES)}")
+        if len(self.fractions) != 3 or not abs(sum(self.fractions) - 1) < 1e-6 or min(self.fractions) < 0:
+            got = ", ".join(f"{fraction:g}" for fraction in self.fractions)
+            raise UserError(f"--fractions: required three numbers from 0 that add up to 1 · got {got}")
+        check_number("--val-fraction", self.val_fraction, least=0, below=1)
+        check_number("--seed", self.seed, least=0, most=MAX_SEED)
 
 
 def split_names(texts: Sequence[str], column: str) -> np.ndarray:
@@ -45,6 +79,31 @@ def checked_split(split: np.ndarray, patients: np.ndarray) -> np.ndarray:
     return split
 
 
+def divide(split: np.ndarray, patients: np.ndarray, options: SplitOptions) -> tuple[np.ndarray, str]:
+    """Returns the part of every input, and in words how the parts came about.
+
+    Args:
+        split: As the label file says; empty texts where it does not.
+        patients: Whose every input is.
+        options: For what the file does not say.
+
+    Raises:
+        UserError: A patient is in two parts, or a part is empty.
+    """
+    if (split != "").all():
+        if "val" in split or options.val_fraction == 0:
+            return checked_split(split, patients), "as the label file says"
+        made = hold_out_validation(split, patients, options.val_fraction, options.seed)
+        words = f"as the label file says; val is {options.val_fraction:.0%} of the training patients (seed {options.seed})"
+    elif options.rule == RSNA:
+        made, words = rsna_split_of_mgca(patients), "MGCA's of the RSNA pneumonia challenge"
+    else:
+        made = split_by_patient(patients, options.fractions, options.seed)
+        shown = " / ".join(f"{fraction:.0%}" for fraction in options.fractions)
+        words = f"at random by patient, {shown} (seed {options.seed})"
+    return checked_split(made, patients), words
+
+
 def split_by_patient(patients: np.ndarray, fractions: Sequence[float], seed: int, option: str = "--fractions") -> np.ndarray:
     """Divides patients at random.
 
@@ -60,8 +119,7 @@ def split_by_patient(patients: np.ndarray, fractions: Sequence[float], seed: int
     people = np.unique(patients)
     people = people[np.random.default_rng(seed).permutation(len(people))]
     ends = np.round(np.cumsum(fractions) * len(people)).astype(int)
-    part_of = {name: part for part, group in zip(PARTS, np.split(people, ends[:2]), strict=True) for name in group}
-    split = np.array([part_of[name] for name in patients])
+    split = _parts_of(patients, np.split(people, ends[:2]))
     for part, fraction in zip(PARTS, fractions, strict=True):
         if fraction > 0 and part not in split:
             raise UserError(
@@ -71,6 +129,11 @@ def split_by_patient(patients: np.ndarray, fractions: Sequence[float], seed: int
     return split
 
 
+def _parts_of(patients: np.ndarray, groups: Sequence[np.ndarray]) -> np.ndarray:
+    part_of = {name: part for part, group in zip(PARTS, groups, strict=True) for name in group}
+    return np.array([part_of[name] for name in patients], dtype="<U5")
+
+
 def hold_out_validation(split: np.ndarray, patients: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Moves a fraction of the training patients to ``val``.
 
@@ -78,9 +141,8 @@ def hold_out_validation(split: np.ndarray, patients: np.ndarray, fraction: float
         UserError: ``train`` or ``val`` would be empty.
     """
     is_train = split == "train"
-    inner = split_by_patient(patients[is_train], (1 - fraction, fraction, 0.0), seed, "--val-fraction")
     result = split.astype("<U5")
-    result[is_train] = inner
+    result[is_train] = split_by_patient(patients[is_train], (1 - fraction, fraction, 0.0), seed, "--val-fraction")
     return result
 
 
@@ -103,36 +165,57 @@ def rsna_split_of_mgca(patients: np.ndarray) -> np.ndarray:
         )
     train, held_out = train_test_split(people, test_size=0.3, random_state=0)
     test, val = train_test_split(held_out, test_size=0.5, random_state=0)
-    part_of = {name: part for part, group in zip(PARTS, (train, val, test), strict=True) for name in group}
-    return np.array([part_of[name] for name in patients])
+    return _parts_of(patients, (train, val, test))
 
 
-def folds(targets: np.ndarray, patients: np.ndarray, num_folds: int, seed: int, val_fraction: float) -> Iterator[np.ndarray]:
-    """Yields ``num_folds`` splits, each with another part of the patients as test; classes are divided evenly.
+def folds(classes: np.ndarray, patients: np.ndarray, num_folds: int, seed: int, val_fraction: float) -> list[np.ndarray]:
+    """Returns ``num_folds`` splits, each with another part of the patients as test; classes are divided evenly.
 
     Args:
-        targets: Number of the class of every input.
+        classes: Number of the class of every input.
         patients: Whose they are.
         num_folds: Number of parts.
         seed: Of the shuffling.
         val_fraction: Of the patients outside test that are taken for validation; 0 for none.
 
     Raises:
-        UserError: There are fewer patients than folds, or a class has fewer inputs than folds.
+        UserError: There are too few patients or inputs of a class, or a fold has one class only to train on.
     """
-    people = len(np.unique(patients))
-    rarest = int(np.unique(targets, return_counts=True)[1].min())
-    if num_folds < 2 or num_folds > min(people, rarest):
+    people, counts = len(np.unique(patients)), np.unique(classes, return_counts=True)[1]
+    if len(counts) < 2:
+        raise UserError(f"--folds: required inputs of two classes · got {len(classes)} of one")
+    rarest = int(counts.min())
+    got = f"{num_folds} folds, {people} patients, {rarest} inputs of the rarest class"
+    if min(people, rarest) < 2:
+        raise UserError(f"--folds: required at least 2 patients and 2 inputs of every class · got {got}")
+    if not 2 <= num_folds <= min(people, rarest):
         raise UserError(
-            f"--folds: required 2 to {min(people, rarest)} (patients: {people}, inputs of the rarest class: {rarest}) "
-            f"· got {num_folds}"
+            f"--folds: required no more folds than patients and inputs of every class · got {got} · give "
+            f"{'2' if min(people, rarest) == 2 else f'2 to {min(people, rarest)}'}"
         )
-    cut = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
-    for train, test in cut.split(np.zeros(len(targets)), targets, patients):
-        split = np.full(len(targets), "train", dtype="<U5")
+    splits: list[np.ndarray] = []
+    for train, test in _stratified(num_folds, classes, patients, seed):
+        split = np.full(len(classes), "train", dtype="<U5")
         split[test] = "test"
         if val_fraction:
-            inner = StratifiedGroupKFold(max(2, round(1 / val_fraction)), shuffle=True, random_state=seed)
-            _, val = next(inner.split(np.zeros(len(train)), targets[train], patients[train]))
-            split[train[val]] = "val"
-        yield checked_split(split, patients)
+            split[train[_validation(classes[train], patients[train], val_fraction, seed)]] = "val"
+        if len(np.unique(classes[split == "train"])) < 2:
+            raise UserError(f"--folds: required two classes to train on in every fold · got one in fold {len(splits) + 1}")
+        splits.append(checked_split(split, patients))
+    return splits
+
+
+def _validation(classes: np.ndarray, patients: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Returns the positions of about a fraction of the patients: more where a class is too rare to be divided so finely."""
+    people, rarest = len(np.unique(patients)), int(np.unique(classes, return_counts=True)[1].min())
+    if people < 2:
+        raise UserError(f"--val-fraction: required at least 2 patients outside test in every fold · got {people}")
+    num_parts = max(2, min(round(1 / fraction), people, rarest))
+    return _stratified(num_parts, classes, patients, seed)[0][1]
+
+
+def _stratified(num_parts: int, classes: np.ndarray, patients: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)  # of one input that may be in one part
+        cut = StratifiedGroupKFold(num_parts, shuffle=True, random_state=seed)
+        return list(cut.split(np.zeros(len(classes)), classes, patients))

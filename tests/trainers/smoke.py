@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_dino.trainers import nnUNetTrainerDINOv3Tiny
+from nnunet_dino.trainers import nnUNetTrainerDINOv3Tiny, nnUNetTrainerPrior
 
 
 class nnUNetTrainerSmoke(nnUNetTrainer):
@@ -39,6 +39,20 @@ class nnUNetTrainerDINOv3TinyPretrainedSmoke(nnUNetTrainerDINOv3TinySmoke):
     """The same, with weights that have to be found."""
 
     dino = replace(nnUNetTrainerDINOv3Tiny.dino, weights="pretrained")
+
+
+class nnUNetTrainerDINOv3TinyPriorSmoke(nnUNetTrainerDINOv3TinySmoke):
+    """The same, started at the class frequencies."""
+
+    prior = True
+
+
+class nnUNetTrainerPriorSmoke(nnUNetTrainerPrior):
+    """The stock network started at the class frequencies: two epochs of three steps."""
+
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):  # noqa: B008
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        shorten(self)
 
 
 def shorten(trainer: nnUNetTrainer) -> None:

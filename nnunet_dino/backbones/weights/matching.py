@@ -128,14 +128,15 @@ def _check_periods(periods: Tensor, wanted: Architecture, spec: BackboneSpec, wh
     """Compares the file's periods with timm's.
 
     They follow from the architecture, so none are loaded: timm and Hugging Face compute them in float32. Meta's releases carry
-    them rounded to bfloat16.
+    them rounded to bfloat16, the type that MedDINOv3's own network computes in.
     """
+    expected = wanted.periods.to(getattr(torch, spec.rope_dtype)).float()
     if periods.shape != wanted.periods.shape:
         raise UserError(
             f"wrong weights: required {len(wanted.periods)} rope periods ({wanted.num_heads} heads) for {spec.name} "
             f"· got {periods.numel()} in {where} · the file has another number of heads: take the one of {spec.name}"
         )
-    difference = ((periods.float() - wanted.periods) / wanted.periods).abs().max().item()
+    difference = ((periods.float() - expected) / expected).abs().max().item()
     if not difference <= BFLOAT16_ROUNDING:
         raise UserError(
             f"wrong weights: required rope periods {_range(wanted.periods)} for {spec.name} · got {_range(periods)} in {where} "
@@ -144,7 +145,7 @@ def _check_periods(periods: Tensor, wanted: Architecture, spec: BackboneSpec, wh
     # float32 computed on another machine may differ in the last bits.
     if difference <= 1e-6:
         return []
-    return [f"the file's rope periods are rounded ({difference:.1e} relative); computed in float32 instead"]
+    return [f"the file's rope periods are rounded ({difference:.1e} relative); computed in {spec.rope_dtype} instead"]
 
 
 def _range(periods: Tensor) -> str:

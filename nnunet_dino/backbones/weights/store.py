@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -44,7 +43,7 @@ def import_file(path: Path, name: str | None = None, force: bool = False) -> tup
     Raises:
         UserError: The file is not good, fits several backbones, the store has other weights, or it cannot be written.
     """
-    loaded = load_file(path, None if name is None else get_spec(name))
+    loaded = load_file(path, None if name is None else get_spec(name, "--as"))
     if len(loaded.names) > 1:
         options = " or ".join(f"--as {fitted}" for fitted in loaded.names)
         raise UserError(f"import: required the backbone's name · got {path}, which fits {len(loaded.names)} · add {options}")
@@ -62,7 +61,7 @@ def import_file(path: Path, name: str | None = None, force: bool = False) -> tup
     metadata = {
         NAME_KEY: spec.name,
         DIGEST_KEY: loaded.digest,
-        "source": os.fsencode(path.name).decode("utf-8", "replace"),
+        "source": path.name,
         "licence": spec.licence,
         "format": "pt",
     }

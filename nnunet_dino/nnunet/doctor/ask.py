@@ -10,13 +10,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
+PROBE = Path(__file__).with_name("probe.py")
 PATIENCE_S = 300
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a probe said.
+    """What the probe said.
 
     Attributes:
         values: Its answers by name.
@@ -35,15 +35,18 @@ class Answers:
 
 
 @cache
-def ask(probe: str) -> Answers:
-    """Runs ``probe``, a file of this folder, as text in a fresh Python of this environment.
+def ask(probe: Path = PROBE) -> Answers:
+    """Runs the probe, as text, in a fresh Python of this environment; once.
 
-    A probe prints one JSON list ``[name, answer]`` per line; other lines are ignored, because nnU-Net prints some on import.
+    It prints one JSON list ``[name, answer]`` per line; other lines are ignored, because nnU-Net prints some on import.
     """
-    text = (HERE / probe).read_text(encoding="utf-8")
     try:
         done = subprocess.run(
-            [sys.executable, "-c", text], capture_output=True, text=True, timeout=PATIENCE_S, errors="replace"
+            [sys.executable, "-c", probe.read_text(encoding="utf-8")],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            errors="replace",
         )
     except subprocess.TimeoutExpired:
         return Answers({}, f"no answer within {PATIENCE_S} s")

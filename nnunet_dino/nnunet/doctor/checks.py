@@ -14,7 +14,7 @@ from pathlib import Path
 from nnunet_dino._nnunet_folders import PURPOSE, command_to_set
 from nnunet_dino.nnunet.discovery.boot import switched_off
 from nnunet_dino.nnunet.doctor.ask import ask
-from nnunet_dino.nnunet.doctor.report import Check, Finding, Level
+from nnunet_dino.nnunet.doctor.finding import Check, Finding, Level
 
 PACKAGE = Path(__file__).parent.parent
 LOW_DISK_GB = 10
@@ -51,7 +51,7 @@ def versions() -> Iterator[Finding]:
 
 def libraries() -> Iterator[Finding]:
     """Whether the compiled packages load and work together."""
-    answers = ask("ask_stack.py")
+    answers = ask()
     for name in ("torch", "timm", "peft"):
         if why := answers.error(name):
             yield Finding("FAIL", f"{name} cannot be imported · {why}", f"pip install --force-reinstall {name}")
@@ -65,7 +65,7 @@ def libraries() -> Iterator[Finding]:
 
 def devices() -> Iterator[Finding]:
     """What nnU-Net can train on, and in which precision the backbone computes there."""
-    answers = ask("ask_stack.py")
+    answers = ask()
     if why := answers.error("devices"):
         yield Finding("FAIL", f"devices unknown · {why}", _LIBRARIES_FIRST)
         return
@@ -99,7 +99,7 @@ def folders() -> Iterator[Finding]:
 
 def discovery() -> Iterator[Finding]:
     """By which way stock commands find our trainers and planners, tried in a fresh Python."""
-    answers = ask("ask_lookup.py")
+    answers = ask()
     if why := answers.error("hook"):
         yield Finding("FAIL", f"nnU-Net's class look-up cannot be tried · {why}", _LIBRARIES_FIRST)
         return
@@ -118,7 +118,7 @@ def discovery() -> Iterator[Finding]:
 
 def weights() -> Iterator[Finding]:
     """Where the weights of the published backbones lie."""
-    answers = ask("ask_stack.py")
+    answers = ask()
     if answers.values.get("random") is True:
         yield Finding("warn", "nnUNet_dino_weights=random: backbones are not pretrained", "unset nnUNet_dino_weights")
         return

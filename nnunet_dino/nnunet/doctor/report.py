@@ -2,43 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterator
 
-Level = Literal["ok", "note", "warn", "FAIL"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report.
-
-    Attributes:
-        level: ``ok``; ``note``: good to know; ``warn``: training can start, but look; ``FAIL``: training could not start.
-        text: What was found.
-        remedy: The command or the step that mends it; empty where nothing is to be done.
-    """
-
-    level: Level
-    text: str
-    remedy: str = ""
+from nnunet_dino.nnunet.doctor.checks import CHECKS
+from nnunet_dino.nnunet.doctor.finding import Check, Finding
 
 
-Check = Callable[[], Iterable[Finding]]
-
-
-def examine(checks: dict[str, Check] | None = None) -> Iterator[tuple[str, Finding]]:
+def examine(checks: dict[str, Check]) -> Iterator[tuple[str, Finding]]:
     """Runs the checks one after the other and yields each finding with the section it belongs to.
 
     A check that breaks becomes a warning itself; the others still run.
 
     Args:
-        checks: Title of a section and its check; all of :data:`nnunet_dino.nnunet.doctor.checks.CHECKS` if None.
+        checks: Title of a section and its check.
     """
-    if checks is None:
-        from nnunet_dino.nnunet.doctor.checks import CHECKS
-
-        checks = CHECKS
     for section, check in checks.items():
         try:
             for finding in check():
@@ -48,7 +25,7 @@ def examine(checks: dict[str, Check] | None = None) -> Iterator[tuple[str, Findi
             yield section, Finding("warn", text, "report it with this whole page")
 
 
-def run(say: Callable[[str], object] = print, checks: dict[str, Check] | None = None) -> int:
+def run(say: Callable[[str], object] = print, checks: dict[str, Check] = CHECKS) -> int:
     """Prints the report line by line and returns the exit code: 1 if training could not start, else 0."""
     current = ""
     found: list[Finding] = []

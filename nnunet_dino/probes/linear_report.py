@@ -1,4 +1,4 @@
-"""What ``nnunet-dino probe linear`` does."""
+"""A linear probe from features and labels to its report."""
 
 from __future__ import annotations
 
@@ -12,26 +12,30 @@ from safetensors.torch import save
 from nnunet_dino.features.encoder import pick_device
 from nnunet_dino.features.store.layout import StoreFacts
 from nnunet_dino.features.store.reader import FeatureStore
-from nnunet_dino.probes.compose import compose, write_report
-from nnunet_dino.probes.evaluation import judge, refuse_single_class
+from nnunet_dino.probes.evaluation import check_parts, evaluate
+from nnunet_dino.probes.labels import labelled_vectors
 from nnunet_dino.probes.linear import LinearOptions, LinearProbe, train_linear
-from nnunet_dino.probes.prepare import Request, labelled_vectors, with_parts
+from nnunet_dino.probes.report import compose, write_report
+from nnunet_dino.probes.request import Request
+from nnunet_dino.probes.splits import divide
 from nnunet_dino.reports import Report, check_folder
 
 WEIGHTS = "linear.safetensors"
 
 
-def run(echo: Callable[[str], object], request: Request, options: LinearOptions) -> Report:
-    """Trains a linear layer on a store, judges it and writes the report.
+def report_linear(request: Request, options: LinearOptions, echo: Callable[[str], object] = print) -> Report:
+    """Trains a linear layer on a store, evaluates it and writes the report.
 
     Raises:
         UserError: The store, the labels or an option cannot be used.
     """
     check_folder(Path(request.output), request.overwrite)
+    device = pick_device(request.device)
     store = FeatureStore(request.store)
-    labelled, vectors = labelled_vectors(store, request.columns, request.features)
-    labelled, how_split = with_parts(labelled, request.splitting)
-    untrained = refuse_single_class(labelled)
+    labelled, vectors = labelled_vectors(store, request.label_columns, request.features)
+    split, how_split = divide(labelled.split, labelled.patients, request.splitting)
+    labelled = labelled.with_split(split)
+    untrained = check_parts(labelled, request.evaluation)
     train, val = labelled.split == "train", labelled.split == "val"
     probe = train_linear(
         vectors[train],
@@ -39,7 +43,7 @@ def run(echo: Callable[[str], object], request: Request, options: LinearOptions)
         labelled.is_exclusive,
         options,
         (vectors[val], labelled.targets[val]) if val.any() else None,
-        pick_device(request.device),
+        device,
     )
     scores = probe.scores(vectors)
     report = compose(
@@ -51,7 +55,7 @@ def run(echo: Callable[[str], object], request: Request, options: LinearOptions)
         num_failed=len(store.failed),
         labelled=labelled,
         how_split=how_split,
-        judged=judge(labelled, scores, request.judging),
+        evaluations=evaluate(labelled, scores, request.evaluation),
         method=_method(options, labelled.is_exclusive),
         numbers={"options": asdict(options)},
         untrained=untrained,

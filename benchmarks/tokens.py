@@ -1,0 +1,291 @@
+"""Trains a network on tokens that know nothing, something or everything, and prints its validation Dice on the way.
+
+    python benchmarks/tokens.py --dataset 520 --plans nnUNetPlansFive --tokens know --sigma 1 --seeds 1 2 3
+    python benchmarks/tokens.py --table runs/tokens.jsonl
+
+The trainer, its optimiser, loss, schedule and training step are the real ones; only the data are simpler: whole preprocessed
+cases in memory, random patches of which every second holds foreground, changed in intensity alone, because the tokens of a
+case are computed once. Tokens:
+
+    none     the stock network
+    random   a random ViT
+    taught   a ViT from --vit, see benchmarks/teach.py
+    know     the share of every label in a token's cell, in a fixed random code, with noise of --sigma in every dimension
+
+nnU-Net's folders must be set and the data set planned and preprocessed. It uses one thread unless
+OMP_NUM_THREADS says otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from batchgenerators.utilities.file_and_folder_operations import load_json
+from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from torch import Tensor, nn
+
+from nnunet_dino.networks.options import DinoOptions
+from nnunet_dino.nnunet.discovery.registry import resolve
+
+ITERATIONS_PER_EPOCH = 50
+CODE_SEED = 7
+Case = tuple[Tensor, Tensor, list[Tensor]]  # image c d h w, labels d h w, maps d gh gw e
+
+
+class GivenTokens(nn.Module):
+    """Stands in for a slice encoder and returns the maps it was given last."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.reuse = encoder.backbone, encoder.reuse
+        self.maps: list[Tensor] = []
+
+    def forward(self, _: Tensor) -> list[Tensor]:
+        return self.maps
+
+    def project(self, _: Tensor, neck: nn.Module) -> Tensor:
+        return neck(self.maps)
+
+
+def make_trainer(arguments: argparse.Namespace, seed: int) -> Any:
+    """Returns an initialised trainer of the wanted network, optimiser, start and length."""
+    _seed(seed)
+    suffix = "_Adam1en3" if arguments.optimizer == "adamw" else ""
+    base: Any = resolve(("nnUNetTrainerPrior" if arguments.tokens == "none" else "nnUNetTrainerDINOv3Tiny") + suffix)
+
+    class Trainer(base):
+        prior = arguments.prior
+        short_run_epochs = arguments.iterations // ITERATIONS_PER_EPOCH
+
+        def do_split(self) -> tuple[list[str], list[str]]:
+            training, validation = super().do_split()
+            few = sorted(random.Random(0).sample(sorted(training), min(len(training), arguments.cases)))
+            return few, sorted(validation)[: arguments.validation_cases]
+
+        def print_to_log_file(self, *_: Any, **__: Any) -> None:
+            pass
+
+    if arguments.tokens != "none":
+        options = {"token_stride_px": arguments.stride, **json.loads(arguments.dino)}
+        Trainer.dino = DinoOptions.from_plans({**base.dino.to_plans(), **options})
+    folder = Path(str(nnUNet_preprocessed), maybe_convert_to_dataset_name(arguments.dataset))
+    plans = load_json(str(folder / f"{arguments.plans}.json")) | {"continue_training": False}
+    configuration = plans["configurations"][arguments.configuration]
+    configuration |= {"batch_size": arguments.batch_size}
+    configuration |= {"patch_size": arguments.patch} if arguments.patch else {}
+    kwargs = configuration["architecture"]["arch_kwargs"]
+    kwargs["features_per_stage"] = [features // arguments.narrow for features in kwargs["features_per_stage"]]
+    trainer = Trainer(plans, arguments.configuration, 0, load_json(str(folder / "dataset.json")), torch.device("cpu"))
+    _seed(seed)
+    trainer.initialize_from_scratch()
+    return trainer
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def load_cases(trainer: Any, names: list[str], arguments: argparse.Namespace) -> list[Case]:
+    """Loads preprocessed cases, padded so that the network takes them whole, with their tokens."""
+    dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, list(names))
+    divisor = np.prod(trainer.configuration_manager.network_arch_init_kwargs["strides"], axis=0)
+    cases = []
+    for name in names:
+        data, segmentation, *_ = dataset.load_case(name)
+        image, labels = torch.from_numpy(data[:].astype(np.float32)), torch.from_numpy(segmentation[0].astype(np.int64))
+        size = [
+            max(s + -s % m, p) for s, m, p in zip(labels.shape, divisor, trainer.configuration_manager.patch_size, strict=True)
+        ]
+        pad = [v for want, have in zip(size[::-1], labels.shape[::-1], strict=True) for v in (0, want - have)]
+        image, labels = F.pad(image, pad, value=float(image.min())), F.pad(labels.clamp(min=0), pad)
+        cases.append((image, labels, tokens(trainer, image, labels, arguments)))
+    return cases
+
+
+def tokens(trainer: Any, image: Tensor, labels: Tensor, arguments: argparse.Namespace) -> list[Tensor]:
+    """Returns the maps of a case, each ``d gh gw e``."""
+    if arguments.tokens == "none":
+        return []
+    encoder = trainer.network.slice_encoder
+    if arguments.tokens != "know":
+        with torch.no_grad():
+            return [m.float() for m in encoder(image[None])]
+    num_labels, width = len(trainer.label_manager.all_labels), encoder.backbone.embed_dim
+    code = torch.randn(num_labels, width, generator=torch.Generator().manual_seed(CODE_SEED))
+    code = F.normalize(code, dim=-1) * width**0.5
+    shares = F.avg_pool2d(F.one_hot(labels, num_labels).permute(0, 3, 1, 2).float(), arguments.stride, ceil_mode=True)
+    known = torch.einsum("dkhw,ke->dhwe", shares, code)
+    return [F.layer_norm(known + arguments.sigma * torch.randn(known.shape), (width,))] * encoder.num_maps
+
+
+def batch(trainer: Any, cases: list[Case], rng: np.random.Generator, stride: int) -> tuple[dict[str, Any], list[Tensor]]:
+    """Draws a batch of patches aligned with the token grid; every second one is centred on foreground."""
+    patch = np.array(trainer.configuration_manager.patch_size)
+    images, targets, maps = [], [], []
+    for number in range(trainer.batch_size):
+        image, labels, tokens = cases[rng.integers(len(cases))]
+        room = np.array(labels.shape) - patch
+        corner = rng.integers(0, room + 1)
+        if number % 2:
+            present = np.unique(labels[labels > 0])
+            voxels = torch.nonzero(labels == rng.choice(present)) if len(present) else []
+            if len(voxels):
+                corner = np.clip(voxels[rng.integers(len(voxels))].numpy() - rng.integers(patch // 4, patch * 3 // 4), 0, room)
+        corner[1:] -= corner[1:] % stride
+        d, h, w = (slice(int(c), int(c + p)) for c, p in zip(corner, patch, strict=True))
+        cell_h, cell_w = (slice(axis.start // stride, -(-axis.stop // stride)) for axis in (h, w))
+        shown = image[:, d, h, w] * float(rng.uniform(0.8, 1.2)) + float(rng.uniform(-0.2, 0.2))
+        images.append(shown + torch.randn_like(shown) * float(rng.uniform(0, 0.15)))
+        targets.append(labels[None, d, h, w].float())
+        maps.append([m[d, cell_h, cell_w] for m in tokens])
+    target, scales = torch.stack(targets), trainer._get_deep_supervision_scales()
+    target = [F.interpolate(target, [round(s * f) for s, f in zip(patch, scale, strict=True)]) for scale in scales]
+    return {"data": torch.stack(images), "target": target}, [torch.cat(m) for m in zip(*maps, strict=True)]
+
+
+def evaluate(trainer: Any, cases: list[Case]) -> list[float]:
+    """Returns the mean Dice of every label over ``cases``, each predicted whole."""
+    network = trainer.network.eval()
+    trainer.set_deep_supervision_enabled(False)
+    num_labels, dice = len(trainer.label_manager.all_labels), defaultdict(list)
+    for image, labels, maps in cases:
+        if maps:
+            network.slice_encoder.maps = maps
+        with torch.no_grad():
+            predicted = network(image[None])[0].argmax(0)
+        for label in range(1, num_labels):
+            a, b = predicted == label, labels == label
+            if b.any():
+                dice[label].append(2 * float((a & b).sum()) / float(a.sum() + b.sum()))
+    trainer.set_deep_supervision_enabled(True)
+    network.train()
+    return [statistics.mean(dice[label]) for label in range(1, num_labels)]
+
+
+class Movement:
+    """How far each part of a network has moved, as a share of the norm that nnU-Net would start such layers with."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.start = {n: p.detach().clone() for n, p in network.named_parameters() if p.requires_grad and p.ndim > 1}
+        self.parts = {n: "projections" if "injections" in n else n.split(".")[0] for n in self.start}
+
+    def now(self, network: nn.Module) -> dict[str, float]:
+        """Returns root mean squares over the matrices of every part."""
+        squares: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        for name, p in network.named_parameters():
+            if name in self.start:
+                fan_in = p[0].numel()
+                squares[self.parts[name]][0] += float((p.detach() - self.start[name]).square().sum())
+                squares[self.parts[name]][1] += p.numel() * 2 / fan_in
+        return {part: (moved / norm) ** 0.5 for part, (moved, norm) in squares.items()}
+
+
+def run(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """Trains once and returns the record."""
+    trainer = make_trainer(arguments, seed)
+    rng = np.random.default_rng(seed)
+    if arguments.tokens == "taught":
+        trainer.network.slice_encoder.backbone.backbone.vit.load_state_dict(torch.load(arguments.vit, weights_only=True))
+    training, validation = (load_cases(trainer, names, arguments) for names in trainer.do_split())
+    network = trainer.network.train()
+    if arguments.tokens != "none":
+        network.slice_encoder = GivenTokens(network.slice_encoder)
+    movement, curve, moved, started = Movement(network), {}, {}, time.process_time()
+    for iteration in range(arguments.iterations):
+        trainer.lr_scheduler.step(iteration // ITERATIONS_PER_EPOCH)
+        patches, maps = batch(trainer, training, rng, arguments.stride)
+        if maps:
+            network.slice_encoder.maps = maps
+        trainer.train_step(patches)
+        if iteration + 1 == 100:
+            moved = movement.now(network)
+        if iteration + 1 in {arguments.iterations // 4, arguments.iterations // 2, arguments.iterations}:
+            curve[iteration + 1] = evaluate(trainer, validation)
+    gates = [float(p.detach().abs().mean()) for n, p in network.named_parameters() if n.endswith("gate")]
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    settings = {
+        k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items() if k not in ("seeds", "out", "table")
+    }
+    seconds = time.process_time() - started
+    return {**settings, "seed": seed, "curve": curve, "moved": moved, "gates": gates, "seconds": seconds, "commit": commit}
+
+
+def table(file: Path) -> str:
+    """Returns the medians over seeds of all records in ``file`` as a Markdown table."""
+    groups: dict[str, list[dict]] = defaultdict(list)
+    for line in file.read_text().splitlines():
+        record = json.loads(line)
+        same = ("dataset", "cases", "tokens", "sigma", "dino", "optimizer", "prior", "iterations")
+        sigma = record["sigma"] if record["tokens"] == "know" else "–"
+        groups[" | ".join(str({**record, "sigma": sigma}[key]) for key in same)].append(record)
+    rows = [
+        "| data | cases | tokens | σ | options | optimiser | prior | iterations | seeds "
+        "| mean Dice, median (range) | moved, 100 steps |"
+    ]
+    rows += ["|" + "---|" * 11]
+    for name, records in groups.items():
+        cells = []
+        for at in records[0]["curve"]:
+            means = [statistics.mean(r["curve"][at]) for r in records]
+            cells.append(f"{at}: {statistics.median(means):.3f} ({min(means):.3f}–{max(means):.3f})")
+        parts = {part: statistics.median(r["moved"][part] for r in records) for part in records[0]["moved"]}
+        moved = ", ".join(f"{part} {value:.3f}" for part, value in parts.items())
+        rows.append(f"| {name} | {len(records)} | {' · '.join(cells)} | {moved} |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", type=int, default=520)
+    parser.add_argument("--plans", default="nnUNetPlans")
+    parser.add_argument("--configuration", default="3d_fullres")
+    parser.add_argument("--patch", type=int, nargs=3, help="d h w; default as planned")
+    parser.add_argument("--batch-size", type=int, default=2)
+    parser.add_argument("--narrow", type=int, default=2, help="divide the planned features of every stage by this")
+    parser.add_argument("--tokens", choices=["none", "random", "taught", "know"], default="none")
+    parser.add_argument("--sigma", type=float, default=1.0)
+    parser.add_argument("--vit", type=Path, help="state of a taught dinov3_tiny")
+    parser.add_argument("--stride", type=int, default=4, help="pixels per token")
+    parser.add_argument("--dino", default="{}", help="further options of the DINOv3 side, as JSON")
+    parser.add_argument("--optimizer", choices=["sgd", "adamw"], default="sgd")
+    parser.add_argument("--prior", action="store_true")
+    parser.add_argument("--cases", type=int, default=5)
+    parser.add_argument("--validation-cases", type=int, default=12)
+    parser.add_argument("--iterations", type=int, default=400)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--out", type=Path, default=Path("tokens.jsonl"))
+    parser.add_argument("--table", type=Path, help="print the records in this file")
+    arguments = parser.parse_args()
+    if arguments.table:
+        print(table(arguments.table))
+        return
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    os.environ["nnUNet_results"] = tempfile.mkdtemp()
+    for seed in arguments.seeds:
+        record = run(arguments, seed)
+        with arguments.out.open("a") as out:
+            out.write(json.dumps(record) + "\n")
+        means = {at: round(statistics.mean(dice), 3) for at, dice in record["curve"].items()}
+        print(arguments.tokens, arguments.dino, arguments.optimizer, "prior" * arguments.prior, seed, means,
+              [round(d, 2) for d in list(record["curve"].values())[-1]], {k: round(v, 4) for k, v in record["moved"].items()},
+              [round(g, 3) for g in record["gates"]], f"{record['seconds']:.0f} s", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""A backbone with its weights for use outside a segmentation network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from nnunet_dino._errors import UserError, nearest
+from nnunet_dino.backbones import weights as weight_files
+from nnunet_dino.backbones.adapted import PRETRAINED, RANDOM, AdaptedBackbone, LoraOptions
+from nnunet_dino.backbones.catalogue import CATALOGUE, get_spec
+from nnunet_dino.backbones.vit import PATCH_PX, BackboneOutput
+
+
+class ImageEncoder(nn.Module):
+    """Images -> patch maps, class token and register tokens of every tapped block.
+
+    Frozen it stays in evaluation mode, computes without a graph and in bfloat16 where the processor has it.
+
+    Args:
+        backbone: The backbone with its weights.
+
+    Attributes:
+        name: The row of the catalogue.
+        taps: Blocks (from 0) whose tokens are returned.
+        embed_dim: Width ``e`` of a token.
+        digest: Content digest of the weights; None if they are random.
+    """
+
+    def __init__(self, backbone: AdaptedBackbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.name = backbone.name
+        self.taps = backbone.backbone.spec.taps
+        self.embed_dim = backbone.embed_dim
+        self.digest = backbone.digest
+
+    def forward(self, images: Tensor) -> BackboneOutput:
+        """Encodes images.
+
+        Args:
+            images: ``n 3 h w``, normalised as the weights were trained, ``h`` and ``w`` multiples of 16.
+
+        Returns:
+            ``patch_maps``, each ``n e h/16 w/16``; ``class_tokens``, each ``n e``; ``register_tokens``, each ``n r e``; one per
+            tapped block, shallow to deep.
+
+        Raises:
+            UserError: The images have another shape.
+        """
+        if images.ndim != 4 or images.shape[1] != 3 or any(size == 0 or size % PATCH_PX for size in images.shape[2:]):
+            got = " x ".join(map(str, images.shape))
+            raise UserError(
+                f"images: required n x 3 x h x w with h and w multiples of {PATCH_PX} · got {got} · resize or pad them"
+            )
+        return self.backbone.tokens(images)
+
+
+def load_backbone(
+    source: str | Path,
+    adaptation: str = "frozen",
+    *,
+    name: str | None = None,
+    weights: str = PRETRAINED,
+    lora: LoraOptions | None = None,
+) -> ImageEncoder:
+    """Returns a backbone with its weights; never downloads.
+
+    Args:
+        source: A name of the catalogue, whose weights are looked for as for training; or a file or folder of any known format.
+        adaptation: ``"frozen"``, ``"lora"`` or ``"full"``.
+        name: Where ``source`` is a file that fits several backbones: which one it is.
+        weights: ``"random"`` asks for random weights, where ``source`` is a name.
+        lora: Used if ``adaptation`` is ``"lora"``.
+
+    Raises:
+        UserError: ``source`` is neither, there are no weights, or they are damaged or of another backbone.
+    """
+    if str(source) in CATALOGUE:
+        encoder = AdaptedBackbone(str(source), weights, adaptation, lora)
+        encoder.require_weights()
+        return ImageEncoder(encoder)
+    path = Path(source).expanduser()
+    if weights == RANDOM or not (path.is_file() or path.is_dir()):
+        raise UserError(
+            f"load_backbone: required one of {', '.join(CATALOGUE)}, or a file or folder of weights · got {str(source)!r}"
+            f"{nearest(str(source), CATALOGUE)} · check the path, or see `nnunet-dino weights list`"
+        )
+    loaded = weight_files.load_file(path, None if name is None else get_spec(name, "name"))
+    if len(loaded.names) > 1:
+        fits = " or ".join(f"name={fitted!r}" for fitted in loaded.names)
+        raise UserError(
+            f"load_backbone: required the backbone's name · got {path}, which fits {len(loaded.names)} · add {fits}"
+        )
+    return ImageEncoder(AdaptedBackbone(loaded.names[0], PRETRAINED, adaptation, lora, loaded=loaded))

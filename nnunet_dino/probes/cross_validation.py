@@ -1,0 +1,123 @@
+"""Training attention once per split, in several processes, and scoring bags that the network has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+
+import joblib
+import numpy as np
+import torch
+
+from nnunet_dino._errors import UserError
+from nnunet_dino.probes.mil_training import MilOptions, train_mil
+from nnunet_dino.probes.numbers import check_number
+from nnunet_dino.probes.progress import progress
+
+
+@dataclass(frozen=True)
+class FoldOptions:
+    """Cross-validation.
+
+    Attributes:
+        folds: Number of parts, each of which is test once; 0 for the split instead.
+        repeats: How often, with other parts.
+        workers: Processes that train; 0 for as many as there are processors, or one on a GPU.
+
+    Raises:
+        UserError: A value is none of these.
+    """
+
+    folds: int = 0
+    repeats: int = 1
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        if self.folds == 1 or self.folds < 0:
+            raise UserError(f"--folds: required 0 or a number from 2 · got {self.folds}")
+        if self.repeats < 1 or (self.repeats > 1 and not self.folds):
+            raise UserError(f"--repeats: required a number from 1, and --folds with more than 1 · got {self.repeats}")
+        check_number("--workers", self.workers, least=0)
+
+
+@dataclass(frozen=True)
+class BagScores:
+    """What one trained network says of bags.
+
+    Attributes:
+        split: The parts that it was trained with.
+        scores: Probabilities of the classes, ``bags c``; NaN of bags that were not asked about.
+        attention: Weights of the instances of every bag; empty where it was not asked about.
+        num_epochs: Passes that it was trained for.
+    """
+
+    split: np.ndarray
+    scores: np.ndarray
+    attention: list[np.ndarray]
+    num_epochs: int
+
+
+def train_splits(
+    bags: Sequence[np.ndarray],
+    classes: np.ndarray,
+    num_classes: int,
+    splits: Sequence[np.ndarray],
+    seeds: Sequence[int],
+    options: MilOptions,
+    device: torch.device,
+    workers: int = 0,
+) -> list[BagScores]:
+    """Trains one network per split; the numbers do not depend on the number of processes.
+
+    Args:
+        bags: Each ``n e``.
+        classes: Number of the class of every bag.
+        num_classes: Number of classes.
+        splits: ``train``, ``val`` or ``test`` per bag. Of several splits, networks score what they were not trained on; the
+            network of a single one scores every bag.
+        seeds: Added to the seed, one per split.
+        options: How to train.
+        device: Where to compute.
+        workers: Processes; see :class:`FoldOptions`.
+
+    Raises:
+        UserError: Training does not converge, or a process ended before its time.
+    """
+    if len(splits) == 1:
+        seeded = replace(options, seed=options.seed + seeds[0])
+        return [_train(bags, classes, num_classes, splits[0], seeded, device, is_alone=True)]
+    workers = min(workers or (joblib.cpu_count() if device.type == "cpu" else 1), len(splits))
+    jobs = (
+        joblib.delayed(_train)(bags, classes, num_classes, split, replace(options, seed=options.seed + seed), device)
+        for split, seed in zip(splits, seeds, strict=True)
+    )
+    try:
+        return list(progress(joblib.Parallel(workers, return_as="generator")(jobs), len(splits), "training"))
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"--workers: required memory for {workers} trainings at a time · got a process that was ended · give fewer"
+        ) from error
+
+
+def _train(
+    bags: Sequence[np.ndarray],
+    classes: np.ndarray,
+    num_classes: int,
+    split: np.ndarray,
+    options: MilOptions,
+    device: torch.device,
+    is_alone: bool = False,
+) -> BagScores:
+    train, val = np.flatnonzero(split == "train"), np.flatnonzero(split == "val")
+
+    def shown(epochs: Iterable[int]) -> Iterable[int]:
+        return progress(epochs, options.epochs, "epoch") if is_alone else epochs
+
+    trained = train_mil(bags, classes, num_classes, train, val, options, device, shown)
+    asked = np.arange(len(bags)) if is_alone else np.flatnonzero(split != "train")
+    scores, attention = np.full((len(bags), num_classes), np.nan), [np.zeros(0, np.float32)] * len(bags)
+    scores[asked], weights = trained.predict(bags, asked.tolist())
+    for position, values in zip(asked, weights, strict=True):
+        attention[position] = values
+    return BagScores(split, scores, attention, trained.num_epochs)
