@@ -27,10 +27,10 @@ import numpy as np
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.paths import nnUNet_preprocessed
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
 from nnunet_dino.networks.options import DinoOptions
+from nnunet_dino.nnunet.discovery.registry import resolve
 from nnunet_dino.nnunet.schedules import EpochSchedule, polynomial
 from nnunet_dino.nnunet.trainer import DINOv3Trainer
 
@@ -39,14 +39,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "stock": {},
     "stock-adamw-1e-3": {"optimizer": "adamw", "lr": 1e-3},
     "flagship": {},
-    "gate-0": {"gate_start": 0.0},
-    "gate-1": {"gate_start": 1.0},
+    "projections-as-pytorch": {"gate_start": 1.0},
+    "no-head": {"token_head": False},
     "stride-16": {"token_stride_px": 16},
     "taps-raw": {"taps_are_normalised": False},
     "adamw-3e-4": {"optimizer": "adamw", "lr": 3e-4},
     "adamw-1e-3": {"optimizer": "adamw", "lr": 1e-3},
     "small": {"backbone": "dinov3_vits16"},
-    "small-gate-0": {"backbone": "dinov3_vits16", "gate_start": 0.0},
     "small-stride-16": {"backbone": "dinov3_vits16", "token_stride_px": 16},
     "lora": {"adaptation": "lora"},
     "full": {"adaptation": "full"},
@@ -54,12 +53,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def make_trainer(
-    variant: str, num_epochs: int, num_iterations: int, num_validation_cases: int | None = None
-) -> type[nnUNetTrainer]:
+    variant: str, num_epochs: int, num_iterations: int, num_validation_cases: int | None = None, prior: bool = False
+) -> type[DINOv3Trainer]:
     """Returns a trainer class for ``variant`` with a short training, validated on the first cases of the fold."""
     options = {**BASE, **VARIANTS[variant]}
     optimizer, lr = options.pop("optimizer", None), options.pop("lr", None)
-    base = nnUNetTrainer if variant.startswith("stock") else DINOv3Trainer
+    base = resolve("nnUNetTrainerPrior" if variant.startswith("stock") else "nnUNetTrainerDINOv3Tiny")
 
     class Variant(base):
         def __init__(self, plans, configuration, fold, dataset_json, device):
@@ -78,8 +77,9 @@ def make_trainer(
                 adamw = torch.optim.AdamW([p for p in self.network.parameters() if p.requires_grad], lr, weight_decay=3e-5)
                 return adamw, EpochSchedule(adamw, polynomial, self.num_epochs)
 
-    if base is DINOv3Trainer:
+    if base.network_class:
         Variant.dino = DinoOptions.from_plans(options)
+    Variant.prior = prior
     Variant.__name__ = f"Decision_{variant.replace('-', '_')}"
     return Variant
 
@@ -103,7 +103,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.narrow > 1:
         kwargs = configuration["architecture"]["arch_kwargs"]
         kwargs["features_per_stage"] = [features // arguments.narrow for features in kwargs["features_per_stage"]]
-    trainer_class = make_trainer(arguments.variant, arguments.epochs, arguments.iterations, arguments.validation_cases)
+    trainer_class = make_trainer(
+        arguments.variant, arguments.epochs, arguments.iterations, arguments.validation_cases, arguments.prior
+    )
     dataset_json = load_json(str(folder / "dataset.json"))
     trainer = trainer_class(plans, "3d_fullres", 0, dataset_json, torch.device("cpu"))
     started = time.time()
@@ -115,6 +117,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "dataset": name,
         "variant": arguments.variant,
         "seed": arguments.seed,
+        "prior": arguments.prior,
         "options": VARIANTS[arguments.variant],
         "plans": arguments.plans,
         "augmentation_workers": int(os.environ["nnUNet_n_proc_DA"]),
@@ -155,6 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", type=int, default=4)
     parser.add_argument("--variant", choices=VARIANTS)
+    parser.add_argument("--prior", action="store_true", help="start at the class frequencies")
     parser.add_argument("--plans", default="nnUNetPlans")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=8)

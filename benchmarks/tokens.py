@@ -229,16 +229,13 @@ def run(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
 def table(file: Path) -> str:
     """Returns the medians over seeds of all records in ``file`` as a Markdown table."""
     groups: dict[str, list[dict]] = defaultdict(list)
+    same = ("dataset", "cases", "tokens", "sigma", "dino", "optimizer", "prior", "iterations")
     for line in file.read_text().splitlines():
         record = json.loads(line)
-        same = ("dataset", "cases", "tokens", "sigma", "dino", "optimizer", "prior", "iterations")
         sigma = record["sigma"] if record["tokens"] == "know" else "–"
         groups[" | ".join(str({**record, "sigma": sigma}[key]) for key in same)].append(record)
-    rows = [
-        "| data | cases | tokens | σ | options | optimiser | prior | iterations | seeds "
-        "| mean Dice, median (range) | moved, 100 steps |"
-    ]
-    rows += ["|" + "---|" * 11]
+    head = [*same, "seeds", "mean Dice: median (range)", "moved in 100 steps"]
+    rows = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for name, records in groups.items():
         cells = []
         for at in records[0]["curve"]:

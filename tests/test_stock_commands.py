@@ -93,7 +93,13 @@ def test_training_changes_the_network_and_leaves_the_frozen_backbone(our_fold) -
     assert frozen
     unchanged = {key for key in before if torch.equal(before[key], after[key])}
     assert frozen <= unchanged
-    assert {key.split(".")[0] for key in before.keys() - unchanged} == {"encoder", "decoder", "neck", "injections"}
+    assert {key.split(".")[0] for key in before.keys() - unchanged} == {
+        "encoder",
+        "decoder",
+        "neck",
+        "injections",
+        "token_head",
+    }
 
 
 def test_validation_can_be_repeated(planned_phantom: Workspace, our_fold) -> None:

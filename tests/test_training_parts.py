@@ -78,6 +78,7 @@ def test_a_dino_checkpoint_starts_everything_but_the_heads(tmp_path: Path, monke
     write_weights(tmp_path / "weights", seed=1)
     monkeypatch.setenv("nnUNet_dino_weights", str(tmp_path / "weights"))
     source = small_unet(weights="pretrained", adaptation="lora")
+    torch.nn.init.ones_(source.token_head.seg_layers[0].weight)
     network = small_unet(weights="pretrained", adaptation="lora")
     load_pretrained(network, checkpoint(tmp_path / "lora.pth", source))
     for (key, ours), theirs in zip(network.state_dict().items(), source.state_dict().values(), strict=True):

@@ -18,7 +18,7 @@ from nnunet_dino.demo.plans import BASE, CONFIGURATION, add_demo_configuration
 DATASET_ID = 999
 DATASET = f"Dataset{DATASET_ID}_Phantom"
 NUM_FOLDS = 5
-TRAINERS = ("nnUNetTrainer_{epochs}epochs", "nnUNetTrainerDINOv3Tiny_{epochs}epochs")
+TRAINERS = ("nnUNetTrainerPrior_Adam1en3_{epochs}epochs", "nnUNetTrainerDINOv3Tiny_Adam1en3_{epochs}epochs")
 OWN = ("predictions", "report", "report-unseen", "logs")
 ENDING = (
     "What this shows: the whole way works on this machine. What it does not show: what DINOv3 adds, because the backbone "

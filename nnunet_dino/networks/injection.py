@@ -45,38 +45,41 @@ def _resampling_matrix(have: int, want: int, device: torch.device, dtype: torch.
 
 
 class TokenInjection(nn.Module):
-    """``features + gate · resample(project(tokens))``, one gate per feature channel.
+    """``features + resample(project(tokens))``, with a projection that starts at zero unless told otherwise.
+
+    From zero it learns at the pace of the convolutions beside it: its gradient is that of the features times the tokens, and
+    neither is scaled down by a gate.
 
     Args:
         conv_op: ``nn.Conv2d`` or ``nn.Conv3d``.
         width: Width ``k`` of the tokens.
         num_features: Channels ``f`` of the stage.
-        gate_start: Value of every gate before training; at zero the stage is as if there were no tokens.
+        gate_start: Factor on PyTorch's start of the projection; at zero the stage starts as if there were no tokens.
     """
 
     def __init__(self, conv_op: type[nn.Module], width: int, num_features: int, gate_start: float) -> None:
         super().__init__()
         self.project = conv_op(width, num_features, kernel_size=1)
-        self.gate = nn.Parameter(torch.full((num_features,), float(gate_start)))
+        with torch.no_grad():
+            self.project.weight *= gate_start
+            self.project.bias *= gate_start
 
     def forward(self, features: Tensor, tokens: Tensor) -> Tensor:
         """Returns features of the same shape ``b f d h w``, given tokens ``b k d gh gw`` (both without ``d`` in 2D).
 
-        The gate scales the projection, not its result, and the last axis is interpolated while adding: one pass over the
-        features, and none of that size is kept for the way back.
+        The last axis is interpolated while adding: one pass over the features, and none of that size is kept for the way back.
         """
         size = features.shape[2:]
         coarse = [min(have, want) for have, want in zip(tokens.shape[2:], size, strict=True)]
-        gated = self._project(resample(tokens, coarse))
-        gated = resample(gated, (*size[:-1], coarse[-1]))
+        added = self._project(resample(tokens, coarse))
+        added = resample(added, (*size[:-1], coarse[-1]))
         if coarse[-1] == size[-1]:
-            return features + gated
+            return features + added
         matrix = resampling_matrix(coarse[-1], size[-1], features.device, features.dtype)
         with torch.autocast(features.device.type, enabled=False):
-            added = torch.addmm(features.flatten(0, -2), gated.flatten(0, -2).to(features.dtype), matrix)
-        return added.view(features.shape)
+            total = torch.addmm(features.flatten(0, -2), added.flatten(0, -2).to(features.dtype), matrix)
+        return total.view(features.shape)
 
     def _project(self, tokens: Tensor) -> Tensor:
-        """Returns the 1 × 1 convolution of tokens, times the gate, as one product with the token's width last in memory."""
-        weight = self.project.weight.flatten(1) * self.gate[:, None]
-        return F.linear(tokens.movedim(1, -1), weight, self.project.bias * self.gate).movedim(-1, 1)
+        """Returns the 1 × 1 convolution of tokens as one product with the token's width last in memory."""
+        return F.linear(tokens.movedim(1, -1), self.project.weight.flatten(1), self.project.bias).movedim(-1, 1)

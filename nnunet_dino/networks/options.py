@@ -23,7 +23,8 @@ class DinoOptions:
         taps_are_normalised: Pass tapped blocks through the transformer's final LayerNorm.
         drop_path: Stochastic depth rate of a fully trained backbone, in [0, 1).
         neck_width: Width of the aggregated tokens.
-        gate_start: Value of the injection gates before training.
+        gate_start: Factor on the start of the injections' projections; 0 starts as the stock network.
+        token_head: Add a linear layer of the tokens to every output.
         num_image_channels: Leading input channels that are images; 0 means all.
     """
 
@@ -35,7 +36,8 @@ class DinoOptions:
     taps_are_normalised: bool = True
     drop_path: float = 0.0
     neck_width: int = 128
-    gate_start: float = 0.1
+    gate_start: float = 0.0
+    token_head: bool = True
     num_image_channels: int = 0
 
     @classmethod

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_dino._errors import UserError
+from nnunet_dino.networks.head import TokenHead
 from nnunet_dino.networks.injection import TokenInjection
 from nnunet_dino.networks.neck import TokenNeck
 from nnunet_dino.networks.options import DinoOptions, build_slice_encoder
@@ -25,12 +26,12 @@ class DINOv3UNet(nn.Module):
     ::
 
         volume b c d h w ── slice encoder ──► taps ── neck ──► tokens b k d gh gw
-              │                                                   │ per stage: resample, project, gate
-              └► stage 0 ─►(+)─► stage 1 ─►(+)─► … ─► stage n ─►(+)
-                            └ skip        └ skip               └► decoder ─► logits b classes d h w
+              │                                                   │ per stage: resample, project ── head ─┐
+              └► stage 0 ─►(+)─► stage 1 ─►(+)─► … ─► stage n ─►(+)                                       ▼
+                            └ skip        └ skip               └► decoder ──────────────────────────────►(+)─► logits
 
-    With all gates at zero the output equals that of the stock network with the same weights. The convolutional part has the
-    stock network's parameter names, so a stock checkpoint of the same plans can start it.
+    Projections and head start at zero: before training the output equals that of the stock network with the same weights. The
+    convolutional part has the stock network's parameter names, so a stock checkpoint of the same plans can start it.
 
     Args:
         input_channels: Channels ``c``.
@@ -70,6 +71,7 @@ class DINOv3UNet(nn.Module):
             TokenInjection(self.encoder.conv_op, options.neck_width, num_features, options.gate_start)
             for num_features in self.encoder.output_channels
         )
+        self.token_head = TokenHead(self.encoder.conv_op, options.neck_width, num_classes) if options.token_head else None
         keep_buffers_out_of_ddp(self)
 
     @torch.compiler.disable(recursive=False)
@@ -85,7 +87,8 @@ class DINOv3UNet(nn.Module):
         for stage, inject in zip(self.encoder.stages, self.injections, strict=True):
             features = inject(stage(features), tokens)
             skips.append(features)
-        return self.decoder(skips)
+        logits = self.decoder(skips)
+        return logits if self.token_head is None else self.token_head(logits, tokens)
 
     def compute_conv_feature_map_size(self, input_size: list[int]) -> int:
         """Counts the convolutional part's outputs for one sample, as nnU-Net's planner asks."""
