@@ -354,7 +354,7 @@ def never_train(*arguments, **options):
 
 
 def test_probes_from_python(place):
-    """What the how-to shows, and every public name."""
+    """A linear layer by the public functions, and every public name."""
     import nnunet_dino.probes as probes
 
     assert all(callable(getattr(probes, name)) for name in probes.__all__)
