@@ -1,4 +1,4 @@
-# make demo | test | check | install. Each makes .venv and installs this package into it first, once.
+# make demo | test | test-gpu | check | install. Each makes .venv and installs this package into it first, once.
 #
 #   PYTHON=python3.12 make install      another Python
 #   make demo ARGS="--epochs 50"        options of nnunet-dino demo
@@ -11,12 +11,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test check docs clean
+.PHONY: help install demo test test-gpu check docs clean
 
 help:
 	@echo "make install   virtual environment in $(VENV) with this package, editable, and the tools to develop"
 	@echo "make demo      phantom data set: plan, train with and without DINOv3, predict, compare"
 	@echo "make test      all tests that need neither a GPU nor published weights, the slow ones too"
+	@echo "make test-gpu  the tests that need a CUDA device; skipped where there is none"
 	@echo "make check     ruff and mypy"
 	@echo "make docs      the tables in docs/ that are made from the code"
 	@echo "make clean     remove $(VENV) and caches; data and results stay"
@@ -28,6 +29,9 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not weights" -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+
+test-gpu: $(INSTALLED)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m gpu -rs tests/test_gpu.py $(ARGS)
 
 docs: $(INSTALLED)
 	@$(BIN)/python docs/generate.py

@@ -19,10 +19,13 @@ _PLACE = re.compile(r"(?<=<!-- table: )(\w+)( -->\n)(.*?)(?=<!-- end of table --
 def trainers() -> Iterator[tuple[str, ...]]:
     yield "Trainer", "Backbone", "Adaptation", "Token stride, px", "Recipe", "Learning rate of the backbone"
     for preset in TRAINERS.values():
-        if preset.num_epochs is None and preset.network:
-            dino = DinoOptions(**preset.dino)
+        if preset.num_epochs is None:
+            cells = ("none", "–", "–")
+            if preset.network:
+                dino = DinoOptions(**preset.dino)
+                cells = (f"`{dino.backbone}`", dino.adaptation, str(dino.token_stride_px))
             rate = "–" if preset.vit_lr is None else f"{preset.vit_lr:.0e}".replace("e-0", "e-")
-            yield f"`{preset.name}`", f"`{dino.backbone}`", dino.adaptation, str(dino.token_stride_px), preset.recipe, rate
+            yield f"`{preset.name}`", *cells, preset.recipe, rate
 
 
 def planners() -> Iterator[tuple[str, ...]]:

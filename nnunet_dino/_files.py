@@ -63,7 +63,9 @@ def _make_new(path: Path) -> None:
     try:
         open(path, "xb").close()
     except FileExistsError:
-        raise UserError(f"could not save {path}: required a new file · got one that is there · name another") from None
+        raise UserError(
+            f"could not save {path}: required a new file · got one that is there · remove it or name another"
+        ) from None
 
 
 def _write(path: Path, content: str | bytes | Callable[[str], object]) -> None:
@@ -96,8 +98,8 @@ def _is_abandoned(left: Path) -> bool:
     try:
         process = psutil.Process(int(left.name.split("-")[2]))
         return process.create_time() > begun + 1  # the number was given to a later process
-    except psutil.NoSuchProcess:
-        return True
+    except psutil.Error as error:
+        return isinstance(error, psutil.NoSuchProcess)
 
 
 def _machine() -> str:

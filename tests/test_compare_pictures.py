@@ -12,7 +12,7 @@ from compare_tree import Tree, moving, reference, save, shifted
 from matplotlib.image import imread
 
 from nnunet_dino.compare import compare_folders, compare_results
-from nnunet_dino.compare.comparison import Versus
+from nnunet_dino.compare.comparison import PairedComparison
 from nnunet_dino.compare.overlays import _crop, case_picture, changed_cases
 from nnunet_dino.compare.plots import forest_plot, paired_plot
 from nnunet_dino.compare.slice_choice import choose_slice
@@ -92,8 +92,8 @@ class Scores:
     ],
 )
 def test_worst_median_and_best_change(differences, chosen):
-    versus = Versus(Scores([0.5 + d for d in differences]), Scores([0.5] * len(differences)), None, {}, 0)
-    assert changed_cases(versus) == chosen
+    pair = PairedComparison(Scores([0.5 + d for d in differences]), Scores([0.5] * len(differences)), None, {}, 0)
+    assert changed_cases(pair) == chosen
 
 
 @pytest.fixture
@@ -106,10 +106,10 @@ def comparison(tmp_path, monkeypatch):
 
 
 def test_a_picture_shows_image_and_outlines(comparison):
-    (versus,) = comparison.versus
-    picture = case_picture(comparison, versus, "best", "case_04")
-    change = versus.case_differences["case_04"]
-    assert f"Best change: case_04, mean Dice {versus.baseline.case_means['case_04']:.3f} → " in picture.heading
+    (pair,) = comparison.pairs
+    picture = case_picture(comparison, pair, "best", "case_04")
+    change = pair.case_differences["case_04"]
+    assert f"Best change: case_04, mean Dice {pair.baseline.case_means['case_04']:.3f} → " in picture.heading
     assert f"(+{change:.3f})" in picture.heading
     assert "Axial slice 3 of 6: largest disagreement" in picture.caption
     assert "Pixels 0.8 × 0.6 mm, slices 3 mm apart" in picture.caption
@@ -120,15 +120,15 @@ def test_a_picture_shows_image_and_outlines(comparison):
 
 
 def test_files_that_do_not_fit_leave_a_reason(comparison):
-    (versus,) = comparison.versus
-    save(reference(4)[1:], versus.entry.prediction("case_04"))
-    picture = case_picture(comparison, versus, "best", "case_04")
+    (pair,) = comparison.pairs
+    save(reference(4)[1:], pair.entry.prediction("case_04"))
+    picture = case_picture(comparison, pair, "best", "case_04")
     assert picture.png is None
     assert "case_04.nii.gz has shape (5, 22, 27), the image (6, 22, 27)" in picture.caption
-    versus.entry.prediction("case_05").write_bytes(b"no image")
-    assert case_picture(comparison, versus, "best", "case_05").caption.startswith("No picture: ")
-    versus.entry.prediction("case_06").unlink()
-    assert "prediction of nnUNetTrainerDINOv3S missing" in case_picture(comparison, versus, "best", "case_06").caption
+    pair.entry.prediction("case_05").write_bytes(b"no image")
+    assert case_picture(comparison, pair, "best", "case_05").caption.startswith("No picture: ")
+    pair.entry.prediction("case_06").unlink()
+    assert "prediction of nnUNetTrainerDINOv3S missing" in case_picture(comparison, pair, "best", "case_06").caption
 
 
 def test_folders_show_pictures_when_images_are_given(comparison, tmp_path):
@@ -141,15 +141,15 @@ def test_folders_show_pictures_when_images_are_given(comparison, tmp_path):
         "dataset_json": tree_raw / "dataset.json",
     }
     folders = compare_folders([tmp_path / "far", tmp_path / "near"], images_folder=tree_raw / "imagesTr", **options)
-    assert case_picture(folders, folders.versus[0], "best", "case_02").png is not None
+    assert case_picture(folders, folders.pairs[0], "best", "case_02").png is not None
     without = compare_folders([tmp_path / "far", tmp_path / "near"], **options)
-    assert "--images-folder was not given" in case_picture(without, without.versus[0], "best", "case_02").caption
+    assert "--images-folder was not given" in case_picture(without, without.pairs[0], "best", "case_02").caption
 
 
 def test_plots_are_drawn_for_light_and_dark_and_repeat_exactly(comparison):
-    (versus,) = comparison.versus
-    plot = paired_plot(versus, "one")
-    assert plot == paired_plot(versus, "one")
+    (pair,) = comparison.pairs
+    plot = paired_plot(pair, "one")
+    assert plot == paired_plot(pair, "one")
     assert LIGHT.ink in plot.light.decode() and LIGHT.ink not in plot.dark.decode()
     assert DARK.better in plot.dark.decode()
     assert b"<svg" in forest_plot(comparison).light

@@ -9,16 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from compare_tree import DATASET, LABELS, Tree, evaluate, moving, reference, save, shifted
 
 from nnunet_dino._errors import UserError
+from nnunet_dino._nnunet_folders import FACTS_FILE, dataset_name
 from nnunet_dino.compare import compare_folders, compare_results
-from nnunet_dino.compare.facts import is_stock, read_facts
-from nnunet_dino.compare.places import dataset_name
 from nnunet_dino.compare.read_results import read_results
 from nnunet_dino.compare.summary_json import case_of, label_key, label_values, read_summary
-
-STOCK = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
 
 
 @pytest.fixture
@@ -91,31 +89,36 @@ def test_case_names(path, ending, case):
     assert case_of(path, ending) == case
 
 
-@pytest.mark.parametrize(
-    ("content", "what"),
-    [
-        ("{", "no valid JSON"),
-        ("[1]", "TypeError"),
-        ('{"metric_per_case": []}', "no case"),
-        ('{"metric_per_case": [{"metrics": {"1": {"Dice": 0.5}}}]}', "reference_file"),
-        ('{"metric_per_case": [{"prediction_file": "a.nii.gz", "metrics": {"1": {"Dice": 1.5}}}]}', "Dice of 1.5"),
-        ('{"metric_per_case": [{"prediction_file": "a.nii.gz", "metrics": {}}]}', "no label"),
-        (
-            '{"metric_per_case": [{"prediction_file": "a.nii.gz", "metrics": {"1": {"Dice": 1}}},'
-            ' {"prediction_file": "a.nii.gz", "metrics": {"1": {"Dice": 1}}}]}',
-            "case a more than once",
-        ),
-        (
-            '{"metric_per_case": [{"prediction_file": "a.nii.gz", "metrics": {"1": {"Dice": 1}}},'
-            ' {"prediction_file": "b.nii.gz", "metrics": {"2": {"Dice": 1}}}]}',
-            "case b has other labels than case a",
-        ),
-    ],
-)
+ONE = '{"prediction_file": "a.nii.gz", "metrics": {"1": {"Dice": 1}}}'
+SUMMARIES = {
+    "not JSON": ("{", "got Expecting"),
+    "nested too deeply": ("[" * 100_000, "got maximum recursion depth"),
+    "a list": ("[1]", r"a JSON dict · got \[1\]"),
+    "nothing in it": ("{}", "KeyError: 'metric_per_case'"),
+    "cases are no list": ('{"metric_per_case": null}', "TypeError"),
+    "no case": ('{"metric_per_case": []}', "holds no case"),
+    "no file": ('{"metric_per_case": [{"metrics": {"1": {"Dice": 0.5}}}]}', "reference_file"),
+    "file is a number": ('{"metric_per_case": [{"prediction_file": 5, "metrics": {"1": {"Dice": 1}}}]}', "TypeError"),
+    "Dice is text": ('{"metric_per_case": [{"prediction_file": "a.nii.gz", "metrics": {"1": {"Dice": "x"}}}]}', "ValueError"),
+    "Dice above one": (
+        '{"metric_per_case": [{"prediction_file": "a.nii.gz", "metrics": {"1": {"Dice": 1.5}}}]}',
+        "Dice of 1.5",
+    ),
+    "label is a name": ('{"metric_per_case": [{"prediction_file": "a.nii.gz", "metrics": {"b": {"Dice": 1}}}]}', "got 'b'"),
+    "no label": ('{"metric_per_case": [{"prediction_file": "a.nii.gz", "metrics": {}}]}', "no label"),
+    "a case twice": (f'{{"metric_per_case": [{ONE}, {ONE}]}}', "case a more than once"),
+    "labels differ": (
+        f'{{"metric_per_case": [{ONE}, {{"prediction_file": "b.nii.gz", "metrics": {{"2": {{"Dice": 1}}}}}}]}}',
+        "other labels for case b than for case a",
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "what"), SUMMARIES.values(), ids=SUMMARIES.keys())
 def test_broken_summaries_are_named(tmp_path, content, what):
     file = tmp_path / "summary.json"
     file.write_text(content)
-    with pytest.raises(UserError, match=f"summary.json: .*{what}"):
+    with pytest.raises(UserError, match=f"summary.json: required .*{what}.* · make it again"):
         read_summary(file)
 
 
@@ -125,9 +128,9 @@ def test_filters_name_what_there_is(tree):
     assert [entry.trainer for entry in read_results(tree.folder, configurations=["2d"])] == ["nnUNetTrainerDINOv3S"]
     with pytest.raises(UserError, match="'nnUNetTrainerDINO3S'; did you mean 'nnUNetTrainerDINOv3S'"):
         read_results(tree.folder, trainers=["nnUNetTrainerDINO3S"])
-    with pytest.raises(UserError, match="--plans with a name that has results required · got 'other'"):
+    with pytest.raises(UserError, match="--plans: required a name that has results · got 'other'"):
         read_results(tree.folder, plans=["other"])
-    with pytest.raises(UserError, match="--folds 4 · there are folds 0, 1"):
+    with pytest.raises(UserError, match="--folds: required one that was trained · got 4 · there are 0, 1"):
         read_results(tree.folder, folds=["4"])
     with pytest.raises(UserError, match="got 'first'"):
         read_results(tree.folder, folds=["first"])
@@ -189,9 +192,9 @@ def test_a_merged_cross_validation_that_disagrees_is_reported(tree):
 
 
 def test_unset_folders_and_unknown_data_sets(tree, monkeypatch):
-    with pytest.raises(UserError, match=f"got '906'; did you mean '{DATASET}'"):
+    with pytest.raises(UserError, match=f"got '906', it has {DATASET}; did you mean '{DATASET}'"):
         dataset_name("906")
-    with pytest.raises(UserError, match="got 'Dataset905_Fantom'; did you mean"):
+    with pytest.raises(UserError, match="got 'Dataset905_Fantom', it has .*; did you mean"):
         dataset_name("Dataset905_Fantom")
     assert dataset_name(905) == dataset_name("0905") == dataset_name(DATASET) == DATASET
     with pytest.raises(
@@ -202,10 +205,10 @@ def test_unset_folders_and_unknown_data_sets(tree, monkeypatch):
     with pytest.raises(UserError, match="got Dataset905_Other, Dataset905_Phantom"):
         dataset_name(905)
     monkeypatch.setenv("nnUNet_results", "/nowhere/at/all")
-    with pytest.raises(UserError, match="nnUNet_results=/nowhere/at/all"):
+    with pytest.raises(UserError, match="nnUNet_results: required an existing folder · got '/nowhere/at/all'"):
         compare_results(905)
     monkeypatch.delenv("nnUNet_results")
-    with pytest.raises(UserError, match="no environment variable nnUNet_results"):
+    with pytest.raises(UserError, match="nnUNet_results is not set: required a folder"):
         compare_results(905)
 
 
@@ -221,7 +224,7 @@ def test_folders_get_the_dice_that_nnunet_computes(tree, tmp_path):
         evaluate(tree.references, folders[entry.name], summary)
         np.testing.assert_allclose(entry.dice, read_summary(summary), equal_nan=True)
         assert sorted(file.suffix for file in folders[entry.name].iterdir()) == [".gz"] * 6
-    assert comparison.versus[0].baseline.name == "near"
+    assert comparison.pairs[0].baseline.name == "near"
     assert any("2 reference segmentations have no prediction" in note for note in comparison.notes)
 
 
@@ -246,11 +249,11 @@ def test_folders_of_regions_and_ignored_voxels(tree, tmp_path):
 def test_folders_that_cannot_be_compared(tree, tmp_path):
     pred = tmp_path / "pred"
     save(reference(0), pred / "case_00.nii.gz")
-    with pytest.raises(UserError, match=f"--folder {tmp_path}/nothing"):
+    with pytest.raises(UserError, match=f"--folder: required a folder of predictions · got {tmp_path}/nothing"):
         compare_folders([tmp_path / "nothing"])
     with pytest.raises(UserError, match=f"got neither for {pred} · give --labels-folder"):
         compare_folders([pred])
-    with pytest.raises(UserError, match=r"dataset\.json required.*--dataset-json"):
+    with pytest.raises(UserError, match=r"required .*dataset\.json .*--dataset-json"):
         compare_folders([pred], labels_folder=tree.references)
     tree.write_json(tmp_path / "dataset.json", {"labels": LABELS | {"background": 1}, "file_ending": ".nii.gz"})
     options = {"labels_folder": tree.references, "dataset_json": tmp_path / "dataset.json"}
@@ -258,7 +261,9 @@ def test_folders_that_cannot_be_compared(tree, tmp_path):
         compare_folders([pred], **options)
     tree.write_json(tmp_path / "dataset.json", tree.description)
     save(reference(0)[:, :, 1:], pred / "case_01.nii.gz")
-    with pytest.raises(UserError, match=r"same shape required · got .*case_01\.nii\.gz"):
+    with pytest.raises(
+        UserError, match=r"required segmentations on one grid · got .*case_01\.nii\.gz with size 26 × 22 × 6 and .*27 × 22 × 6"
+    ):
         compare_folders([pred], **options)
     save(reference(0), pred / "unknown.nii.gz")
     with pytest.raises(UserError, match=r"got none for 1 of 3 in .*such as unknown\.nii\.gz"):
@@ -270,84 +275,6 @@ def test_folders_that_cannot_be_compared(tree, tmp_path):
     save(reference(4), pred / "case_04.nii.gz")
     with pytest.raises(UserError, match="1 differ, such as case_04"):
         compare_folders([pred])
-
-
-@pytest.fixture
-def trained(tmp_path, monkeypatch):
-    """A fold folder with a checkpoint that nnU-Net's trainer saved, and the number of its parameters."""
-    import torch
-    from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as module
-
-    kwargs = {
-        "n_stages": 3, "features_per_stage": [4, 6, 8], "conv_op": "torch.nn.modules.conv.Conv3d",
-        "kernel_sizes": [[3, 3, 3]] * 3, "strides": [[1, 1, 1], [2, 2, 2], [1, 2, 2]], "n_conv_per_stage": [1, 2, 1],
-        "n_conv_per_stage_decoder": [1, 1], "conv_bias": True, "norm_op": "torch.nn.modules.batchnorm.BatchNorm3d",
-        "norm_op_kwargs": {"affine": True}, "dropout_op": None, "dropout_op_kwargs": None, "nonlin": "torch.nn.LeakyReLU",
-        "nonlin_kwargs": {"inplace": True},
-    }  # fmt: skip
-    configuration = {
-        "data_identifier": "data", "preprocessor_name": "DefaultPreprocessor", "batch_size": 2, "patch_size": [8, 16, 24],
-        "spacing": [3.0, 0.8, 0.6], "normalization_schemes": ["CTNormalization"], "use_mask_for_norm": [False],
-        "batch_dice": False,
-        "architecture": {
-            "network_class_name": STOCK, "arch_kwargs": kwargs,
-            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-        },
-    }  # fmt: skip
-    plans = {
-        "dataset_name": DATASET, "plans_name": "nnUNetPlans", "image_reader_writer": "SimpleITKIO",
-        "transpose_forward": [0, 1, 2], "transpose_backward": [0, 1, 2], "label_manager": "LabelManager",
-        "continue_training": False, "configurations": {"3d_fullres": configuration},
-    }  # fmt: skip
-    for name in ("nnUNet_results", "nnUNet_preprocessed"):
-        monkeypatch.setenv(name, str(tmp_path / name))
-        if not hasattr(getattr(module, name), "is_set"):  # before nnU-Net 2.8 the variables are read at import
-            monkeypatch.setattr(module, name, str(tmp_path / name))
-    data = tmp_path / "nnUNet_preprocessed" / DATASET / "data"
-    data.mkdir(parents=True)
-    (data / "case_00.npz").write_bytes(b"")
-    description = {"channel_names": {"0": "CT"}, "labels": LABELS, "numTraining": 4, "file_ending": ".nii.gz"}
-    trainer = module.nnUNetTrainer(plans, "3d_fullres", 0, description, torch.device("cpu"))
-    trainer.initialize()
-    trainer._best_ema = np.float64(0.5)
-    fold = Path(trainer.output_folder)
-    trainer.save_checkpoint(str(fold / "checkpoint_final.pth"))
-    (fold.parent / "plans.json").write_text(json.dumps(plans), encoding="utf-8")
-    return fold, sum(parameter.numel() for parameter in trainer.network.parameters())
-
-
-def test_parameters_of_a_stock_checkpoint(trained):
-    fold, num_parameters = trained
-    facts = read_facts([fold], "nnUNetTrainer", "3d_fullres")
-    assert facts.num_params_total == facts.num_params_trained == num_parameters
-    assert facts.checkpoint_bytes == (fold / "checkpoint_final.pth").stat().st_size
-    assert facts.notes == ()
-    stranger = read_facts([fold], "nnUNetTrainerOfAStranger", "3d_fullres")
-    assert (stranger.num_params_total, stranger.num_params_trained) == (None, None)
-
-
-def test_a_checkpoint_with_code_in_it_is_not_run(trained):
-    import torch
-
-    class Harmful:
-        def __reduce__(self):
-            return (Path.touch, (fold / "harm",))
-
-    fold, _ = trained
-    torch.save({"network_weights": {"weight": torch.zeros(3)}, "logging": Harmful()}, fold / "checkpoint_final.pth")
-    facts = read_facts([fold], "nnUNetTrainer", "3d_fullres")
-    assert facts.num_params_total is None
-    assert any("could not be counted (UnpicklingError" in note for note in facts.notes)
-    assert not (fold / "harm").exists()
-
-
-@pytest.mark.parametrize(("network", "expected"), [(STOCK, True), ("nnunet_dino.networks.DINOv3UNet", False), (None, False)])
-def test_stock_needs_a_stock_network(tmp_path, network, expected):
-    architecture = {"architecture": {"network_class_name": network}} if network else {}
-    plans = {"configurations": {"3d_fullres": architecture, "3d_lowres": {"inherits_from": "3d_fullres", "batch_size": 2}}}
-    Tree.write_json(tmp_path / "plans.json", plans)
-    assert is_stock("nnUNetTrainer_5epochs", tmp_path / "plans.json", "3d_lowres") is expected
-    assert not is_stock("nnUNetTrainerDINOv3S", tmp_path / "plans.json", "3d_lowres")
 
 
 def test_what_a_trainer_of_ours_wrote_is_shown_as_it_is(tree):
@@ -365,9 +292,123 @@ def test_what_a_trainer_of_ours_wrote_is_shown_as_it_is(tree):
     assert (found.num_epochs, found.num_iterations, found.device) == (5, 50, "A GPU")
     assert found.optimizer == "SGD"
     assert (found.epoch_s, found.num_epochs_timed) == (11.0, 7)
-    tree.write_json(model / "fold_1" / "nnunet_dino.json", facts | {"weights": "0f3a"})
+    tree.write_json(model / "fold_1" / FACTS_FILE, facts | {"weights": "0f3a"})
     (model / "fold_0" / "debug.json").write_text("{", encoding="utf-8")
     changed = read_results(tree.folder)[0]
     assert changed.facts.weights == "random", "one fold of random weights is enough to say so"
     assert any("differ in weights (random, 0f3a)" in note for note in changed.notes)
-    assert any("debug.json could not be read" in note for note in changed.notes)
+    assert any("debug.json: required valid JSON" in note for note in changed.notes)
+
+
+def rewrite(file: Path, change) -> None:
+    """Writes an image again after ``change`` has had it."""
+    image = sitk.ReadImage(str(file))
+    change(image)
+    sitk.WriteImage(image, str(file))
+
+
+def cut(file: Path) -> None:
+    """Keeps the first half, as an interrupted download does."""
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+
+
+def in_place_of(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+FILES = {
+    "half of it": (cut, "required a readable segmentation"),
+    "empty": (lambda file: file.write_bytes(b""), "required a readable segmentation"),
+    "no image": (lambda file: file.write_text("no image"), "required a readable segmentation"),
+    "a folder": (in_place_of, "required a readable segmentation"),
+    "other spacing": (
+        lambda file: rewrite(file, lambda image: image.SetSpacing((0.6, 0.8, 5.0))),
+        "on one grid .* with spacing 0.6 × 0.8 × 5 and .* 0.6 × 0.8 × 3",
+    ),
+    "other place": (lambda file: rewrite(file, lambda image: image.SetOrigin((0, 40, 0))), "on one grid .* with origin 0 × 40"),
+    "mirrored": (
+        lambda file: rewrite(file, lambda image: image.SetDirection((-1, 0, 0, 0, 1, 0, 0, 0, 1))),
+        "on one grid .* with direction -1",
+    ),
+    "more voxels": (
+        lambda file: save(np.pad(reference(0), 1), file),
+        "on one grid .* with size 29 × 24 × 8 and .* 27 × 22 × 6",
+    ),
+}
+
+
+@pytest.mark.parametrize("spoilt", ["prediction", "reference"])
+@pytest.mark.parametrize(("spoil", "says"), FILES.values(), ids=FILES.keys())
+def test_a_segmentation_that_is_damaged_or_lies_elsewhere_is_refused_by_name(tree, tmp_path, spoil, says, spoilt):
+    predictions, labels = tmp_path / "pred", tmp_path / "labels"
+    for folder in (predictions, labels):
+        save(reference(0), folder / "case_00.nii.gz")
+    tree.write_json(tmp_path / "dataset.json", tree.description)
+    file = (predictions if spoilt == "prediction" else labels) / "case_00.nii.gz"
+    spoil(file)
+    if file.is_dir() and spoilt == "reference":
+        says = "got none for 1 of 1"
+    elif "readable" in says:
+        says = f"{says} · got {file}"
+    elif spoilt == "reference":
+        says = "on one grid"
+    with pytest.raises(UserError, match=says) as caught:
+        compare_folders([predictions], labels_folder=labels, dataset_json=tmp_path / "dataset.json")
+    assert str(file.parent) in str(caught.value)
+
+
+DESCRIPTIONS = {
+    "not JSON": ("{", "dataset.json: required valid JSON"),
+    "nested too deeply": ("[" * 100_000, "dataset.json: required valid JSON"),
+    "null": ("null", "required a JSON dict · got None"),
+    "no labels": ("{}", 'required "labels".* got None'),
+    "labels are a list": ('{"labels": [1]}', 'required "labels"'),
+    "label is a name": ('{"labels": {"background": 0, "liver": "one"}}', 'required "labels"'),
+    "ending is a number": ('{"labels": {"background": 0, "liver": 1}, "file_ending": 5}', 'required "file_ending" .* got 5'),
+    "background is one": ('{"labels": {"background": 1, "liver": 2}, "file_ending": ".nii.gz"}', "as nnU-Net wants it"),
+}
+
+
+@pytest.mark.parametrize(("content", "says"), DESCRIPTIONS.values(), ids=DESCRIPTIONS.keys())
+def test_a_broken_dataset_json_is_named(tmp_path, content, says):
+    for folder in ("pred", "labels"):
+        save(reference(0), tmp_path / folder / "case_00.nii.gz")
+    (tmp_path / "dataset.json").write_text(content)
+    with pytest.raises(UserError, match=says):
+        compare_folders([tmp_path / "pred"], labels_folder=tmp_path / "labels", dataset_json=tmp_path / "dataset.json")
+
+
+def test_one_folder_twice_is_refused(tree, tmp_path):
+    save(reference(0), tmp_path / "pred" / "case_00.nii.gz")
+    with pytest.raises(UserError, match=f"--folder: required different folders · got {tmp_path / 'pred'} twice"):
+        compare_folders([f"a={tmp_path / 'pred'}", tmp_path / "pred"], labels_folder=tree.references)
+
+
+def test_facts_of_the_wrong_kind_are_unknown(tree):
+    facts = {
+        "num_parameters_total": [5],
+        "backbone": {"name": "x"},
+        "weights": ["random"],
+        "num_parameters_trained": "9" * 5000,
+    }
+    tree.add("nnUNetTrainerDINOv3S", facts=facts, debug={"gpu_name": ["a"], "num_epochs": "soon"})
+    found = read_results(tree.folder)[0].facts
+    unknown = (found.num_params_total, found.num_params_trained, found.backbone, found.weights, found.device, found.num_epochs)
+    assert unknown == (None,) * 6
+
+
+def test_a_file_that_may_not_be_read_is_named(tree, monkeypatch):
+    """Permissions do not stop the superuser, who may run the tests: the system's answer is put in their place."""
+    tree.add("nnUNetTrainer", epoch_s=(1.0,))
+    read_text = Path.read_text
+
+    def refusing(self, *args, **more):
+        if self.name.startswith("training_log"):
+            raise PermissionError(13, "Permission denied", str(self))
+        return read_text(self, *args, **more)
+
+    monkeypatch.setattr(Path, "read_text", refusing)
+    with pytest.raises(UserError, match=r"got .*training_log_.*\.txt: Permission denied"):
+        compare_results(905)

@@ -116,18 +116,18 @@ def test_csv_holds_the_numbers(report, folder, use_tree):
     with (folder / "summary.csv").open(encoding="utf-8") as file:
         rows = {(row["result"], row["label"]): row for row in csv.DictReader(file)}
     assert len(rows) == 2 * 3
-    (versus,) = comparison.versus
+    (pair,) = comparison.pairs
     row = rows["nnUNetTrainerDINOv3S", "2"]
     assert (row["label_name"], row["num_undefined"], row["num_pairs"], row["weights"]) == ("spleen", "1", "7", "random")
-    assert float(row["dice_mean"]) == pytest.approx(versus.entry.dice["2"].mean())
-    assert float(row["ci95_high"]) == pytest.approx(versus.classes["2"].high)
+    assert float(row["dice_mean"]) == pytest.approx(pair.entry.dice["2"].mean())
+    assert float(row["ci95_high"]) == pytest.approx(pair.classes["2"].high)
     assert rows["nnUNetTrainer", "mean"]["difference"] == ""
     with (folder / "cases.csv").open(encoding="utf-8") as file:
         cases = {(row["result"], row["case"], row["label"]): row for row in csv.DictReader(file)}
     assert len(cases) == 2 * 8 * 3
     assert cases["nnUNetTrainer", "case_03", "2"]["dice"] == ""
     assert cases["nnUNetTrainer", "case_03", "2"]["fold"] == "1"
-    assert float(cases["nnUNetTrainer", "case_02", "1"]["dice"]) == pytest.approx(versus.baseline.dice.loc["case_02", "1"])
+    assert float(cases["nnUNetTrainer", "case_02", "1"]["dice"]) == pytest.approx(pair.baseline.dice.loc["case_02", "1"])
 
 
 def test_the_terminal_gets_sentences_and_tables(report):
@@ -216,11 +216,11 @@ def test_the_command_writes_into_the_results_once_and_again_with_overwrite(use_t
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("-d", "906"), "got '906'; did you mean 'Dataset905_Phantom'"),
-        ((), "either -d or --folder required · got neither"),
+        (("-d", "906"), "got '906', it has Dataset905_Phantom; did you mean 'Dataset905_Phantom'"),
+        ((), "-d, --folder: required one of both · got neither"),
         (("-d", "905", "--folder", "x"), "got both"),
-        (("-d", "905", "--labels-folder", "x"), "got --labels-folder without --folder"),
-        (("--folder", "x", "-c", "2d"), "got --configuration without -d"),
+        (("-d", "905", "--labels-folder", "x"), "--labels-folder: required with --folder only · got it without"),
+        (("--folder", "x", "-c", "2d"), "--configuration: required with -d only · got it without"),
         (("-d", "905", "--baseline", "nnUNetTrainr"), "got 'nnUNetTrainr'; did you mean 'nnUNetTrainer'"),
         (("-d", "905", "--base", "x"), "--base"),
     ],

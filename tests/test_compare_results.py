@@ -9,10 +9,10 @@ from compare_tree import Tree, moving
 from scipy import stats
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.compare import Entry, Facts, compare_results, words
+from nnunet_dino.compare import Entry, Facts, compare_results, formatting
 from nnunet_dino.compare.baselines import choose_baselines
 from nnunet_dino.compare.comparison import compare_entries
-from nnunet_dino.compare.places import Pictures
+from nnunet_dino.compare.paths import Pictures
 from nnunet_dino.compare.statistics import Difference, SignedRank
 
 NO_PICTURES = Pictures({}, (), {}, ".nii.gz", "none")
@@ -86,18 +86,18 @@ def test_numbers_of_a_comparison(tree):
     tree.add("nnUNetTrainer", moving(tree.cases, [2, 2, 3, 2, 4, 2, 3, 3]))
     tree.add("nnUNetTrainerDINOv3S", moving(tree.cases, [1, 3, 1, 2, 1, 1, 1, 1]))
     comparison = compare_results(905)
-    (versus,) = comparison.versus
-    delta = (versus.entry.dice["1"] - versus.baseline.dice["1"]).to_numpy()
-    liver = versus.classes["1"]
+    (pair,) = comparison.pairs
+    delta = (pair.entry.dice["1"] - pair.baseline.dice["1"]).to_numpy()
+    liver = pair.classes["1"]
     assert liver.mean == pytest.approx(delta.mean())
     assert (liver.num_better, liver.num_worse, liver.num_equal) == (6, 1, 1)
     nonzero = np.round(delta, 9)[np.round(delta, 9) != 0]
     assert liver.test.p == pytest.approx(stats.wilcoxon(nonzero, method=stats.PermutationMethod()).pvalue)
     assert liver.test.p == pytest.approx(2 * 4 / 2**7), "ranks 2 2 2 5 5 5 7, of which one 2 is negative"
-    assert versus.classes["2"].num_pairs == 7, "case 3 has no spleen"
-    assert versus.mean.num_pairs == 8
-    assert versus.mean.p_holm is None, "one comparison"
-    assert versus.classes["2"].p_holm == pytest.approx(2 * versus.classes["2"].test.p) == pytest.approx(2 / 2**5)
+    assert pair.classes["2"].num_pairs == 7, "case 3 has no spleen"
+    assert pair.mean.num_pairs == 8
+    assert pair.mean.p_holm is None, "one comparison"
+    assert pair.classes["2"].p_holm == pytest.approx(2 * pair.classes["2"].test.p) == pytest.approx(2 / 2**5)
     assert liver.p_holm == pytest.approx(max(liver.test.p, 2 / 2**5)), "Holm: the larger of two p values counts once"
     assert [entry.name for entry in comparison.entries] == ["nnUNetTrainer", "nnUNetTrainerDINOv3S"]
 
@@ -160,19 +160,19 @@ def test_random_weights_are_said_plainly(tmp_path):
         title="T",
         pictures=NO_PICTURES,
     )
-    assert words.shown_name(comparison.versus[0].entry) == f"{DINO_3D} (random weights)"
+    assert formatting.shown_name(comparison.pairs[0].entry) == f"{DINO_3D} (random weights)"
     assert "Random weights" in comparison.warnings[0] and DINO_3D in comparison.warnings[0]
-    assert words.summary(comparison.versus[0]).endswith("n = 3 cases: no difference in any case.")
+    assert formatting.summary(comparison.pairs[0]).endswith("n = 3 cases: no difference in any case.")
 
 
 def test_a_false_alarm_in_one_result_is_counted(tmp_path):
     nan = float("nan")
     clean = entry(STOCK_3D, {"1": [0.9, 0.8], "2": [nan, 0.5]}, tmp_path)
     alarm = entry(DINO_3D, {"1": [0.9, 0.8], "2": [0.0, 0.5]}, tmp_path)
-    (versus,) = compare_entries([clean, alarm], title="T", pictures=NO_PICTURES).versus
-    assert versus.num_one_sided == 1
-    assert versus.classes["2"].num_pairs == 1
-    assert versus.case_differences["case_00"] == pytest.approx(-0.45)
+    (pair,) = compare_entries([clean, alarm], title="T", pictures=NO_PICTURES).pairs
+    assert pair.num_one_sided == 1
+    assert pair.classes["2"].num_pairs == 1
+    assert pair.case_differences["case_00"] == pytest.approx(-0.45)
 
 
 def difference(mean: float, low: float, high: float, p: float | None, p_holm: float | None = None) -> Difference:
@@ -192,25 +192,25 @@ def difference(mean: float, low: float, high: float, p: float | None, p_holm: fl
     ],
 )
 def test_verdicts(values, says):
-    assert words.verdict(difference(*values)) == says
+    assert formatting.verdict(difference(*values)) == says
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (words.change(difference(0.012, -0.0031, 0.0249, 0.2)), "+0.012 [−0.003, +0.025]"),
-        (words.signed(-0.0004), "0.000"),
-        (words.signed(float("nan")), "–"),
-        (words.p_value(0.00012), "< 0.001"),
-        (words.p_value(0.0342), "0.034"),
-        (words.p_value(0.214), "0.21"),
-        (words.count(31_195_784), "31.2 M"),
-        (words.count(345), "345"),
-        (words.count(303_129_000), "303 M"),
-        (words.size(1_873), "1.9 kB"),
-        (words.seconds(11.04), "11.0 s"),
-        (words.count(None), "–"),
-        (words.mean_and_sd(0.8, float("nan")), "0.800"),
+        (formatting.change(difference(0.012, -0.0031, 0.0249, 0.2)), "+0.012 [−0.003, +0.025]"),
+        (formatting.signed(-0.0004), "0.000"),
+        (formatting.signed(float("nan")), "–"),
+        (formatting.p_value(0.00012), "< 0.001"),
+        (formatting.p_value(0.0342), "0.034"),
+        (formatting.p_value(0.214), "0.21"),
+        (formatting.count(31_195_784), "31.2 M"),
+        (formatting.count(345), "345"),
+        (formatting.count(303_129_000), "303 M"),
+        (formatting.size(1_873), "1.9 kB"),
+        (formatting.seconds(11.04), "11.0 s"),
+        (formatting.count(None), "–"),
+        (formatting.mean_and_sd(0.8, float("nan")), "0.800"),
     ],
 )
 def test_numbers_in_words(text, expected):

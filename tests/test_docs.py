@@ -31,7 +31,7 @@ SHORT_TRAINERS = Path(__file__).parents[1] / "benchmarks" / "short_trainers" / "
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 SOURCES = [file for folder in ("nnunet_dino", "trainers", "planners") for file in sorted((ROOT / folder).rglob("*.py"))]
 SET_BY_LAUNCHERS = {"LOCAL_RANK", "RANK", "WORLD_SIZE"}
-FULL_LENGTH = [name for name, preset in TRAINERS.items() if preset.num_epochs is None]
+FULL_LENGTH = [name for name, preset in TRAINERS.items() if preset.num_epochs is None and preset.network]
 
 sys.path.append(str(DOCS))
 import generate  # noqa: E402 (a script beside the pages)

@@ -19,11 +19,21 @@ from nnunet_dino.networks.slices import fold_slices, token_grid, unfold_slices
         ((56, 40), 16, (4, 3)),
         ((192, 160), 16, (12, 10)),
         ((20, 12), 8, (3, 2)),
-        ((896, 896), 16, (56, 56)),
+        ((896, 768), 16, (56, 48)),
+        ((9, 200), 8, (2, 44)),
     ],
 )
 def test_token_grid(size: tuple[int, int], stride: int, grid: tuple[int, int]) -> None:
     assert token_grid(size, stride) == grid
+
+
+@pytest.mark.parametrize("size", [(20, 12), (56, 40), (37, 53), (9, 200), (250, 90), (192, 160)])
+@pytest.mark.parametrize("stride", [8, 16])
+def test_pixels_stay_square_within_half_a_patch(size: tuple[int, int], stride: int) -> None:
+    seen = [16 * tokens for tokens in token_grid(size, stride)]
+    long, short = (0, 1) if size[0] > size[1] else (1, 0)
+    assert 0 <= seen[short] - size[short] * 16 / stride < 16
+    assert abs(seen[long] - size[long] * seen[short] / size[short]) <= 8
 
 
 def test_slices_are_folded_batch_first() -> None:
@@ -79,14 +89,3 @@ def test_precision_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nnUNet_dino_precision", "float16")
     with pytest.raises(UserError, match="'float16'"):
         backbone_dtype(torch.device("cpu"))
-
-
-def test_precision_follows_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("nnUNet_dino_precision", raising=False)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    for supported, dtype in {True: torch.bfloat16, False: torch.float32}.items():
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda supported=supported: supported)
-        assert backbone_dtype(torch.device("cpu")) is dtype
-    for capability, dtype in {(8, 0): torch.bfloat16, (9, 0): torch.bfloat16, (7, 5): torch.float32}.items():
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, capability=capability: capability)
-        assert backbone_dtype(torch.device("cuda", 0)) is dtype

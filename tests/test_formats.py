@@ -152,36 +152,19 @@ def test_rounded_periods_are_accepted_and_reported() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"rope_embed.periods": rope_periods() * 1.01},
-            r"required rope periods 1 … 21\.54 for small · got 1\.01 … 21\.76 in FILE",
-        ),
-        ({"rope_embed.periods": torch.ones(5)}, r"required 3 rope periods \(2 heads\) for small · got 5 in FILE"),
-        ({"norm.weight": torch.ones(25)}, r"small · got FILE with 1 of wrong shape: norm\.weight 25 instead of 24"),
         ({"blocks.1.ls1.gamma": None}, r"1 missing: blocks\.1\.gamma_1 24"),
         ({"blocks.1.attn.qkv.bias": None}, r"2 missing: blocks\.1\.attn\.q_bias 24, blocks\.1\.attn\.v_bias 24"),
         ({"blocks.3.norm1.bias": torch.ones(24)}, r"1 unexpected: blocks\.3\.norm1\.bias 24"),
         ({"cls_norm.bias": torch.ones(24)}, r"1 unexpected: cls_norm\.bias 24"),
-        ({"norm.bias": torch.full((24,), torch.nan)}, r"got NaN or infinity for norm\.bias in FILE"),
         ({"norm.bias": torch.full((24,), torch.inf)}, r"got NaN or infinity for norm\.bias in FILE"),
-        ({"norm.bias": torch.ones(24, dtype=torch.int64)}, r"got int64 for norm\.bias in FILE"),
         ({"blocks.2.attn.qkv.bias_mask": torch.full((72,), 0.5)}, r"in blocks\.2\.attn\.qkv\.bias_mask · got 0\.5 in FILE"),
         ({"blocks.2.attn.qkv.bias_mask": torch.ones(72)}, r"got up to 7 in middle third of blocks\.2\.attn\.qkv\.bias of FILE"),
-        (
-            {"blocks.2.attn.qkv.bias_mask": torch.ones(71)},
-            r"required shape \(72,\) for blocks\.2\.attn\.qkv\.bias_mask · got \(71,\)",
-        ),
     ],
 )
 def test_surprises_are_errors_that_name_keys_and_shapes(change: dict[str, Tensor | None], message: str) -> None:
     tensors = {key: tensor for key, tensor in (as_meta(canonical_state()) | change).items() if tensor is not None}
     with pytest.raises(UserError, match=message):
         converted(tensors)
-
-
-def test_a_key_bias_is_refused() -> None:
-    with pytest.raises(UserError, match=r"got up to 0\.25 in layer\.0\.attention\.k_proj\.bias of FILE"):
-        converted(as_hugging_face(canonical_state(), key_bias=0.25))
 
 
 def test_a_lost_projection_is_named() -> None:
@@ -193,27 +176,10 @@ def test_a_lost_projection_is_named() -> None:
         converted(tensors)
 
 
-def test_two_spellings_of_one_tensor_are_refused() -> None:
-    state = canonical_state()
-    with pytest.raises(UserError, match=r"got both 'layer\.0\.norm1\.weight' and 'model\.layer\.0\.norm1\.weight'"):
-        converted(as_hugging_face(state) | as_hugging_face(state, "model.layer"))
-
-
-@pytest.mark.parametrize(("key", "value"), [("num_attention_heads", HEADS + 1), ("rope_theta", 10000.0)])
-def test_a_config_of_another_model_is_refused(key: str, value: float) -> None:
-    with pytest.raises(UserError, match=rf"required {key} .* · got {value} in the config\.json of FILE"):
-        converted(as_hugging_face(canonical_state()), **{key: value})
-
-
 def test_a_wrong_size_names_the_backbone_that_fits() -> None:
     tiny = {name: torch.zeros(shape) for name, shape in architecture(get_spec("dinov3_tiny")).shapes.items()}
     with pytest.raises(UserError, match=r"required the tensors of small · got FILE .* · the file fits dinov3_tiny$"):
         converted(tiny)
-
-
-def test_an_unknown_format_is_refused() -> None:
-    with pytest.raises(UserError, match=r"required a DINOv3 .* · got FILE with 1 tensors \('encoder\.weight' …\)"):
-        converted({"encoder.weight": torch.ones(3, 5)})
 
 
 @pytest.mark.parametrize("name", CATALOGUE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from network_contract import NUM_CLASSES, NetworkContract, images
+from network_contract import NUM_CLASSES, NetworkContract, images, pretended_cuda
 from small_nets import TINY, planned
 from torch import nn
 
@@ -31,14 +31,21 @@ class TestDINOv3UNet(NetworkContract):
         for ours, theirs in zip(network(x), stock(x), strict=True):
             assert torch.equal(ours, theirs)
 
-    @pytest.mark.parametrize("part", ["encoder.", "decoder."])
-    def test_the_convolutions_start_as_the_stock_network_initialises(self, num_axes: int, part: str) -> None:
+    def test_the_convolutions_start_as_the_stock_network_initialises(self, num_axes: int) -> None:
         torch.manual_seed(5)
         stock = build_stock_unet(self.unet, 1, NUM_CLASSES, False, planned(self.unet, num_axes)).state_dict()
         torch.manual_seed(5)
         ours = self.build(num_axes).state_dict()
-        for key, value in stock.items():
-            assert not key.startswith(part) or torch.equal(ours[key], value), key
+        assert all(torch.equal(ours[key], value) for key, value in stock.items())
+
+    def test_the_neck_makes_no_float32_copy_of_all_maps(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("nnUNet_dino_precision", "bfloat16")
+        network = self.build(3).train()
+        mixed: list[torch.dtype] = []
+        network.neck.mix.register_forward_pre_hook(lambda _, arguments: mixed.append(arguments[0].dtype))
+        with pretended_cuda(network, monkeypatch):
+            network(torch.empty(2, 1, 6, 32, 48, device="cuda"))
+        assert mixed == [torch.bfloat16]
 
 
 class TestDINOv3UNetResidual(TestDINOv3UNet):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -14,16 +15,16 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import nnUNetPlannerResEncM
+from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import plan_experiment_entry
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.networks.unet import DINOv3UNet
-from nnunet_dino.nnunet.presets import PLANNERS
 from nnunet_dino.planners import nnUNetPlannerDINOv3L, nnUNetPlannerDINOv3SResEncM, nnUNetPlannerDINOv3Tiny
 
 NAME = "Dataset907_Boxes"
-SHAPE, SPACING_MM = (150, 512, 448), (3.0, 0.9, 0.9)
+SHAPE, SPACING_MM = (96, 448, 384), (3.0, 0.9, 0.9)
 
 
 @pytest.fixture(scope="module")
@@ -101,15 +102,82 @@ def test_only_the_network_differs_from_stock_plans(data_set: Path, stock_planner
     assert ours["configurations"]["3d_lowres"]["data_identifier"] == f"{our_planner.default_plans_name}_3d_lowres"
 
 
-def test_the_fine_configuration_covers_the_stock_patch(data_set: Path) -> None:
-    plans = plans_of(nnUNetPlannerDINOv3L)
-    stock, fine = plans["configurations"]["2d"], plans["configurations"]["2d_896"]
-    assert fine["patch_size"] == [896, 896]
-    for stock_mm, fine_mm, patch in zip(stock["spacing"], fine["spacing"], stock["patch_size"], strict=True):
-        assert fine_mm == pytest.approx(stock_mm * patch / 896)
-    assert fine["data_identifier"] == "nnUNetDINOv3LPlans_2d_896"
+def test_the_fine_configuration_has_square_pixels_and_meddinov3s_tokens(data_set: Path) -> None:
+    configurations = plans_of(nnUNetPlannerDINOv3Tiny)["configurations"]
+    stock, fine = configurations["2d"], configurations["2d_896"]
+    assert stock["patch_size"][0] != stock["patch_size"][1]
+    assert fine["spacing"][0] == fine["spacing"][1]
+    assert max(fine["patch_size"]) == 896
+    for stock_mm, fine_mm, before, after in zip(
+        stock["spacing"], fine["spacing"], stock["patch_size"], fine["patch_size"], strict=True
+    ):
+        assert 0 <= round(after * fine_mm - before * stock_mm, 6) < 128 * fine_mm
+    assert fine["data_identifier"] == "nnUNetDINOv3TinyPlans_2d_896"
     assert 2 <= fine["batch_size"] < stock["batch_size"]
-    assert np.prod(fine["architecture"]["arch_kwargs"]["strides"], axis=0).tolist() == [128, 128]
+    strides = {
+        name: c["architecture"]["arch_kwargs"]["dino"]["token_stride_px"]
+        for name, c in configurations.items()
+        if "architecture" in c
+    }
+    assert strides == {"2d": 8, "3d_lowres": 8, "3d_fullres": 8, "2d_896": 16}
+
+
+@pytest.mark.parametrize(
+    ("patch", "spacing_mm", "fine_patch", "fine_mm"),
+    [
+        ([192, 160], [1.0, 1.0], [896, 768], 192 / 896),
+        ([160, 192], [0.5, 0.5], [768, 896], 96 / 896),
+        ([256, 256], [0.7, 0.7], [896, 896], 0.2),
+        ([128, 256], [1.0, 0.5], [896, 896], 128 / 896),
+        ([128, 128], [1.0, 0.25], [896, 224], 128 / 896),
+    ],
+)
+def test_the_fine_grid_is_square_in_millimetres(
+    data_set: Path, patch: list[int], spacing_mm: list[float], fine_patch: list[int], fine_mm: float
+) -> None:
+    stock = {
+        "patch_size": patch,
+        "spacing": spacing_mm,
+        "median_image_size_in_voxels": [2.0 * n for n in patch],
+        "architecture": plans_of(ExperimentPlanner)["configurations"]["2d"]["architecture"],
+    }
+    fine = nnUNetPlannerDINOv3Tiny(907)._fine_configuration(stock)
+    assert [*fine["patch_size"]] == fine_patch
+    assert [*fine["spacing"]] == pytest.approx([fine_mm, fine_mm])
+    assert [*fine["median_image_size_in_voxels"]] == pytest.approx(
+        [2 * n * mm / fine_mm for n, mm in zip(patch, spacing_mm, strict=True)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("0.1", r"required clearly more than the 0\.\d+ GB of dinov3_vitl16 alone · got 0\.1 GB"),
+        ("0.001", r"got 0\.001 GB, in which no patch fits · raise it"),
+        ("-5", "required a number of GB above 0 · got -5 ·"),
+        ("inf", "required a number of GB above 0 · got inf ·"),
+        ("nan", "required a number of GB above 0 · got nan ·"),
+    ],
+)
+def test_an_impossible_memory_target_ends_at_once(
+    data_set: Path, target: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(data_set.parents[1].rglob("*.json"))
+    command = ["nnUNetv2_plan_experiment", "-d", "907", "-pl", "nnUNetPlannerDINOv3L", "-gpu_memory_target", target]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit, match="2"):
+        plan_experiment_entry()
+    error = capsys.readouterr().err
+    assert re.search(message, error)
+    assert error.count("\n") == 1
+    assert sorted(data_set.parents[1].rglob("*.json")) == before
+
+
+def test_nnunet_is_stopped_where_a_patch_cannot_shrink(data_set: Path) -> None:
+    architecture = plans_of(ExperimentPlanner)["configurations"]["2d"]["architecture"]
+    planner = nnUNetPlannerDINOv3Tiny(907, gpu_memory_target_in_gb=0.05)
+    with pytest.raises(UserError, match=r"got 0\.05 GB, in which no patch fits"):
+        planner.static_estimate_VRAM_usage([7, 5], 2, 2, *architecture.values())
 
 
 def test_a_large_backbone_takes_its_share_of_the_memory(data_set: Path) -> None:
@@ -144,12 +212,6 @@ def test_stock_nnunet_builds_every_configuration(data_set: Path, configuration: 
 def test_own_spacing_means_own_data(data_set: Path) -> None:
     planner = nnUNetPlannerDINOv3Tiny(907, plans_name="mine", overwrite_target_spacing=[2.0, 1.0, 1.0])
     assert planner.generate_data_identifier("3d_fullres") == "mine_3d_fullres"
-
-
-def test_every_registered_planner_has_its_own_plans_name() -> None:
-    names = {name: preset.plans_name for name, preset in PLANNERS.items()}
-    assert len(set(names.values())) == len(PLANNERS)
-    assert not any("__" in name for name in (*names, *names.values()))
 
 
 def test_bad_data_sets_are_refused_before_anything_is_written(data_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 from probe_inputs import TINY, asymmetric_volume, files_of, write_pictures
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.backbones.weights import load as weights
+from nnunet_dino.backbones import weights
 from nnunet_dino.cli.main import main
 from nnunet_dino.features import open_store
 from nnunet_dino.features.items import Item, Unreadable

@@ -10,10 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import SimpleITK as sitk
 from click.testing import CliRunner, Result
-from PIL import Image
-from probe_inputs import TINY, asymmetric_volume, files_of, write_labels, write_pictures
+from probe_inputs import TINY, files_of, write_labels, write_pictures
 from safetensors import safe_open
 from sklearn.metrics import roc_auc_score
 
@@ -355,46 +353,15 @@ def never_train(*arguments, **options):
     raise AssertionError("trained")
 
 
-LOOK = ("--backbone", TINY, "--size", 64, "--device", "cpu")
+def test_probes_from_python(place):
+    """A linear layer by the public functions, and every public name."""
+    import nnunet_dino.probes as probes
 
-
-def test_a_look_at_a_picture(place, tmp_path):
-    picture = place / "pictures" / "p001.png"
-    result = run("look", picture, "--at", "5,30", "-o", tmp_path / "look.png", *LOOK)
-    assert result.exit_code == 0, result.output
-    assert "random" in result.stdout
-    with Image.open(tmp_path / "look.png") as image:
-        assert image.size[0] > 2.2 * image.size[1], "three panels side by side"
-    assert run("look", picture, "-o", tmp_path / "look.html", *LOOK).exit_code == 0
-    page = (tmp_path / "look.html").read_text(encoding="utf-8")
-    Page(page)
-    assert '"shape": [1, 4, 4, 128]' in page and '"place": [0, 2, 2]' in page
-
-
-def test_a_look_at_slices(tmp_path):
-    sitk.WriteImage(asymmetric_volume(), str(tmp_path / "v.nii.gz"))
-    words = ("look", tmp_path / "v.nii.gz", "--slice", 1, "--slice", 4, "--plane", "coronal", "--window", "0,700", *LOOK)
-    assert run(*words, "-o", tmp_path / "v.html").exit_code == 0
-    page = (tmp_path / "v.html").read_text(encoding="utf-8")
-    assert '"shape": [2, 4, 4, 128]' in page and "coronal slice 4 of 10" in page
-    assert run(*words, "-o", tmp_path / "v.png").exit_code == 0
-    assert "0 to 9 · got 10" in fails(
-        "look", tmp_path / "v.nii.gz", "--slice", 10, "--plane", "coronal", "-o", tmp_path / "x.png", *LOOK
-    )
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("-o", "x.jpg"), "x.jpg"),
-        (("-o", "x.png", "--at", "5"), "'5'"),
-        (("-o", "x.png", "--at", "56,3"), "0,0 to 55,39 · got 56,3"),
-        (("-o", "x.png", "--at", "1,3", "--fit", "crop"), "--fit crop cuts off"),
-        (("-o", "x.png", "--slice", "1"), "--slice"),
-        (("-o", "x.png", "--size", "100"), "got 100"),
-    ],
-)
-def test_wrong_looks_are_one_line(place, tmp_path, monkeypatch, words, said):
-    monkeypatch.chdir(tmp_path)
-    assert said in fails("look", place / "pictures" / "p001.png", *LOOK, *words)
-    assert files_of(tmp_path) == {}
+    assert all(callable(getattr(probes, name)) for name in probes.__all__)
+    with pytest.raises(AttributeError, match="train_forest"):
+        _ = probes.train_forest
+    ids, features = probes.open_store(place / "store").vectors("class")
+    labelled = probes.read_labels(probes.LabelColumns(place / "labels.csv", ("bright",), "who"), ids)
+    assert labelled.ids == ids
+    layer = probes.train_linear(features, labelled.targets, labelled.is_exclusive, probes.LinearOptions(epochs=2))
+    assert layer.scores(features).shape == (48, 1)

@@ -167,7 +167,6 @@ def test_kill_in_the_middle_and_run_again(tmp_path):
     begun.wait()
     done = len(list((tmp_path / "cut").glob("features/*.safetensors")))
     assert 2 <= done < 30, "killed in the middle"
-    (tmp_path / "cut" / "features" / f"000029.safetensors.part-{os.uname().nodename}-{begun.pid}").write_text("half")
     for name in ("cut", "whole"):
         subprocess.run([*command, "-o", name], cwd=tmp_path, env=environment, check=True, capture_output=True)
     assert files_of(tmp_path / "cut") == files_of(tmp_path / "whole")
@@ -276,6 +275,38 @@ def test_patch_maps_are_kept_whole(pictures, tmp_path):
         mean.vectors("mean")
 
 
+def test_the_patch_mean_is_that_of_tokens_which_show_the_image(tmp_path):
+    """Three times as wide as high: two of six rows of tokens show the picture; of another picture two more are half padding."""
+    write_pictures(tmp_path / "flat", 2, size=(32, 96))
+    write_pictures(tmp_path / "odd", 2, size=(40, 96))
+    for name, rows in (("flat", slice(2, 4)), ("odd", slice(1, 5))):
+        for which in ("mean", "map"):
+            words = ["extract", str(tmp_path / name), "-o", str(tmp_path / name / which), "--features", which, "--size", "96"]
+            assert CliRunner().invoke(main, [*words, "--backbone", TINY, "--device", "cpu"]).exit_code == 0
+        means = FeatureStore(tmp_path / name / "mean").vectors("mean")[1]
+        maps = FeatureStore(tmp_path / name / "map")
+        for identifier, mean in zip(maps.good["id"], means, strict=True):
+            np.testing.assert_allclose(mean, maps.patch_map(identifier)[:, rows].mean((1, 2)), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_extractions_with_other_sizes_started_together(pictures, tmp_path):
+    """One of the two ends well, the other is refused, and everything in the store is of the first."""
+    command = [sys.executable, "-m", "nnunet_dino.cli.main", "extract", str(pictures), "-o", "s", "--backbone", TINY]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    both = [
+        subprocess.Popen([*command, "--size", size], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+        for size in ("32", "64")
+    ]
+    said = [process.communicate()[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 2], said
+    refused = [process.returncode for process in both].index(2)
+    assert "required the size_px it was begun with" in said[refused] and said[refused].count("\n") == 1
+    assert FeatureStore(tmp_path / "s").facts.preprocessing["size_px"] == (64, 32)[refused]
+    subprocess.run([*command[:-3], "alone", *command[-2:], "--size", ("64", "32")[refused]], cwd=tmp_path, env=environment)
+    assert files_of(tmp_path / "s") == files_of(tmp_path / "alone")
+
+
 def test_what_a_store_does_not_have_is_named(whole):
     store = FeatureStore(whole)
     with pytest.raises(UserError, match="single slices or tiles.*whole images"):
@@ -300,7 +331,8 @@ def test_features_that_are_not_finite_are_named(whole, tmp_path):
     tensors = load_file(file)
     tensors["class_token"][2, 5] = float("nan")
     save_file(tensors, file, metadata)
-    with pytest.raises(UserError, match="NaN.*p005.png"):
+    said = r"000001\.safetensors: .*NaN or infinity for p005\.png · remove this file of features \(not the input\)"
+    with pytest.raises(UserError, match=said):
         FeatureStore(store).vectors("class")
 
 

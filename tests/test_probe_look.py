@@ -17,7 +17,7 @@ from probe_inputs import TINY, asymmetric_volume
 from sklearn.decomposition import PCA
 from sklearn.metrics.pairwise import cosine_similarity
 
-from nnunet_dino.backbones.weights import load as weights
+from nnunet_dino.backbones import weights
 from nnunet_dino.cli.main import main
 from nnunet_dino.features.token_colours import BACKGROUND_GREY, foreground, pca_colours, similarity
 from nnunet_dino.features.view_page import quantised
@@ -162,6 +162,7 @@ def test_a_picture_of_slices(volume, tmp_path):
         (["-o", "x.png", "--slice", "6"], "0 to 5 · got 6"),
         (["-o", "x.png", "--size", "100"], "multiple of 16 · got 100"),
         (["-o", "x.png", "--plane", "top"], "'top'"),
+        (["-o", "x.png", "--at", "0,9", "--fit", "crop", "--size", "64"], "--fit crop cuts off"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_line(volume, tmp_path, monkeypatch, words, said):

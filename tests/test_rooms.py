@@ -17,7 +17,7 @@ KNOWS = {
     "nnunet": {"networks"},
     "trainers": {"nnunet"},
     "planners": {"nnunet"},
-    "features": {"backbones", "reports"},
+    "features": {"backbones"},
     "reports": set(),
     "probes": {"features", "reports"},
     "compare": {"features", "reports"},

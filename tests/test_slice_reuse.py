@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from sliding_window import MovingPredictor, image, predict, predictor
 from small_nets import TINY, planned, small_unet, volume
 from torch import Tensor, nn
 
@@ -22,7 +23,6 @@ from nnunet_dino.networks.unet import PLAIN_UNET
 from nnunet_dino.nnunet.trainer import DINOv3Trainer
 
 GIB = 1 << 30
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -35,42 +35,9 @@ def one_thread_in_float32(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def predictor(
-    network: nn.Module,
-    patch_size: tuple[int, ...],
-    mirror_axes: tuple[int, ...] | None,
-    num_heads: int = 3,
-    kind: type[nnUNetPredictor] = nnUNetPredictor,
-) -> Any:
-    """nnU-Net's predictor for ``network``, without the files of a trained model."""
-    result = kind(device=CPU, allow_tqdm=False, use_mirroring=mirror_axes is not None)
-    label_manager = SimpleNamespace(num_segmentation_heads=num_heads)
-    plans_manager = SimpleNamespace(get_label_manager=lambda dataset_json: label_manager)
-    configuration = SimpleNamespace(patch_size=patch_size)
-    result.manual_initialization(network, plans_manager, configuration, [network.state_dict()], {}, "", mirror_axes)
-    return result
-
-
-class MovingPredictor(nnUNetPredictor):
-    """Does to a network on the host what nnU-Net's ``.to("cuda")`` does: in inference mode it makes every tensor anew."""
-
-    @torch.inference_mode()
-    def predict_sliding_window_return_logits(self, input_image: Tensor) -> Tensor:
-        self.network._apply(torch.clone)
-        return super().predict_sliding_window_return_logits(input_image)
-
-
-def predict(network: nn.Module, image: Tensor, patch_size: tuple[int, ...], mirror_axes: tuple[int, ...] | None) -> Tensor:
-    return predictor(network, patch_size, mirror_axes).predict_logits_from_preprocessed_data(image)
-
-
 def counts(network: nn.Module) -> tuple[int, int]:
     reuse = network.slice_encoder.reuse
     return reuse.num_asked, reuse.num_encoded
-
-
-def image(*size: int, channels: int = 1, seed: int = 0) -> Tensor:
-    return torch.randn(channels, *size, generator=torch.Generator().manual_seed(seed))
 
 
 class MeanOfSlices(nn.Module):

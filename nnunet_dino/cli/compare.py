@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
+
+from nnunet_dino._errors import UserError
+
+OF_RESULTS = ("trainer", "plans", "configuration", "folds")
+OF_FOLDERS = ("labels_folder", "images_folder", "dataset_json")
 
 
 @click.command("compare")
@@ -22,7 +31,16 @@ import click
 @click.option("--dataset-json", metavar="FILE", help="Label names for --folder; looked for beside predictions and references.")
 @click.option("--baseline", metavar="NAME", help="Result to compare with; default: stock nnUNetTrainer.")
 @click.option("--common", is_flag=True, help="Compare only the cases that all results share, instead of refusing.")
-def compare(**options: Any) -> None:
+def compare(
+    dataset: str | None,
+    folder: Sequence[str],
+    output: str | None,
+    overwrite: bool,
+    pictures: bool,
+    baseline: str | None,
+    common: bool,
+    **options: Any,
+) -> None:
     """Compare results with a baseline: table, tests and pictures, as a page, Markdown and CSV.
 
     \b
@@ -32,6 +50,38 @@ def compare(**options: Any) -> None:
 
     Results are read from the validation of each fold; Dice of folders is computed as nnUNetv2_evaluate_folder does.
     """
-    from nnunet_dino.compare.command import run as compare_and_write
+    from nnunet_dino.compare import compare_folders, compare_results, default_output, write_report
+    from nnunet_dino.compare.report import CASES, SUMMARY
+    from nnunet_dino.reports import check_folder, report_text
+    from nnunet_dino.reports.folder import PAGE, TEXT
 
-    compare_and_write(click.echo, **options)
+    _check_options(dataset, folder, options)
+    target = Path(output) if output else default_output(dataset)
+    check_folder(target, overwrite)
+    if dataset is not None:
+        comparison = compare_results(
+            dataset,
+            trainers=options["trainer"],
+            plans=options["plans"],
+            configurations=options["configuration"],
+            folds=[fold for text in options["folds"] for fold in text.replace(",", " ").split()],
+            baseline=baseline,
+            common=common,
+        )
+    else:
+        chosen = {name: options[name] for name in OF_FOLDERS}
+        comparison = compare_folders(folder, **chosen, baseline=baseline, common=common)
+    command = shlex.join(["nnunet-dino", *sys.argv[1:]])
+    report = write_report(comparison, target, overwrite=overwrite, pictures=pictures, command=command)
+    click.echo(report_text(report))
+    click.echo(f"\nReport: {target / PAGE}\n  also: {TEXT}, {SUMMARY}, {CASES}")
+
+
+def _check_options(dataset: str | None, folder: Sequence[str], options: dict[str, Any]) -> None:
+    if (dataset is None) == (not folder):
+        got = "both" if folder else "neither"
+        raise UserError(f"-d, --folder: required one of both · got {got} · for example `nnunet-dino compare -d 9`")
+    names, other = (OF_FOLDERS, "--folder") if dataset is not None else (OF_RESULTS, "-d")
+    odd = [f"--{name.replace('_', '-')}" for name in names if options[name]]
+    if odd:
+        raise UserError(f"{', '.join(odd)}: required with {other} only · got it without · leave it out")

@@ -4,7 +4,7 @@
 """
 
 from nnunet_dino.compare.api import compare_folders, compare_results, default_output
-from nnunet_dino.compare.comparison import Comparison, Versus
+from nnunet_dino.compare.comparison import Comparison, PairedComparison
 from nnunet_dino.compare.entries import Entry
 from nnunet_dino.compare.facts import Facts
 from nnunet_dino.compare.report import make_report, write_report
@@ -15,8 +15,8 @@ __all__ = [
     "Difference",
     "Entry",
     "Facts",
+    "PairedComparison",
     "SignedRank",
-    "Versus",
     "compare_folders",
     "compare_results",
     "default_output",

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from nnunet_dino._errors import UserError
+from nnunet_dino._nnunet_folders import dataset_name, require_folder
 from nnunet_dino.compare.comparison import Comparison, compare_entries
-from nnunet_dino.compare.places import Pictures, dataset_name, first_channels, pictures_of_dataset, results_folder
+from nnunet_dino.compare.paths import Pictures, first_channels, pictures_of_dataset
 from nnunet_dino.compare.read_folders import read_folders
 from nnunet_dino.compare.read_results import read_results
 
 OUTPUT_NAME = "nnunet_dino_compare"
 
 
+@contextmanager
+def _naming_unreadable_files() -> Iterator[None]:
+    """Turns an error of the system while files are looked for and read into one that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"required files that can be read · got {error.filename}: {error.strerror or error} · change its permissions"
+        ) from error
+
+
+@_naming_unreadable_files()
 def compare_results(
     dataset: str | int,
     *,
@@ -39,15 +53,14 @@ def compare_results(
     Raises:
         UserError: Nothing to compare, different case sets, broken files, or unknown names.
     """
-    root = results_folder()
-    name = dataset_name(dataset)
-    folder = root / name
+    results, name = require_folder("nnUNet_results"), dataset_name(dataset)
     entries = read_results(
-        folder, trainers=trainers, plans=plans, configurations=configurations, folds=[str(fold) for fold in folds]
+        results / name, trainers=trainers, plans=plans, configurations=configurations, folds=[str(fold) for fold in folds]
     )
     return compare_entries(entries, title=name, pictures=pictures_of_dataset(name), baseline=baseline, common=common)
 
 
+@_naming_unreadable_files()
 def compare_folders(
     folders: Sequence[str | Path],
     *,
@@ -72,7 +85,7 @@ def compare_folders(
     """
     labels, images = (Path(path) if path is not None else None for path in (labels_folder, images_folder))
     if images is not None and not images.is_dir():
-        raise UserError(f"a folder of images required · got --images-folder {images} · check the path")
+        raise UserError(f"--images-folder: required a folder of images · got {images} · check the path")
     file = Path(dataset_json) if dataset_json is not None else None
     entries, description = read_folders(folders, labels_folder=labels, dataset_json=file)
     ending = entries[0].file_ending
@@ -85,4 +98,4 @@ def compare_folders(
 
 def default_output(dataset: str | int | None) -> Path:
     """Returns where a report goes unless told otherwise: into the data set's results, or the working directory."""
-    return results_folder() / dataset_name(dataset) / OUTPUT_NAME if dataset is not None else Path(OUTPUT_NAME)
+    return require_folder("nnUNet_results") / dataset_name(dataset) / OUTPUT_NAME if dataset is not None else Path(OUTPUT_NAME)

@@ -29,7 +29,7 @@ def choose_baselines(entries: Sequence[Entry], baseline: str | None) -> list[tup
         if not candidates:
             names = list(dict.fromkeys([*(e.name for e in entries), *(e.identifier for e in entries)]))
             raise UserError(
-                f"--baseline with the name of a result required · got {baseline!r}{nearest(baseline, names)} · "
+                f"--baseline: required the name of a result · got {baseline!r}{nearest(baseline, names)} · "
                 f"there are {', '.join(entry.name for entry in entries)}"
             )
     pairs = [

@@ -10,14 +10,14 @@ import pandas as pd
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.compare.baselines import choose_baselines
-from nnunet_dino.compare.cautions import device_notes, split_warnings, training_warnings
 from nnunet_dino.compare.entries import Entry
-from nnunet_dino.compare.places import Pictures
+from nnunet_dino.compare.paths import Pictures
 from nnunet_dino.compare.statistics import Difference, holm, paired_differences
+from nnunet_dino.compare.warnings import device_notes, split_warnings, training_warnings
 
 
 @dataclass(frozen=True, eq=False)
-class Versus:
+class PairedComparison:
     """One result against its baseline.
 
     Attributes:
@@ -48,7 +48,7 @@ class Comparison:
     Attributes:
         title: What is compared, such as the data set's name.
         entries: All results, on the same cases in the same order.
-        versus: Every result that has a baseline, against it.
+        pairs: Every result that has a baseline, against it.
         label_names: Name of every label key.
         warnings: What a reader must know before the numbers.
         notes: What a reader may want to know.
@@ -57,7 +57,7 @@ class Comparison:
 
     title: str
     entries: Sequence[Entry]
-    versus: Sequence[Versus]
+    pairs: Sequence[PairedComparison]
     label_names: Mapping[str, str]
     warnings: Sequence[str]
     notes: Sequence[str]
@@ -67,8 +67,8 @@ class Comparison:
     def cases(self) -> list[str]:
         return self.entries[0].cases
 
-    def versus_of(self, entry: Entry) -> Versus | None:
-        return next((versus for versus in self.versus if versus.entry is entry), None)
+    def pair_of(self, entry: Entry) -> PairedComparison | None:
+        return next((pair for pair in self.pairs if pair.entry is entry), None)
 
 
 def compare_entries(
@@ -92,13 +92,13 @@ def compare_entries(
     if len({tuple(entry.cases) for entry in entries}) > 1:
         entries, warning = _restrict(entries, common)
         warnings.append(warning)
-    versus = _compare_all([(entries[other], entries[base]) for other, base in baselines])
-    entries = _in_reading_order(entries, versus)
-    pairs = [(pair.entry, pair.baseline) for pair in versus]
+    compared = _compare_all([(entries[other], entries[base]) for other, base in baselines])
+    entries = _in_reading_order(entries, compared)
+    pairs = [(pair.entry, pair.baseline) for pair in compared]
     warnings += split_warnings(pairs) + training_warnings(pairs)
     warnings += [note for entry in entries for note in entry.notes if "training cases" in note]
     notes = [note for entry in entries for note in entry.notes if note not in warnings] + device_notes(pairs)
-    return Comparison(title, entries, versus, entries[0].label_names, warnings, notes, pictures)
+    return Comparison(title, entries, compared, entries[0].label_names, warnings, notes, pictures)
 
 
 def _check_labels(entries: Sequence[Entry]) -> None:
@@ -106,7 +106,7 @@ def _check_labels(entries: Sequence[Entry]) -> None:
     for other in entries[1:]:
         if set(other.dice.columns) != set(first.dice.columns):
             raise UserError(
-                f"results with the same labels required · got {', '.join(first.dice.columns)} in {first.name} and "
+                f"required results with the same labels · got {', '.join(first.dice.columns)} in {first.name} and "
                 f"{', '.join(other.dice.columns)} in {other.name} · leave one of them out"
             )
 
@@ -125,7 +125,7 @@ def _restrict(entries: Sequence[Entry], common: bool) -> tuple[list[Entry], str]
             else "no case is shared, so that nothing can be compared: choose results of the same folds (--folds)"
         )
         raise UserError(
-            f"results on the same cases required · got {len(odd)} case{'s' if len(odd) > 1 else ''} that not all results have "
+            f"required results on the same cases · got {len(odd)} case{'s' if len(odd) > 1 else ''} that not all results have "
             f"({shown}): {counts} · {remedy}"
         )
     left_out = "; ".join(f"{entry.name}: {len(entry.cases) - len(shared)} of {len(entry.cases)}" for entry in entries)
@@ -140,7 +140,7 @@ def _folds(entry: Entry) -> str:
     return f" (fold{'s' if len(entry.folds) > 1 else ''} {', '.join(entry.folds)})" if entry.folds else ""
 
 
-def _compare_all(pairs: Sequence[tuple[Entry, Entry]]) -> list[Versus]:
+def _compare_all(pairs: Sequence[tuple[Entry, Entry]]) -> list[PairedComparison]:
     found = []
     for entry, baseline in pairs:
         labels = list(entry.dice.columns)
@@ -148,18 +148,18 @@ def _compare_all(pairs: Sequence[tuple[Entry, Entry]]) -> list[Versus]:
         theirs = np.column_stack([baseline.case_means, baseline.dice[labels]])
         mean, *classes = paired_differences(theirs, ours)
         one_sided = int((np.isnan(ours[:, 1:]) != np.isnan(theirs[:, 1:])).sum())
-        found.append(Versus(entry, baseline, mean, dict(zip(labels, classes, strict=True)), one_sided))
+        found.append(PairedComparison(entry, baseline, mean, dict(zip(labels, classes, strict=True)), one_sided))
     return _with_holm(found)
 
 
-def _with_holm(found: list[Versus]) -> list[Versus]:
+def _with_holm(found: list[PairedComparison]) -> list[PairedComparison]:
     """Adjusts the tests of mean Dice as one family, and the tests of all labels of all results as another one."""
-    means = [versus.mean for versus in found]
-    classes = [difference for versus in found for difference in versus.classes.values()]
+    means = [pair.mean for pair in found]
+    classes = [difference for pair in found for difference in pair.classes.values()]
     adjusted = iter(_adjusted(classes))
     return [
-        replace(versus, mean=mean, classes={key: next(adjusted) for key in versus.classes})
-        for versus, mean in zip(found, _adjusted(means), strict=True)
+        replace(pair, mean=mean, classes={key: next(adjusted) for key in pair.classes})
+        for pair, mean in zip(found, _adjusted(means), strict=True)
     ]
 
 
@@ -169,8 +169,8 @@ def _adjusted(family: list[Difference]) -> list[Difference]:
     return [replace(d, p_holm=p) for d, p in zip(family, holm([d.test.p for d in family]), strict=True)]
 
 
-def _in_reading_order(entries: Sequence[Entry], versus: Sequence[Versus]) -> list[Entry]:
+def _in_reading_order(entries: Sequence[Entry], pairs: Sequence[PairedComparison]) -> list[Entry]:
     """Puts every baseline before the results that are compared with it."""
-    base_of = {id(pair.entry): entries.index(pair.baseline) for pair in versus}
+    base_of = {id(pair.entry): entries.index(pair.baseline) for pair in pairs}
     keys = {id(entry): (base_of.get(id(entry), position), id(entry) in base_of) for position, entry in enumerate(entries)}
     return sorted(entries, key=lambda entry: keys[id(entry)])

@@ -47,9 +47,9 @@ def _row(comparison: Comparison, entry: Entry, key: str) -> dict:
         "dice_sd": scores.std(),
         "nnunet_foreground_mean": entry.foreground_mean,
     }
-    versus, facts = comparison.versus_of(entry), entry.facts
-    difference = None if versus is None else versus.mean if key == MEAN else versus.classes[key]
-    row["baseline"] = versus.baseline.name if versus else ""
+    pair, facts = comparison.pair_of(entry), entry.facts
+    difference = None if pair is None else pair.mean if key == MEAN else pair.classes[key]
+    row["baseline"] = pair.baseline.name if pair else ""
     for name in ("mean", "low", "high", "num_pairs", "num_better", "num_worse", "num_equal", "p_holm"):
         column = {"mean": "difference", "low": "ci95_low", "high": "ci95_high"}.get(name, name)
         row[column] = getattr(difference, name, None)

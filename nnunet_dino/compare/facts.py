@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
-from nnunet_dino.compare.checkpoint import count_parameters
-
-FACTS_FILE = "nnunet_dino.json"
-"""Written by this package's trainers into the fold's output folder when training starts."""
+from nnunet_dino._errors import UserError
+from nnunet_dino._nnunet_folders import FACTS_FILE, read_json
 
 RANDOM = "random"
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth", "checkpoint_latest.pth")
-STOCK_NETWORKS = ("dynamic_network_architectures.", "PlainConvUNet", "ResidualEncoderUNet")
 EPOCH_TIME = re.compile(r"Epoch time:\s*([0-9.]+)\s*s\b")
 
 
@@ -27,10 +21,9 @@ class Facts:
     """Cost of one trained configuration, over its folds; None where it is unknown.
 
     Attributes:
-        num_params_total: Parameters of the network.
+        num_params_total: Parameters of the network, for trainers of this package.
         num_params_trained: Parameters that training changes.
-        checkpoint_bytes: Median size over folds of ``checkpoint_name``.
-        checkpoint_name: The checkpoint measured.
+        checkpoint_bytes: Median size over folds of the final checkpoint, else of the best or the latest one.
         epoch_s: Median epoch time in seconds over all epochs in the training logs.
         num_epochs_timed: Epochs behind that median.
         num_epochs: Planned length of training.
@@ -46,7 +39,6 @@ class Facts:
     num_params_total: int | None = None
     num_params_trained: int | None = None
     checkpoint_bytes: int | None = None
-    checkpoint_name: str | None = None
     epoch_s: float | None = None
     num_epochs_timed: int = 0
     num_epochs: int | None = None
@@ -59,14 +51,8 @@ class Facts:
     notes: tuple[str, ...] = ()
 
 
-def read_facts(folds: Sequence[Path], trainer: str, configuration: str) -> Facts:
-    """Reads the cost of a trained configuration from the output folders of its folds.
-
-    Args:
-        folds: ``fold_*`` folders of one ``TRAINER__PLANS__CONFIGURATION`` folder.
-        trainer: Name of the trainer class.
-        configuration: Name of the configuration.
-    """
+def read_facts(folds: Sequence[Path]) -> Facts:
+    """Reads the cost of a trained configuration from the ``fold_*`` folders of one ``TRAINER__PLANS__CONFIGURATION`` folder."""
     notes: list[str] = []
     found: dict = {}
     records = [_read_json(fold / FACTS_FILE, notes) for fold in folds]
@@ -83,66 +69,33 @@ def read_facts(folds: Sequence[Path], trainer: str, configuration: str) -> Facts
     found |= {"epoch_s": statistics.median(times) if times else None, "num_epochs_timed": len(times)}
     checkpoints = _checkpoints(folds)
     if checkpoints:
-        found["checkpoint_name"] = checkpoints[0].name
         found["checkpoint_bytes"] = round(statistics.median(file.stat().st_size for file in checkpoints))
-    if any(records):
-        for name in ("num_params_total", "num_params_trained"):
-            values = [_integer(record.get(name.replace("params", "parameters"))) for record in records]
-            found[name] = _shared(values, name, notes)
-    elif checkpoints and is_stock(trainer, checkpoints[0].parent.parent / "plans.json", configuration):
-        count = count_parameters(checkpoints[0], notes)
-        found |= {"num_params_total": count, "num_params_trained": count}
+    for name in ("num_params_total", "num_params_trained"):
+        values = [_integer(record.get(name.replace("params", "parameters"))) for record in records]
+        found[name] = _shared(values, name, notes)
     return Facts(**found, notes=tuple(dict.fromkeys(notes)))
-
-
-def is_stock(trainer: str, plans: Path, configuration: str) -> bool:
-    """Whether nnU-Net's own trainer trained nnU-Net's own network: then every parameter is stored and trained."""
-    if trainer not in _stock_trainers():
-        return False
-    try:
-        configurations = json.loads(plans.read_text(encoding="utf-8"))["configurations"]
-        merged: dict = {}
-        name: str | None = configuration
-        while name is not None:
-            merged = configurations[name] | merged
-            name = configurations[name].get("inherits_from")
-        network = merged["architecture"]["network_class_name"] if "architecture" in merged else merged["UNet_class_name"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return str(network).startswith(STOCK_NETWORKS)
-
-
-@cache
-def _stock_trainers() -> frozenset[str]:
-    spec = importlib.util.find_spec("nnunetv2")
-    if spec is None or not spec.submodule_search_locations:
-        return frozenset()
-    folder = Path(next(iter(spec.submodule_search_locations))) / "training" / "nnUNetTrainer"
-    sources = [file.read_text(encoding="utf-8") for file in folder.rglob("*.py") if "primus" not in file.parts]
-    return frozenset(name for text in sources for name in re.findall(r"^class (nnUNetTrainer\w*)", text, re.MULTILINE))
 
 
 def _read_json(file: Path, notes: list[str]) -> dict:
     if not file.is_file():
         return {}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        notes.append(f"{file} could not be read ({type(error).__name__}: {error}); what it says is left out.")
+        return read_json(file, dict)
+    except UserError as error:
+        notes.append(f"{error}; what the file says is left out.")
         return {}
-    return content if isinstance(content, dict) else {}
 
 
-def _shared(values: list, name: str, notes: list[str]):
+def _shared(values: Sequence[object], name: str, notes: list[str]) -> str | int | None:
     """Returns the value that all folds share; None, with a note, where they differ."""
-    known = list(dict.fromkeys(value for value in values if value is not None))
+    known = list(dict.fromkeys(value for value in values if isinstance(value, (str, int))))
     if len(known) > 1:
         notes.append(f"The folds differ in {name} ({', '.join(map(str, known))}); it is shown as unknown.")
     return known[0] if len(known) == 1 else None
 
 
 def _integer(value: object) -> int | None:
-    return int(str(value)) if re.fullmatch(r"\d+", str(value)) else None
+    return int(str(value)) if re.fullmatch(r"\d{1,18}", str(value)) else None
 
 
 def _optimizer(debug: dict) -> str | None:

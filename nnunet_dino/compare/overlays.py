@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
-from nnunet_dino.compare import words
-from nnunet_dino.compare.comparison import Comparison, Versus
+from nnunet_dino.compare import formatting
+from nnunet_dino.compare.comparison import Comparison, PairedComparison
 from nnunet_dino.compare.slice_choice import SliceChoice, choose_slice
 from nnunet_dino.compare.summary_json import label_values
 from nnunet_dino.features.volume import EDGES, Volume, as_shown, read_to_compare, take_plane
@@ -26,9 +28,9 @@ EDGE = [patheffects.withStroke(linewidth=3, foreground=BACKGROUND)]
 MAX_LEGEND = 10
 
 
-def changed_cases(versus: Versus) -> list[tuple[str, str]]:
+def changed_cases(pair: PairedComparison) -> list[tuple[str, str]]:
     """Returns (role, case) of the worst, the median and the best changed case; fewer where they coincide."""
-    ordered = list(versus.case_differences.index)
+    ordered = list(pair.case_differences.index)
     if not ordered:
         return []
     chosen = {"worst": ordered[0], "best": ordered[-1], "median": ordered[(len(ordered) - 1) // 2]}
@@ -36,32 +38,33 @@ def changed_cases(versus: Versus) -> list[tuple[str, str]]:
     return [(role, chosen[role]) for role in ("worst", "median", "best") if unique[chosen[role]] == role]
 
 
-def case_picture(comparison: Comparison, versus: Versus, role: str, case: str) -> Picture:
+def case_picture(comparison: Comparison, pair: PairedComparison, role: str, case: str) -> Picture:
     """Draws one case; files that are missing or do not fit leave a reason instead of a picture."""
-    before, after = versus.baseline.case_means[case], versus.entry.case_means[case]
-    change = words.signed(after - before)
-    heading = f"{role.capitalize()} change: {case}, mean Dice {words.dice(before)} → {words.dice(after)} ({change})"
+    before, after = pair.baseline.case_means[case], pair.entry.case_means[case]
+    change = formatting.signed(after - before)
+    heading = f"{role.capitalize()} change: {case}, mean Dice {formatting.dice(before)} → {formatting.dice(after)} ({change})"
     files = {
         "image": comparison.pictures.image(case),
         "reference segmentation": comparison.pictures.reference(case),
-        f"prediction of {versus.baseline.name}": versus.baseline.prediction(case),
-        f"prediction of {versus.entry.name}": versus.entry.prediction(case),
+        f"prediction of {pair.baseline.name}": pair.baseline.prediction(case),
+        f"prediction of {pair.entry.name}": pair.entry.prediction(case),
     }
     lost = [what for what, file in files.items() if file is None]
     if lost:
         why = comparison.pictures.missing if lost[0] == "image" and comparison.pictures.missing else "it was not found"
         return Picture(f"{role}-{case}", heading, f"No picture: {' and '.join(lost)} missing ({why}).", None)
     try:
-        volumes = [read_to_compare(str(file)) for file in files.values()]
-        _check_shapes(volumes, list(files.values()))
+        known = [file for file in files.values() if file is not None]
+        volumes = [read_to_compare(str(file)) for file in known]
+        _check_shapes(volumes, known)
     except (RuntimeError, ValueError) as error:
         return Picture(f"{role}-{case}", heading, f"No picture: {' '.join(str(error).split())[-200:]}", None)
     image, reference, base, other = volumes
     choice = choose_slice(reference, base.values, other.values)
     panels = [
         ("Reference", None),
-        (f"{versus.baseline.name}  {words.dice(before)}", base.values),
-        (f"{versus.entry.name}  {words.dice(after)}", other.values),
+        (f"{pair.baseline.name}  {formatting.dice(before)}", base.values),
+        (f"{pair.entry.name}  {formatting.dice(after)}", other.values),
     ]
     png = _draw(image, reference, panels, choice, comparison)
     return Picture(f"{role}-{case}", heading, _caption(reference, choice), png)
@@ -82,7 +85,7 @@ def _caption(volume: Volume, choice: SliceChoice) -> str:
     directions = {"R": "the patient's right", "A": "front", "S": "head"}
     return (
         f"{choice.plane.capitalize()} slice {choice.index + 1} of {len(slices)}: {choice.reason}. "
-        f"Pixels {rows:.2g} {words.TIMES} {columns:.2g} mm, slices {apart:.2g} mm apart; left edge: "
+        f"Pixels {rows:.2g} {formatting.TIMES} {columns:.2g} mm, slices {apart:.2g} mm apart; left edge: "
         f"{directions[letter_left]}, top: {directions[letter_top]}. White, dashed: reference. Grey values from the 1st to the "
         "99th percentile of the part shown."
     )
@@ -106,8 +109,7 @@ def _draw(
     extent = (0, width_mm, height_mm, 0)
     panel_width = 3.6
     panel_height = min(max(panel_width * height_mm / width_mm, 1.5), 5.5)
-    figure = Figure(figsize=(3 * panel_width, panel_height + 0.65), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.08)
+    figure = Figure(figsize=(3 * panel_width, panel_height + 0.65), layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.08))
     figure.set_facecolor(BACKGROUND)
     shown: dict[str, str] = {}
     for axes, (name, values) in zip(figure.subplots(1, 3), panels, strict=True):
@@ -168,7 +170,13 @@ def _outline(
 
 
 def _mark_edges(axes: Axes, letters: tuple[str, str]) -> None:
-    style = {"transform": axes.transAxes, "color": TEXT, "fontsize": 9, "fontweight": "bold", "path_effects": EDGE}
+    style: dict[str, Any] = {
+        "transform": axes.transAxes,
+        "color": TEXT,
+        "fontsize": 9,
+        "fontweight": "bold",
+        "path_effects": EDGE,
+    }
     axes.text(0.02, 0.5, letters[0], ha="left", va="center", **style)
     axes.text(0.5, 0.98, letters[1], ha="center", va="top", **style)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from nnunet_dino.compare import words
-from nnunet_dino.compare.comparison import Comparison, Versus
+from nnunet_dino.compare import formatting
+from nnunet_dino.compare.comparison import Comparison, PairedComparison
 from nnunet_dino.compare.statistics import EQUAL_BELOW, Difference
 from nnunet_dino.reports import Plot
 from nnunet_dino.reports.plot import Theme, themed
@@ -15,27 +16,27 @@ from nnunet_dino.reports.plot import Theme, themed
 MAX_FOREST_ROWS = 60
 
 
-def paired_plot(versus: Versus, name: str) -> Plot:
+def paired_plot(pair: PairedComparison, name: str) -> Plot:
     """Draws every case twice: baseline against result, and the differences in order."""
     text = (
-        f"Every case of {versus.entry.name} against {versus.baseline.name}. Left: above the line the result is better than the "
+        f"Every case of {pair.entry.name} against {pair.baseline.name}. Left: above the line the result is better than the "
         "baseline. Right: differences in order; the band is the 95 % bootstrap interval of their mean."
     )
-    return themed(name, text, lambda theme: _paired(versus, theme))
+    return themed(name, text, lambda theme: _paired(pair, theme))
 
 
-def _paired(versus: Versus, theme: Theme) -> Figure:
+def _paired(pair: PairedComparison, theme: Theme) -> Figure:
     figure = Figure(figsize=(9.6, 4.1), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.35))
-    _scatter(left, versus, theme)
-    _sorted_differences(right, versus, theme)
+    _scatter(left, pair, theme)
+    _sorted_differences(right, pair, theme)
     return figure
 
 
-def _scatter(axes: Axes, versus: Versus, theme: Theme) -> None:
-    differences = versus.case_differences
-    base = versus.baseline.case_means[differences.index].to_numpy()
-    other = versus.entry.case_means[differences.index].to_numpy()
+def _scatter(axes: Axes, pair: PairedComparison, theme: Theme) -> None:
+    differences = pair.case_differences
+    base = pair.baseline.case_means[differences.index].to_numpy()
+    other = pair.entry.case_means[differences.index].to_numpy()
     low, high = min(base.min(), other.min()), max(base.max(), other.max())
     margin = max(0.05 * (high - low), 0.005)
     limits = (low - margin, high + margin)
@@ -43,25 +44,25 @@ def _scatter(axes: Axes, versus: Versus, theme: Theme) -> None:
     axes.plot(limits, limits, color=theme.faint, linewidth=1, zorder=1)
     axes.scatter(base, other, s=26, c=colours, alpha=0.85, linewidths=0, zorder=2)
     axes.set(xlim=limits, ylim=limits, aspect="equal")
-    axes.set(xlabel=_wrapped(versus.baseline.name), ylabel=_wrapped(versus.entry.name))
+    axes.set(xlabel=_wrapped(pair.baseline.name), ylabel=_wrapped(pair.entry.name))
     axes.set_title("Mean Dice of every case", loc="left")
 
 
-def _sorted_differences(axes: Axes, versus: Versus, theme: Theme) -> None:
-    values = versus.case_differences.to_numpy()
+def _sorted_differences(axes: Axes, pair: PairedComparison, theme: Theme) -> None:
+    values = pair.case_differences.to_numpy()
     place = np.arange(1, len(values) + 1)
     colours = _colours(values, theme)
     axes.axhline(0, color=theme.ink, linewidth=0.8)
     if len(values) <= 150:
         axes.vlines(place, 0, values, colors=colours, linewidth=1.5, alpha=0.7)
     axes.scatter(place, values, s=18, c=colours, linewidths=0, zorder=3)
-    mean = versus.mean
+    mean = pair.mean
     if np.isfinite(mean.low):
         axes.axhspan(mean.low, mean.high, color=theme.faint, alpha=0.35, linewidth=0, zorder=0)
     axes.axhline(mean.mean, color=theme.ink, linewidth=1, linestyle=(0, (4, 3)))
     axes.set(xlim=(0, len(values) + 1), xlabel="Cases, from worst to best change", ylabel="Difference in mean Dice")
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set_title(f"Difference of every case; dashed: mean {words.change(mean)}", loc="left")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_title(f"Difference of every case; dashed: mean {formatting.change(mean)}", loc="left")
 
 
 def forest_plot(comparison: Comparison) -> Plot | None:
@@ -70,8 +71,8 @@ def forest_plot(comparison: Comparison) -> Plot | None:
     With too many rows only the mean Dice is drawn; None where a single row would be left.
     """
     groups = [
-        [("Mean Dice", versus.mean), *((comparison.label_names[k], d) for k, d in versus.classes.items())]
-        for versus in comparison.versus
+        [("Mean Dice", pair.mean), *((comparison.label_names[k], d) for k, d in pair.classes.items())]
+        for pair in comparison.pairs
     ]
     if sum(map(len, groups)) > MAX_FOREST_ROWS:
         groups = [group[:1] for group in groups]
@@ -88,13 +89,13 @@ def _forest(comparison: Comparison, groups: list[list[tuple[str, Difference]]], 
     axes = figure.subplots()
     ticks: list[tuple[float, str, bool]] = []
     row = 0
-    for versus, group in zip(comparison.versus, groups, strict=True):
+    for pair, group in zip(comparison.pairs, groups, strict=True):
         if several:
-            ticks.append((row, versus.entry.name, True))
+            ticks.append((row, pair.entry.name, True))
             row += 1
         for name, difference in group:
-            _whisker(axes, row, difference, theme, bold=name == "Mean Dice" and difference is versus.mean)
-            ticks.append((row, name, not several and difference is versus.mean))
+            _whisker(axes, row, difference, theme, bold=name == "Mean Dice" and difference is pair.mean)
+            ticks.append((row, name, not several and difference is pair.mean))
             row += 1
     axes.axvline(0, color=theme.ink, linewidth=0.8, zorder=0)
     axes.set_yticks([place for place, _, _ in ticks], [text for _, text, _ in ticks])

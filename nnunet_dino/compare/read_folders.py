@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,8 +11,9 @@ from tqdm import tqdm
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.compare.entries import Entry
-from nnunet_dino.compare.places import label_names, read_dataset_json
-from nnunet_dino.compare.summary_json import label_key, label_values, read_summary
+from nnunet_dino.compare.paths import label_names, read_dataset_json
+from nnunet_dino.compare.segmentations import dice_of
+from nnunet_dino.compare.summary_json import label_values, read_summary
 
 NUM_THREADS = 2
 
@@ -38,7 +39,7 @@ def read_folders(
     named = _named(folders)
     description = _description([path for _, path in named], labels_folder, dataset_json)
     if labels_folder is not None and not labels_folder.is_dir():
-        raise UserError(f"a folder of reference segmentations required · got --labels-folder {labels_folder} · check the path")
+        raise UserError(f"--labels-folder: required a folder of reference segmentations · got {labels_folder} · check the path")
     ending = description.get("file_ending", ".nii.gz")
     names = label_names(description) if description else {}
     entries = []
@@ -62,8 +63,11 @@ def _named(folders: Sequence[str | Path]) -> list[tuple[str, Path]]:
             path = str(folder)
             name = Path(path).resolve().name
         if not Path(path).is_dir():
-            raise UserError(f"a folder of predictions required · got --folder {folder} · check the path")
+            raise UserError(f"--folder: required a folder of predictions · got {folder} · check the path")
         found.append((name, Path(path)))
+    same = [path for number, (_, path) in enumerate(found) if any(path.samefile(other) for _, other in found[:number])]
+    if same:
+        raise UserError(f"--folder: required different folders · got {same[0]} twice · leave one out")
     names = [name for name, _ in found]
     if len(set(names)) == len(names):
         return found
@@ -80,7 +84,7 @@ def _description(folders: Sequence[Path], labels_folder: Path | None, dataset_js
     if labels_folder is None:
         return {}
     raise UserError(
-        f"the data set's dataset.json required (label names, file ending) · got none in {folders[0]} and none beside "
+        f"required the data set's dataset.json (label names, file ending) · got none in {folders[0]} and none beside "
         f"{labels_folder} · give it with --dataset-json"
     )
 
@@ -89,7 +93,7 @@ def _stored(name: str, path: Path, files: Sequence[Path], ending: str) -> tuple[
     summary = path / "summary.json"
     if not summary.is_file():
         raise UserError(
-            f"reference segmentations or a summary.json required · got neither for {path} · give --labels-folder, or run "
+            f"required reference segmentations or a summary.json · got neither for {path} · give --labels-folder, or run "
             "nnUNetv2_evaluate_folder first"
         )
     table = read_summary(summary, ending)
@@ -97,7 +101,7 @@ def _stored(name: str, path: Path, files: Sequence[Path], ending: str) -> tuple[
     odd = sorted(predicted ^ set(table.index))
     if predicted and odd:
         raise UserError(
-            f"a summary.json of the predictions beside it required · got other cases in {summary} than files in {path} "
+            f"required a summary.json of the predictions beside it · got other cases in {summary} than files in {path} "
             f"({len(odd)} differ, such as {odd[0]}) · give --labels-folder to compute Dice anew"
         )
     if any(file.stat().st_mtime > summary.stat().st_mtime + 1 for file in files):
@@ -110,52 +114,19 @@ def _computed(
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
     ending = description.get("file_ending", ".nii.gz")
     if not files:
-        raise UserError(f"predictions (*{ending}) required · got none in {path} · check the path or --dataset-json")
+        raise UserError(f"required predictions (*{ending}) · got none in {path} · check the path or --dataset-json")
     lost = [file.name for file in files if not (labels_folder / file.name).is_file()]
     if lost:
         raise UserError(
-            f"a reference segmentation for every prediction required · got none for {len(lost)} of {len(files)} in {path}, "
+            f"required a reference segmentation for every prediction · got none for {len(lost)} of {len(files)} in {path}, "
             f"such as {lost[0]} · check --labels-folder {labels_folder}"
         )
-    measure = _measure(labels_folder, description)
+    dice = dice_of(labels_folder, description)
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        results = pool.map(measure, files)
+        results = pool.map(dice, files)
         rows = list(tqdm(results, total=len(files), desc=f"Dice of {name}", unit="case", disable=None, leave=False))
     table = pd.DataFrame(rows, index=pd.Index([file.name[: -len(ending)] for file in files], name="case"), dtype=float)
     table = table[sorted(table.columns, key=label_values)].sort_index()
     unused = len(list(labels_folder.glob(f"*{ending}"))) - len(files)
     notes = (f"{name}: {unused} reference segmentations have no prediction.",) if unused else ()
     return table, (f"{name}: Dice was computed from {path} and {labels_folder}.", *notes)
-
-
-def _measure(labels_folder: Path, description: dict) -> Callable[[Path], dict[str, float]]:
-    """Returns a function that computes the Dice of one prediction with nnU-Net's own code."""
-    from nnunetv2.evaluation.evaluate_predictions import compute_metrics
-    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-    from nnunetv2.utilities.label_handling.label_handling import LabelManager
-
-    try:
-        manager = LabelManager(description["labels"], description.get("regions_class_order"))
-        complete = {"file_ending": ".nii.gz"} | description
-        reader = determine_reader_writer_from_dataset_json(complete, verbose=False)()
-    except (AssertionError, RuntimeError) as error:
-        raise UserError(f"a dataset.json as nnU-Net wants it required · got {error} · correct it") from error
-    wanted = manager.foreground_regions if manager.has_regions else manager.foreground_labels
-
-    def measure(file: Path) -> dict[str, float]:
-        reference = labels_folder / file.name
-        try:
-            metrics = compute_metrics(str(reference), str(file), reader, wanted, manager.ignore_label)["metrics"]
-        except (ValueError, RuntimeError, OSError) as error:
-            reason = " ".join(str(error).split())[-200:]
-            raise UserError(
-                f"readable segmentations of the same shape required · got {file} and {reference}: {reason} · "
-                "predict this case again"
-            ) from error
-        return {label_key(_plain(label)): float(values["Dice"]) for label, values in metrics.items()}
-
-    return measure
-
-
-def _plain(label: int | tuple) -> int | tuple[int, ...]:
-    return tuple(int(value) for value in label) if isinstance(label, tuple) else int(label)

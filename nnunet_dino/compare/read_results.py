@@ -11,9 +11,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from nnunet_dino._errors import UserError, nearest
+from nnunet_dino._nnunet_folders import existing_folder
 from nnunet_dino.compare.entries import Entry, with_short_names
 from nnunet_dino.compare.facts import CHECKPOINTS, read_facts
-from nnunet_dino.compare.places import FOLDER_VARIABLES, label_names, nnunet_folder, read_dataset_json
+from nnunet_dino.compare.paths import label_names, read_dataset_json
 from nnunet_dino.compare.summary_json import read_summary
 
 FOLD_ALL_NOTE = (
@@ -95,7 +96,7 @@ class _ModelReader:
             self.notes.append(FOLD_ALL_NOTE.format(name=self.model.name))
         trainer, plans, configuration = self.model.name.split("__")
         used = [folder for fold, folder in fold_folders.items() if fold in folds]
-        facts = read_facts(used, trainer, configuration)
+        facts = read_facts(used)
         names = label_names(self.dataset_json) if "labels" in self.dataset_json else {}
         return Entry(
             name=self.model.name,
@@ -126,7 +127,7 @@ class _ModelReader:
             for case in table.index:
                 if case in seen:
                     raise UserError(
-                        f"every case in one fold only required · got case {case} in fold {seen[case]} and fold {fold} of "
+                        f"required every case in one fold only · got case {case} in fold {seen[case]} and fold {fold} of "
                         f"{self.model} · choose folds that share no case, for example --folds {seen[case]}"
                     )
                 seen[case] = fold
@@ -171,7 +172,7 @@ def _in_order(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
 
 def _dataset_json(model: Path) -> dict:
     """Returns the data set's description that nnU-Net stores beside the model, or the original one, or nothing."""
-    roots = [root / model.parent.name for root in map(nnunet_folder, FOLDER_VARIABLES[1:]) if root]
+    roots = [root / model.parent.name for root in map(existing_folder, ("nnUNet_preprocessed", "nnUNet_raw")) if root]
     files = (folder / "dataset.json" for folder in (model, *roots))
     return next((read_dataset_json(file) for file in files if file.is_file()), {})
 
@@ -191,18 +192,18 @@ def _why_missing(name: str, fold: str, folder: Path) -> str:
 def _check_folds(folds: Sequence[str], models: Iterable[Path]) -> None:
     for fold in folds:
         if not re.fullmatch(r"\d+|all", fold):
-            raise UserError(f"--folds with numbers or 'all' required · got {fold!r} · for example --folds 0,1")
+            raise UserError(f"--folds: required numbers or 'all' · got {fold!r} · for example --folds 0,1")
     known = {path.name.removeprefix("fold_") for model in models for path in model.glob("fold_*")}
     merged = {fold for model in models for path in model.glob("crossval_results_folds_*") for fold in path.name.split("_")[3:]}
     for fold in folds:
         if (known | merged) and fold not in known | merged:
             have = ", ".join(sorted(known | merged))
-            raise UserError(f"a fold that was trained required · got --folds {fold} · there are folds {have}")
+            raise UserError(f"--folds: required one that was trained · got {fold} · there are {have}")
 
 
 def _unknown(option: str, name: str, known: list[str], folder: Path) -> UserError:
     return UserError(
-        f"{option} with a name that has results required · got {name!r}{nearest(name, known)} · {folder} has {', '.join(known)}"
+        f"{option}: required a name that has results · got {name!r}{nearest(name, known)} · {folder} has {', '.join(known)}"
     )
 
 
@@ -210,9 +211,9 @@ def _nothing(folder: Path, models: list[Path], unread: list[str]) -> UserError:
     number = (re.match(r"Dataset0*(\d+)", folder.name) or [None, "ID"])[1]
     if unread:
         more = f" (and {len(unread) - 1} more)" if len(unread) > 1 else ""
-        return UserError(f"validated folds required · got none below {folder}: {unread[0]}{more}")
+        return UserError(f"required validated folds · got none below {folder}: {unread[0]}{more}")
     what = "no TRAINER__PLANS__CONFIGURATION folder with folds" if not models else "no fold that was asked for"
     return UserError(
-        f"results of nnU-Net required · got {what} in {folder} · `nnUNetv2_train {number} 3d_fullres 0` and "
+        f"required results of nnU-Net · got {what} in {folder} · `nnUNetv2_train {number} 3d_fullres 0` and "
         f"`nnUNetv2_train {number} 3d_fullres 0 -tr nnUNetTrainerDINOv3S` make them (validation runs at the end)"
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nnunet_dino import reports
-from nnunet_dino.compare import words
+from nnunet_dino.compare import formatting
 from nnunet_dino.compare.comparison import Comparison
 from nnunet_dino.compare.csv_tables import cases_csv, summary_csv
 from nnunet_dino.compare.overlays import case_picture, changed_cases
@@ -64,11 +64,11 @@ def make_report(comparison: Comparison, *, command: str | None = None, pictures:
     blocks: list[Block] = [mean_table(comparison)]
     blocks += [plot] if pictures and (plot := forest_plot(comparison)) else []
     blocks.append(class_table(comparison))
-    blocks += [difference_table(comparison)] if comparison.versus else []
+    blocks += [difference_table(comparison)] if comparison.pairs else []
     blocks += _cases(comparison) if pictures else []
     return Report(
         title=f"{comparison.title}: results compared",
-        sentences=words.summaries(comparison),
+        sentences=formatting.summaries(comparison),
         warnings=comparison.warnings,
         blocks=[*blocks, cost_table(comparison), source_table(comparison)],
         method=[*_method(comparison), *comparison.notes],
@@ -79,14 +79,14 @@ def make_report(comparison: Comparison, *, command: str | None = None, pictures:
 def _cases(comparison: Comparison) -> list[Block]:
     """Returns, for every result with a baseline, the plot of all cases and pictures of the worst, median and best one."""
     blocks: list[Block] = []
-    shown = [(versus, changed_cases(versus)) for versus in comparison.versus]
+    shown = [(pair, changed_cases(pair)) for pair in comparison.pairs]
     with tqdm(total=sum(len(c) for _, c in shown), desc="Drawing cases", unit="case", disable=None, leave=False) as bar:
-        for position, (versus, cases) in enumerate(shown, 1):
-            blocks.append(Heading(versus.entry.name, f"against {versus.baseline.name}"))
-            if len(versus.case_differences):
-                blocks.append(paired_plot(versus, f"{position:02d}-{_slug(versus.entry.name)}"))
+        for position, (pair, cases) in enumerate(shown, 1):
+            blocks.append(Heading(pair.entry.name, f"against {pair.baseline.name}"))
+            if len(pair.case_differences):
+                blocks.append(paired_plot(pair, f"{position:02d}-{_slug(pair.entry.name)}"))
             for role, case in cases:
-                picture = case_picture(comparison, versus, role, case)
+                picture = case_picture(comparison, pair, role, case)
                 blocks.append(replace(picture, name=f"{position:02d}-{role}-{_slug(case)}"))
                 bar.update()
     return blocks
@@ -103,9 +103,9 @@ def _method(comparison: Comparison) -> list[str]:
         "reference and from the prediction, Dice is undefined and left out of every mean, as nnU-Net does; the tables count "
         "such cases. A case's mean is the mean over its defined labels. ± is the standard deviation over cases (n - 1)."
     ]
-    if not comparison.versus:
+    if not comparison.pairs:
         return computed
-    several, labels = len(comparison.versus) > 1, sum(len(versus.classes) for versus in comparison.versus)
+    several, labels = len(comparison.pairs) > 1, sum(len(pair.classes) for pair in comparison.pairs)
     computed += [
         "Difference: result minus baseline on the same case, averaged over cases. Interval: percentile bootstrap over cases, "
         "10,000 resamples, 95 %, fixed seed.",
@@ -114,14 +114,14 @@ def _method(comparison: Comparison) -> list[str]:
         f"{MAX_ENUMERATED} with ties, else the normal approximation with tie correction. With fewer than {MIN_NONZERO} "
         "non-zero differences no outcome could reach p < 0.05, and nothing is tested.",
     ]
-    families = [f"the {len(comparison.versus)} tests of mean Dice"] if several else []
+    families = [f"the {len(comparison.pairs)} tests of mean Dice"] if several else []
     families += [f"the {labels} tests of single labels"] if labels > 1 else []
     if families:
         shown = " and, separately, within ".join(families)
         computed.append(f"Several comparisons: p values are Holm-adjusted within {shown}.")
     computed += [
-        f"In words: “better” or “worse” needs {'Holm-adjusted ' if several else ''}p < {words.SIGNIFICANT} and an interval "
-        "that leaves out zero.",
+        f"In words: “better” or “worse” needs {'Holm-adjusted ' if several else ''}p < {formatting.SIGNIFICANT} and an "
+        "interval that leaves out zero.",
         "What this cannot show: cases of a fold were predicted by the same trained network, so that test and interval speak "
         "about other cases for these networks. How much results vary when training is repeated takes several runs.",
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
@@ -10,6 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from nnunet_dino._errors import UserError
+from nnunet_dino._nnunet_folders import read_json
+
+REMEDY = "make it again with nnUNetv2_train … --val or nnUNetv2_evaluate_folder, or remove it"
 
 
 def label_key(label: str | int | list | tuple) -> str:
@@ -19,7 +21,7 @@ def label_key(label: str | int | list | tuple) -> str:
     else:
         values = [int(value) for value in re.findall(r"-?\d+", str(label))]
     if not values:
-        raise ValueError(f"label or tuple of labels required · got {label!r}")
+        raise ValueError(f"required label or tuple of labels · got {label!r}")
     return "+".join(str(value) for value in sorted(values))
 
 
@@ -52,18 +54,13 @@ def read_summary(path: Path, file_ending: str | None = None) -> pd.DataFrame:
     Raises:
         UserError: The file cannot be read, is no JSON, lacks parts, repeats a case, or holds a Dice outside [0, 1].
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"a readable summary.json required · got {path}: {error.strerror} · check the file") from error
-    except ValueError as error:
-        raise _broken(path, f"it is no valid JSON ({error})") from error
+    content = read_json(path, dict, REMEDY)
     try:
         rows = [_row(entry, file_ending) for entry in content["metric_per_case"]]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise _broken(path, f"it is not in nnU-Net's form ({type(error).__name__}: {error})") from error
+        raise _broken(path, f"is not in nnU-Net's form ({type(error).__name__}: {error})") from error
     if not rows:
-        raise _broken(path, "it holds no case")
+        raise _broken(path, "holds no case")
     return _table(path, rows)
 
 
@@ -76,21 +73,18 @@ def _table(path: Path, rows: list[tuple[str, dict[str, float]]]) -> pd.DataFrame
     cases, labels = [case for case, _ in rows], list(rows[0][1])
     repeated = sorted({case for case in cases if cases.count(case) > 1}) if len(set(cases)) < len(cases) else []
     if repeated:
-        raise _broken(path, f"it holds case {repeated[0]} more than once")
+        raise _broken(path, f"holds case {repeated[0]} more than once")
     if not labels:
-        raise _broken(path, "it holds no label")
+        raise _broken(path, "holds no label")
     for case, dice in rows:
         if list(dice) != labels:
-            raise _broken(path, f"case {case} has other labels than case {cases[0]}")
+            raise _broken(path, f"has other labels for case {case} than for case {cases[0]}")
         wrong = [value for value in dice.values() if not (math.isnan(value) or 0 <= value <= 1)]
         if wrong:
-            raise _broken(path, f"case {case} has a Dice of {wrong[0]}, outside [0, 1]")
+            raise _broken(path, f"has a Dice of {wrong[0]} for case {case}, outside [0, 1]")
     table = pd.DataFrame([dice for _, dice in rows], index=pd.Index(cases, name="case"), dtype=float)
     return table[sorted(labels, key=label_values)].sort_index()
 
 
 def _broken(path: Path, what: str) -> UserError:
-    return UserError(
-        f"a summary.json as nnU-Net writes it required · got {path}: {what} · make it again with "
-        "`nnUNetv2_train … --val` (or nnUNetv2_evaluate_folder), or remove it"
-    )
+    return UserError(f"{path}: required a summary as nnU-Net writes it · got one that {what} · {REMEDY}")

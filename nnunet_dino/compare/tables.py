@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nnunet_dino.compare import words
+from nnunet_dino.compare import formatting
 from nnunet_dino.compare.comparison import Comparison
 from nnunet_dino.compare.entries import Entry
 from nnunet_dino.compare.statistics import Difference
@@ -11,22 +11,25 @@ from nnunet_dino.reports import Table
 
 def mean_table(comparison: Comparison) -> Table:
     """Mean Dice of every result and its difference to the baseline."""
-    several, baseline = len(comparison.versus) > 1, _only_baseline(comparison)
+    several, baseline = len(comparison.pairs) > 1, _only_baseline(comparison)
     nnunet = any(f"{entry.foreground_mean:.3f}" != f"{entry.case_means.mean():.3f}" for entry in comparison.entries)
     rows = []
     for entry in comparison.entries:
-        means, versus = entry.case_means, comparison.versus_of(entry)
-        row = [words.shown_name(entry)]
-        row += [] if baseline else [words.shown_name(versus.baseline) if versus else words.UNKNOWN]
-        row += [words.mean_and_sd(means.mean(), means.std()), *([words.dice(entry.foreground_mean)] if nnunet else [])]
-        if versus:
-            row += _difference_cells(versus.mean, several)
+        means, pair = entry.case_means, comparison.pair_of(entry)
+        row = [formatting.shown_name(entry)]
+        row += [] if baseline else [formatting.shown_name(pair.baseline) if pair else formatting.UNKNOWN]
+        row += [
+            formatting.mean_and_sd(means.mean(), means.std()),
+            *([formatting.dice(entry.foreground_mean)] if nnunet else []),
+        ]
+        if pair:
+            row += _difference_cells(pair.mean, several)
         else:
-            row += ["baseline" if comparison.versus else words.UNKNOWN, *[words.UNKNOWN] * (2 + several)]
+            row += ["baseline" if comparison.pairs else formatting.UNKNOWN, *[formatting.UNKNOWN] * (2 + several)]
         rows.append(row)
     headers = ["Result", *([] if baseline else ["against"]), "Mean Dice ± SD", *(["nnU-Net's mean"] if nnunet else [])]
     caption = (
-        f"{words.cases(len(comparison.cases))}. Mean and standard deviation over cases of the mean Dice per case. "
+        f"{formatting.cases(len(comparison.cases))}. Mean and standard deviation over cases of the mean Dice per case. "
         f"Difference: result minus {baseline or 'baseline'}, with 95 % bootstrap interval."
     )
     undefined = {entry.name: int(entry.case_means.isna().sum()) for entry in comparison.entries}
@@ -41,7 +44,7 @@ def mean_table(comparison: Comparison) -> Table:
 
 def _only_baseline(comparison: Comparison) -> str | None:
     """Returns the name of the baseline if all results share it: then it needs no column of its own."""
-    names = {words.shown_name(versus.baseline) for versus in comparison.versus}
+    names = {formatting.shown_name(pair.baseline) for pair in comparison.pairs}
     return names.pop() if len(names) == 1 else None
 
 
@@ -55,29 +58,31 @@ def class_table(comparison: Comparison) -> Table:
             " “(k n/a)”: in k cases the label is absent from reference and prediction, so that Dice is undefined; they are "
             "left out, as nnU-Net does."
         )
-    return Table("Dice per label", ["Label", *(words.shown_name(entry) for entry in entries)], rows, caption, in_terminal=True)
+    return Table(
+        "Dice per label", ["Label", *(formatting.shown_name(entry) for entry in entries)], rows, caption, in_terminal=True
+    )
 
 
 def _label_cell(entry: Entry, key: str) -> str:
     column = entry.dice[key]
     undefined = int(column.isna().sum())
-    text = words.mean_and_sd(column.mean(), column.std())
+    text = formatting.mean_and_sd(column.mean(), column.std())
     return f"{text} ({undefined} n/a)" if undefined else text
 
 
 def difference_table(comparison: Comparison) -> Table:
     """Difference of every label for every result with a baseline."""
-    several, baseline = sum(len(versus.classes) for versus in comparison.versus) > 1, _only_baseline(comparison)
+    several, baseline = sum(len(pair.classes) for pair in comparison.pairs) > 1, _only_baseline(comparison)
     rows = []
     for key in comparison.label_names:
-        for versus in comparison.versus:
-            names = [words.shown_name(versus.entry), *([] if baseline else [words.shown_name(versus.baseline)])]
-            difference = versus.classes[key]
+        for pair in comparison.pairs:
+            names = [formatting.shown_name(pair.entry), *([] if baseline else [formatting.shown_name(pair.baseline)])]
+            difference = pair.classes[key]
             cells = _difference_cells(difference, several)
             rows.append([comparison.label_names[key], *names, *cells, str(difference.num_pairs)])
     headers = ["Label", "Result", *([] if baseline else ["against"]), *_difference_headers(several), "n"]
     caption = f"Result minus {baseline or 'baseline'} over the n cases in which both are defined."
-    one_sided = sum(versus.num_one_sided for versus in comparison.versus)
+    one_sided = sum(pair.num_one_sided for pair in comparison.pairs)
     if one_sided:
         caption += (
             f" {one_sided} pairs of case and label have a Dice in one result only: the label is absent from the reference, "
@@ -91,46 +96,48 @@ def _difference_headers(several: bool) -> list[str]:
 
 
 def _difference_cells(difference: Difference, several: bool) -> list[str]:
-    holm = [words.p_value(difference.p_holm)] if several else []
-    return [words.change(difference), words.test(difference), *holm, words.tally(difference)]
+    holm = [formatting.p_value(difference.p_holm)] if several else []
+    return [formatting.change(difference), formatting.test(difference), *holm, formatting.tally(difference)]
 
 
 def cost_table(comparison: Comparison) -> Table:
     """Parameters, checkpoint size and epoch time of every result; what all share is said in the caption."""
     facts = [entry.facts for entry in comparison.entries]
-    epochs = [f"{f.num_epochs} {words.TIMES} {f.num_iterations}" if f.num_epochs and f.num_iterations else None for f in facts]
+    epochs = [
+        f"{f.num_epochs} {formatting.TIMES} {f.num_iterations}" if f.num_epochs and f.num_iterations else None for f in facts
+    ]
     columns = {
-        "Result": [words.shown_name(entry) for entry in comparison.entries],
-        "Backbone": [", ".join(filter(None, (f.backbone, f.adaptation))) or words.UNKNOWN for f in facts],
+        "Result": [formatting.shown_name(entry) for entry in comparison.entries],
+        "Backbone": [", ".join(filter(None, (f.backbone, f.adaptation))) or formatting.UNKNOWN for f in facts],
         "Weights": [_short(f.weights) for f in facts],
-        "Parameters": [words.count(f.num_params_total) for f in facts],
-        "trained": [words.count(f.num_params_trained) for f in facts],
-        "Checkpoint": [words.size(f.checkpoint_bytes) for f in facts],
-        "Epoch time": [words.seconds(f.epoch_s) for f in facts],
+        "Parameters": [formatting.count(f.num_params_total) for f in facts],
+        "trained": [formatting.count(f.num_params_trained) for f in facts],
+        "Checkpoint": [formatting.size(f.checkpoint_bytes) for f in facts],
+        "Epoch time": [formatting.seconds(f.epoch_s) for f in facts],
     }
     caption = (
         "Epoch time: median over the epochs of all folds, from the training logs. Checkpoint: as nnU-Net stores it, with "
-        f"the optimiser's state. {words.UNKNOWN}: not known."
+        f"the optimiser's state. {formatting.UNKNOWN}: not known."
     )
-    for name, values in (("Device", [f.device for f in facts]), (f"Epochs {words.TIMES} iterations", epochs)):
+    for name, values in (("Device", [f.device for f in facts]), (f"Epochs {formatting.TIMES} iterations", epochs)):
         if None not in values and len(set(values)) == 1:
             caption += f" {name}: {values[0]}."
         elif any(values):
-            columns[name] = [value or words.UNKNOWN for value in values]
+            columns[name] = [value or formatting.UNKNOWN for value in values]
     return Table("Cost", list(columns), list(zip(*columns.values(), strict=True)), caption, 3, in_terminal=True)
 
 
 def _short(weights: str | None) -> str:
-    return words.UNKNOWN if weights is None else weights if len(weights) <= 16 else f"{weights[:12]}…"
+    return formatting.UNKNOWN if weights is None else weights if len(weights) <= 16 else f"{weights[:12]}…"
 
 
 def source_table(comparison: Comparison) -> Table:
     """What was read for every result."""
     rows = [
         [
-            words.shown_name(entry),
+            formatting.shown_name(entry),
             f"{entry.source.parent.name}/{entry.source.name}",
-            ", ".join(entry.folds) or words.UNKNOWN,
+            ", ".join(entry.folds) or formatting.UNKNOWN,
             str(len(entry.dice)),
         ]
         for entry in comparison.entries

@@ -10,20 +10,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunet_dino.backbones.adapted import AdaptedBackbone
-from nnunet_dino.backbones.vit import PATCH_PX
+from nnunet_dino.backbones.vit import NUM_PREFIX_TOKENS, PATCH_PX, TOKENS_AT_ONCE
 from nnunet_dino.networks.channels import channels_to_images, num_images
 from nnunet_dino.networks.slice_reuse import SliceReuse
 
-NUM_PREFIX_TOKENS = 5
-CHUNK_TOKENS = 16384
 CHUNK_TOKENS_ON_CPU = 2048  # as fast, and intermediate results stay small
 MIN_ROWS = 32
 
 
 def token_grid(size_px: Sequence[int], token_stride_px: int) -> tuple[int, int]:
-    """Returns ``(gh, gw)``: how many tokens cover a slice of ``size_px = (h, w)`` at one token per ``token_stride_px``."""
-    height, width = size_px
-    return math.ceil(height / token_stride_px), math.ceil(width / token_stride_px)
+    """Returns ``(gh, gw)``: how many tokens cover a slice of ``size_px = (h, w)`` at one token per ``token_stride_px``.
+
+    The shorter side decides by how much a slice is enlarged, the longer one follows. So pixels stay square but for the
+    rounding of the longer side to whole tokens, by which it is stretched or squeezed by at most half a patch.
+    """
+    shorter, longer = sorted(size_px)
+    num_shorter = math.ceil(shorter / token_stride_px)
+    num_longer = round(longer * num_shorter / shorter)
+    return (num_shorter, num_longer) if size_px[0] <= size_px[1] else (num_longer, num_shorter)
 
 
 def fold_slices(volume: Tensor) -> Tensor:
@@ -114,7 +118,7 @@ class SliceEncoder(nn.Module):
     def _encode(self, slices: Tensor) -> tuple[Tensor, ...]:
         gh, gw = token_grid(slices.shape[2:], self.token_stride_px)
         size_px = gh * PATCH_PX, gw * PATCH_PX
-        at_a_time = CHUNK_TOKENS_ON_CPU if slices.device.type == "cpu" else CHUNK_TOKENS
+        at_a_time = CHUNK_TOKENS_ON_CPU if slices.device.type == "cpu" else TOKENS_AT_ONCE
         num_chunks = min(len(slices), math.ceil(len(slices) * (gh * gw + NUM_PREFIX_TOKENS) / at_a_time))
         if num_chunks == 1:
             return tuple(m.contiguous() for m in self._encode_chunk(slices, size_px))

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_dino._errors import UserError, nearest
-from nnunet_dino._nnunet_folders import require_dataset, require_folder, require_labels
-from nnunet_dino.nnunet.preprocessed import read_json
+from nnunet_dino._nnunet_folders import read_json, require_dataset, require_folder, require_labels
 
 # A file system allows 255 bytes; the folder of a model is TRAINER__PLANS__CONFIGURATION.
 MAX_PLANS_NAME = 150

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from nnunet_dino._errors import UserError
-from nnunet_dino._nnunet_folders import command_to_set, require_folder
+from nnunet_dino._nnunet_folders import require_folder, require_writable
 from nnunet_dino.backbones import weights as weight_files
 from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.nnunet.check_plans import check_geometry, planned_configuration
@@ -80,17 +80,7 @@ def _check_first_stage(trainer: str, plans: dict[str, Any], previous: str, confi
 def check_folders() -> None:
     """Raises :class:`UserError` unless nnU-Net's folders are set and the results folder can be written."""
     require_folder("nnUNet_preprocessed")
-    results = os.environ.get("nnUNet_results", "")
-    if not results:
-        raise UserError(
-            f"nnUNet_results is not set: required a folder for trained models · run: {command_to_set('nnUNet_results')}"
-        )
-    existing = next(folder for folder in (Path(results), *Path(results).absolute().parents) if folder.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UserError(
-            f"nnUNet_results: required a folder that can be written · got {results} · "
-            "change its permissions, or name another folder in nnUNet_results"
-        )
+    require_writable("nnUNet_results")
 
 
 def check_device(device: torch.device) -> None:

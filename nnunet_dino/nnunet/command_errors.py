@@ -63,7 +63,7 @@ def explained(error: BaseException) -> UserError | None:
                 return UserError(line.removeprefix(_RAISED))
         cause = cause.__cause__
     try:
-        return _of_prediction(error)
+        return _of_prediction(error) if isinstance(error, Exception) else None
     except UserError as found:
         return found
 

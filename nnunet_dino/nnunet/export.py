@@ -13,12 +13,13 @@ from torch import Tensor
 from nnunet_dino._checkpoints import read_checkpoint
 from nnunet_dino._errors import UserError
 from nnunet_dino._files import write_atomically
+from nnunet_dino._nnunet_folders import FACTS_FILE
 from nnunet_dino.backbones import weights as weight_files
 from nnunet_dino.backbones.adapted import RECORD_KEY, decode_record
 
 NEEDED = ("plans.json", "dataset.json")
 ALSO = ("dataset_fingerprint.json",)
-ALSO_OF_FOLD = ("debug.json", "progress.png", "nnunet_dino.json", "validation/summary.json")
+ALSO_OF_FOLD = ("debug.json", "progress.png", FACTS_FILE, "validation/summary.json")
 
 
 def export_model(

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from nnunet_dino.backbones.catalogue import get_spec
+from nnunet_dino.backbones.vit import NUM_PREFIX_TOKENS, TOKENS_AT_ONCE
 from nnunet_dino.networks.channels import num_images
 from nnunet_dino.networks.options import DinoOptions
-from nnunet_dino.networks.slices import CHUNK_TOKENS, NUM_PREFIX_TOKENS, token_grid
+from nnunet_dino.networks.slices import token_grid
 
 # nnU-Net calibrates 560e6 convolution outputs at batch size 2 to about 8 GB, which is about 7 bytes an output and sample.
 BYTES_PER_OUTPUT = 7
@@ -41,5 +42,5 @@ def backbone_outputs(options: DinoOptions, patch_size: Sequence[int], input_chan
     if options.adaptation == "full":
         bytes_per_weight += 3 * 4  # gradient and two moments of the optimiser
     fixed = spec.num_parameters * bytes_per_weight
-    fixed += min(CHUNK_TOKENS, tokens * batch_size) * spec.embed_dim * BYTES_PER_ACTIVATION
+    fixed += min(TOKENS_AT_ONCE, tokens * batch_size) * spec.embed_dim * BYTES_PER_ACTIVATION
     return round((tokens * per_token + fixed / batch_size) / BYTES_PER_OUTPUT)

@@ -11,26 +11,34 @@ import numpy as np
 import torch
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 
+from nnunet_dino._errors import UserError
+from nnunet_dino.backbones.vit import PATCH_PX
 from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.nnunet.check_plans import check_planning
 from nnunet_dino.nnunet.memory import backbone_outputs
 from nnunet_dino.nnunet.plans import dino_architecture
 from nnunet_dino.nnunet.presets import DINOV3_UNET
 
-FINE_PX = 896
-FINE = "2d_896"
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what it is mixed into; nnU-Net's residual planners are its subclasses
     from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner as _Planner
 else:
     _Planner = object
+
+FINE_PX = 896
+FINE = "2d_896"
 
 
 class DINOv3Planning(_Planner):
     """Mixed into one of nnU-Net's planners: plans its network, then writes the DINOv3 network into the plans.
 
     Stock trainers build it from the plans by dotted path. Spacing, transposition, normalisation and resampling are the stock
-    planner's, so ``2d`` and ``3d_fullres`` use the stock preprocessed folders. A configuration ``2d_896`` is added, whose
-    spacing is the stock one times stock patch / 896, as in MedDINOv3 (Li et al. 2025).
+    planner's, so ``2d`` and ``3d_fullres`` use the stock preprocessed folders. A configuration ``2d_896`` is added, after
+    MedDINOv3 (Li et al. 2025): one token per 16 pixels and square pixels::
+
+        stock patch 192 × 160 px of 1 × 1 mm      the longer side, 192 mm, in 896 px: 0.214 mm
+        ┌───────────────┐                         ┌───────────────┐┐
+        │ 192 × 160 mm  │ ──────────────────────► │ 896 × 747 px  ││ 896 × 768 px, which the strides can halve:
+        └───────────────┘                         └───────────────┘┘ 56 × 48 tokens
 
     Attributes:
         dino: The DINOv3 side of the network.
@@ -50,6 +58,7 @@ class DINOv3Planning(_Planner):
         suppress_transpose: bool = False,
     ) -> None:
         name = plans_name or self.default_plans_name
+        _require_memory_target(gpu_memory_target_in_gb)
         check_planning(dataset_name_or_id, name)
         memory = {} if gpu_memory_target_in_gb is None else {"gpu_memory_target_in_gb": gpu_memory_target_in_gb}
         super().__init__(
@@ -69,30 +78,61 @@ class DINOv3Planning(_Planner):
         return f"{'nnUNetPlans' if shared else self.plans_identifier}_{configuration_name}"
 
     def static_estimate_VRAM_usage(self, patch_size: Sequence[int], input_channels: int, *architecture: Any) -> int:
-        """Adds the backbone to nnU-Net's estimate for the convolutions."""
+        """Adds the backbone to nnU-Net's estimate for the convolutions.
+
+        Raises:
+            UserError: nnU-Net asks for ever smaller patches and none can fit into the memory target.
+        """
+        self._refuse_to_shrink_for_ever(patch_size, input_channels)
+        return self._estimate(self.dino, patch_size, input_channels, *architecture)
+
+    def _estimate(self, dino: DinoOptions, patch_size: Sequence[int], input_channels: int, *architecture: Any) -> int:
         with torch.device("meta"):  # nnU-Net builds a network for every patch size it tries; here it costs nothing
             convolutions = super().static_estimate_VRAM_usage(patch_size, input_channels, *architecture)
-        is_2d = len(patch_size) == 2
-        batch_size = self.UNet_reference_val_corresp_bs_2d if is_2d else self.UNet_reference_val_corresp_bs_3d
-        return convolutions + backbone_outputs(self.dino, patch_size, input_channels, batch_size)
+        return convolutions + backbone_outputs(dino, patch_size, input_channels, self._reference(len(patch_size))[1])
+
+    def _reference(self, num_axes: int) -> tuple[float, int]:
+        """Returns how many outputs fit into the memory target, and the batch size that nnU-Net counts them for."""
+        outputs = self.UNet_reference_val_2d if num_axes == 2 else self.UNet_reference_val_3d
+        batch_size = self.UNet_reference_val_corresp_bs_2d if num_axes == 2 else self.UNet_reference_val_corresp_bs_3d
+        return outputs * self.UNet_vram_target_GB / self.UNet_reference_val_corresp_GB, batch_size
+
+    def _refuse_to_shrink_for_ever(self, patch_size: Sequence[int], input_channels: int) -> None:
+        """nnU-Net shrinks the patch until two samples fit, and what the backbone needs for any patch may not fit at all."""
+        available, batch_size = self._reference(len(patch_size))
+        smallest = [self.UNet_featuremap_min_edge_length] * len(patch_size)
+        needed = backbone_outputs(self.dino, smallest, input_channels, batch_size) * self.UNet_min_batch_size / batch_size
+        if needed > available or max(patch_size) < 2 * self.UNet_featuremap_min_edge_length or min(patch_size) < 1:
+            least = self.UNet_vram_target_GB * needed / available
+            raise UserError(
+                f"-gpu_memory_target: required clearly more than the {least:.2g} GB of {self.dino.backbone} alone · got "
+                f"{self.UNet_vram_target_GB:g} GB, in which no patch fits · raise it or use the planner of a smaller backbone"
+            )
 
     def save_plans(self, plans: dict[str, Any]) -> None:
         """Adds ``2d_896`` and puts the DINOv3 network into every configuration before saving."""
         plans["configurations"][FINE] = self._fine_configuration(plans["configurations"]["2d"])
-        for configuration in plans["configurations"].values():
+        for name, configuration in plans["configurations"].items():
             if "architecture" in configuration:  # 3d_cascade_fullres inherits its own
-                options = replace(self.dino, num_image_channels=len(configuration["normalization_schemes"]))
+                options = replace(
+                    self._fine_dino() if name == FINE else self.dino,
+                    num_image_channels=len(configuration["normalization_schemes"]),
+                )
                 configuration["architecture"] = dino_architecture(configuration["architecture"], DINOV3_UNET, options)
         super().save_plans(plans)
 
+    def _fine_dino(self) -> DinoOptions:
+        return replace(self.dino, token_stride_px=PATCH_PX)
+
     def _fine_configuration(self, stock: dict[str, Any]) -> dict[str, Any]:
-        """Returns the stock 2D configuration on a finer grid: the field of view of its patch, in 896 × 896 pixels."""
+        """Returns the stock 2D configuration on a finer grid: the field of view of its patch, the longer side in 896 px."""
         fine = deepcopy(stock)
-        refinement = FINE_PX / np.asarray(stock["patch_size"], dtype=float)
-        spacing = np.asarray(stock["spacing"], dtype=float) / refinement
-        median = np.asarray(stock["median_image_size_in_voxels"], dtype=float) * refinement
+        stock_spacing_mm = np.asarray(stock["spacing"], dtype=float)
+        field_mm = stock_spacing_mm * stock["patch_size"]
+        spacing_mm = np.full(2, field_mm.max() / FINE_PX)
+        median = np.asarray(stock["median_image_size_in_voxels"], dtype=float) * stock_spacing_mm / spacing_mm
         _, strides, kernels, patch_size, _ = get_pool_and_conv_props(
-            spacing, [FINE_PX, FINE_PX], self.UNet_featuremap_min_edge_length, 999999
+            spacing_mm, np.round(field_mm / spacing_mm).astype(int), self.UNet_featuremap_min_edge_length, 999999
         )
         num_stages = len(strides)
         arguments = fine["architecture"]["arch_kwargs"]
@@ -107,15 +147,16 @@ class DINOv3Planning(_Planner):
         arguments[blocks] = self.UNet_blocks_per_stage_encoder[:num_stages]
         fine.update(
             data_identifier=self.generate_data_identifier(FINE),
-            spacing=spacing,
+            spacing=spacing_mm,
             patch_size=patch_size,
             median_image_size_in_voxels=median,
-            batch_size=self._batch_size_2d(patch_size, fine["architecture"]),
+            batch_size=self._fine_batch_size(patch_size, fine["architecture"]),
         )
         return fine
 
-    def _batch_size_2d(self, patch_size: Sequence[int], architecture: dict[str, Any]) -> int:
-        estimate = self.static_estimate_VRAM_usage(
+    def _fine_batch_size(self, patch_size: Sequence[int], architecture: dict[str, Any]) -> int:
+        estimate = self._estimate(
+            self._fine_dino(),
             patch_size,
             len(self.dataset_json.get("channel_names", self.dataset_json.get("modality", {}))),
             len(self.dataset_json["labels"]),
@@ -123,5 +164,10 @@ class DINOv3Planning(_Planner):
             architecture["arch_kwargs"],
             architecture["_kw_requires_import"],
         )
-        reference = self.UNet_reference_val_2d * self.UNet_vram_target_GB / self.UNet_reference_val_corresp_GB
-        return max(round(reference / estimate * self.UNet_reference_val_corresp_bs_2d), self.UNet_min_batch_size)
+        available, batch_size = self._reference(2)
+        return max(round(available / estimate * batch_size), self.UNet_min_batch_size)
+
+
+def _require_memory_target(gb: float | None) -> None:
+    if gb is not None and not 0 < gb < float("inf"):
+        raise UserError(f"-gpu_memory_target: required a number of GB above 0 · got {gb:g} · give your GPU's memory")

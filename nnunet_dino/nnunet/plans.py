@@ -77,10 +77,16 @@ def build_from_plans(
     """Builds a network for one configuration of any plans, stock or made by this package's planners.
 
     The number of image channels is the number of planned normalisation schemes: the one-hot channels that a cascade adds
-    have none.
+    have none. Of the recipe's token stride and the one in the plans' ``dino`` entry, if any, the coarser counts: ``2d_896`` is
+    planned for one token per 16 pixels.
     """
-    options = replace(options, num_image_channels=len(configuration.normalization_schemes))
     stock = configuration.configuration["architecture"]
+    planned_stride_px = stock["arch_kwargs"].get("dino", {}).get("token_stride_px", 0)
+    options = replace(
+        options,
+        num_image_channels=len(configuration.normalization_schemes),
+        token_stride_px=max(options.token_stride_px, planned_stride_px),
+    )
     architecture = dino_architecture(stock, network, options)
     arguments = dict(architecture["arch_kwargs"])
     for key in architecture["_kw_requires_import"]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from nnunet_dino._errors import UserError
+from nnunet_dino._nnunet_folders import read_json
 
 NUM_FOLDS = 5
 SPLITS = "splits_final.json"
@@ -59,21 +59,6 @@ def check_data_set(plans: dict[str, Any], dataset_json: Any) -> None:
                 f"plans: required plans of this data set ({key} {dataset_json.get(key)}) · got plans of {name} "
                 f"({key} {planned_for.get(key)}) · run nnUNetv2_plan_experiment for this data set"
             )
-
-
-def read_json(path: Path, kind: type, remedy: str = "restore or delete the file") -> Any:
-    """Returns the content of a JSON file, a ``kind``.
-
-    Raises:
-        UserError: It cannot be read, is not JSON, or holds something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: required valid JSON · got {error} · {remedy}") from error
-    if not isinstance(content, kind):
-        raise UserError(f"{path}: required a JSON {kind.__name__} · got {str(content)[:60]} · {remedy}")
-    return content
 
 
 def _cases(folder: Path) -> set[str]:

@@ -17,6 +17,7 @@ from torch import nn
 from nnunet_dino._checkpoints import read_checkpoint
 from nnunet_dino._errors import UserError
 from nnunet_dino._files import write_atomically
+from nnunet_dino._nnunet_folders import FACTS_FILE
 from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.nnunet.checks import check_training, check_weights
 from nnunet_dino.nnunet.command_errors import report_in_one_line
@@ -29,7 +30,6 @@ from nnunet_dino.nnunet.prior import start_at_class_frequencies
 from nnunet_dino.nnunet.recipes import RECIPES, Recipe
 from nnunet_dino.nnunet.schedules import EpochSchedule
 
-FACTS_FILE = "nnunet_dino.json"
 _AFTER_A_FAILED_SAVE = "free disk space or make the folder writable, then continue with --c; the last good checkpoint is kept"
 
 report_in_one_line()  # for those who do without the start-up hook

@@ -101,12 +101,10 @@ def evaluate(labelled: Labelled, scores: np.ndarray, options: EvaluationOptions)
         scores: ``n c`` for all inputs.
         options: How.
     """
-    thresholds, untuned = _thresholds(labelled, scores, labelled.split == options.tuned_on, options)
-    shown = None if labelled.is_exclusive else np.tile(thresholds, (len(scores), 1))
+    thresholds, untuned = _thresholds(labelled, scores, labelled.split, options)
+    parts = [part for part in ("val", "test") if (labelled.split == part).any()]
     return {
-        part: _evaluation(part, labelled, labelled.split == part, scores, shown, untuned, options)
-        for part in ("val", "test")
-        if (labelled.split == part).any()
+        part: _evaluation(part, labelled, scores, np.tile(thresholds, (len(scores), 1)), untuned, options) for part in parts
     }
 
 
@@ -116,7 +114,7 @@ def evaluate_folds(
     """Evaluates scores of networks that each had another part of the inputs as test: all these parts together.
 
     Args:
-        labelled: The labels.
+        labelled: The labels; all inputs are ``test``.
         splits: One per fold; every input is test in one of them.
         scores: One ``n c`` per fold, of its ``test`` and its tuning part.
         options: How. A threshold is chosen for every fold by itself.
@@ -124,17 +122,13 @@ def evaluate_folds(
     Returns:
         The evaluation of every input when it was test, and the thresholds, ``folds c``.
     """
-    pooled, per_input, untuned = np.zeros(labelled.targets.shape), np.zeros(labelled.targets.shape), []
-    thresholds = np.full((len(splits), len(labelled.names)), np.nan)
+    pooled, of_inputs, of_folds, untuned = np.zeros(labelled.targets.shape), np.zeros(labelled.targets.shape), [], []
     for fold, (split, values) in enumerate(zip(splits, scores, strict=True)):
-        test = split == "test"
-        pooled[test] = values[test]
-        thresholds[fold], missing = _thresholds(labelled, values, split == options.tuned_on, options)
-        per_input[test] = thresholds[fold]
+        thresholds, missing = _thresholds(labelled, values, split, options)
+        pooled[split == "test"], of_inputs[split == "test"] = values[split == "test"], thresholds
+        of_folds.append(thresholds)
         untuned += [f"{name} in fold {fold + 1}" for name in missing]
-    everyone = np.ones(len(pooled), bool)
-    shown = None if labelled.is_exclusive else per_input
-    return _evaluation("test", labelled, everyone, pooled, shown, untuned, options), thresholds
+    return _evaluation("test", labelled, pooled, of_inputs, untuned, options), np.array(of_folds)
 
 
 def mean_auroc(targets: np.ndarray, scores: np.ndarray) -> float:
@@ -145,29 +139,27 @@ def mean_auroc(targets: np.ndarray, scores: np.ndarray) -> float:
 
 
 def _thresholds(
-    labelled: Labelled, scores: np.ndarray, tuning: np.ndarray, options: EvaluationOptions
+    labelled: Labelled, scores: np.ndarray, split: np.ndarray, options: EvaluationOptions
 ) -> tuple[np.ndarray, list[str]]:
-    """Returns a threshold per label, and the labels that could not be tuned."""
-    columns = range(len(labelled.names))
+    """Returns a threshold per label, NaN for exclusive classes, and the labels that could not be tuned."""
     if labelled.is_exclusive:
-        return np.full(len(columns), np.nan), []
-    chosen = [threshold_by(options.rule, labelled.targets[tuning, c], scores[tuning, c]) for c in columns]
-    if options.rule == HALF:
-        return np.array(chosen), []
-    return np.array(chosen), [labelled.names[c] for c in columns if len(np.unique(labelled.targets[tuning, c])) < 2]
+        return np.full(len(labelled.names), np.nan), []
+    targets, scores = labelled.targets[split == options.tuned_on], scores[split == options.tuned_on]
+    chosen = [threshold_by(options.rule, targets[:, c], scores[:, c]) for c in range(len(labelled.names))]
+    single = [name for c, name in enumerate(labelled.names) if len(np.unique(targets[:, c])) < 2]
+    return np.array(chosen), [] if options.rule == HALF else single
 
 
 def _evaluation(
     part: str,
     labelled: Labelled,
-    here: np.ndarray,
     scores: np.ndarray,
-    thresholds: np.ndarray | None,
+    thresholds: np.ndarray,
     untuned: list[str],
     options: EvaluationOptions,
 ) -> Evaluation:
-    targets, shown = labelled.targets[here], scores[here]
-    of_inputs = None if thresholds is None else thresholds[here]
-    rounds = options.num_rounds
-    metrics = compute_metrics(labelled.names, targets, shown, labelled.patients[here], of_inputs, options.seed, rounds)
-    return Evaluation(part, targets, shown, metrics, untuned)
+    here = labelled.split == part
+    of_inputs = None if labelled.is_exclusive else thresholds[here]
+    targets, patients, rounds = labelled.targets[here], labelled.patients[here], options.num_rounds
+    metrics = compute_metrics(labelled.names, targets, scores[here], patients, of_inputs, options.seed, rounds)
+    return Evaluation(part, targets, scores[here], metrics, untuned)

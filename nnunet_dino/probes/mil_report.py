@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
@@ -15,38 +14,18 @@ from nnunet_dino.features.encoder import pick_device
 from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.attention_map import attention_pictures
 from nnunet_dino.probes.bags import bags_of, read_arrays
-from nnunet_dino.probes.cross_validation import BagScores, FoldOptions, train_splits
-from nnunet_dino.probes.evaluation import Evaluation, EvaluationOptions, check_parts, evaluate, evaluate_folds, mean_auroc
+from nnunet_dino.probes.cross_validation import FoldOptions, train_splits
+from nnunet_dino.probes.evaluation import EvaluationOptions, check_parts, evaluate
+from nnunet_dino.probes.fold_tables import fold_sentence, fold_table, label_scores, repeat_table, summarise, when_test
 from nnunet_dino.probes.labels import Labelled, read_labels
 from nnunet_dino.probes.mil_training import MilOptions
 from nnunet_dino.probes.numbers import check_number
 from nnunet_dino.probes.report import compose, write_report
 from nnunet_dino.probes.request import Request
-from nnunet_dino.probes.result_tables import number
 from nnunet_dino.probes.splits import divide, folds
-from nnunet_dino.reports import Report, Table, check_folder
+from nnunet_dino.reports import Report, check_folder
 
 ATTENTION = "attention.safetensors"
-
-
-@dataclass(frozen=True)
-class _Repeat:
-    """All folds of one cross-validation."""
-
-    evaluation: Evaluation
-    thresholds: np.ndarray
-    fold_aurocs: np.ndarray
-    num_epochs: list[int]
-
-    @property
-    def summary(self) -> dict[str, float]:
-        known = self.fold_aurocs[np.isfinite(self.fold_aurocs)]
-        return {
-            "accuracy": self.evaluation.metrics.overall["accuracy"].value,
-            "auroc_mean_over_folds": float(known.mean()) if len(known) else float("nan"),
-            "auroc_sd_over_folds": float(known.std(ddof=1)) if len(known) > 1 else float("nan"),
-            "auroc_pooled": self.evaluation.metrics.overall["auroc"].value,
-        }
 
 
 def report_mil(
@@ -74,24 +53,26 @@ def report_mil(
     num_classes = max(2, len(labelled.names))
     seeds = list(range(cross.folds)) * cross.repeats if cross.folds else [0]
     trained = train_splits(bags, labelled.classes, num_classes, splits, seeds, options, device, cross.workers)
+    what, repeats, tables = "Attention over bags", [], []
+    extra: dict[str, Sequence[int]] = {}
     if cross.folds:
-        scores, attention, extra = _when_test(labelled, trained[: cross.folds])
-        groups = [trained[start : start + cross.folds] for start in range(0, len(trained), cross.folds)]
-        first, *others = [request.evaluation] + [replace(request.evaluation, num_rounds=1)] * (cross.repeats - 1)
-        repeats = [_repeat(labelled, one, evaluation) for one, evaluation in zip(groups, [first, *others], strict=True)]
         labelled = labelled.with_split(np.full(len(bags), "test"))
+        what += ", scores of all folds pooled" + (", first repeat" if cross.repeats > 1 else "")
+        scores, attention, extra["fold"] = when_test(labelled, trained[: cross.folds])
+        groups = [trained[start : start + cross.folds] for start in range(0, len(trained), cross.folds)]
+        repeats = [summarise(labelled, one, request.evaluation) for one in groups]
         evaluations = {"test": repeats[0].evaluation}
-        tables = [_repeat_table(repeats), _fold_table(labelled, repeats[0], trained[: cross.folds])]
+        tables = [repeat_table(repeats), fold_table(labelled, repeats[0], trained[: cross.folds])]
     else:
         labelled = labelled.with_split(splits[0])
-        scores, attention, extra, repeats, tables = _columns(labelled, trained[0]), trained[0].attention, {}, [], []
+        scores, attention = label_scores(labelled, trained[0]), trained[0].attention
         evaluations = evaluate(labelled, scores, request.evaluation)
     pictures, notes = attention_pictures(store, labelled.ids, attention, scores[:, -1], num_maps)
     num_epochs = [one.num_epochs for one in trained]
     report = compose(
         request,
         probe="mil",
-        what="Attention over bags" + (_pooled_words(cross) if cross.folds else ""),
+        what=what,
         title=f"Attention over bags of {store.facts.backbone if store else Path(request.store).name}",
         facts=store.facts if store else None,
         num_failed=len(store.failed) if store else 0,
@@ -106,7 +87,7 @@ def report_mil(
             "num_epochs": num_epochs,
         },
         warnings=notes,
-        sentences=[_words(repeats, cross, len(bags))] if cross.folds else [],
+        sentences=[fold_sentence(repeats, cross, len(bags))] if cross.folds else [],
         tables=tables,
         pictures=pictures,
     )
@@ -134,17 +115,18 @@ def _splits(labelled: Labelled, request: Request, options: MilOptions, cross: Fo
         UserError: A part that training or evaluation needs is missing or has one class only.
     """
     evaluation, splitting = request.evaluation, request.splitting
+    is_tuned_on_val = evaluation.needs_val and not labelled.is_exclusive
     if not cross.folds:
         split, how_split = divide(labelled.split, labelled.patients, splitting)
-        _check_split(labelled.with_split(split), evaluation, options)
+        check_parts(labelled.with_split(split), evaluation)
+        _check_val(split, is_tuned_on_val, evaluation, options)
         return [split], how_split
-    needs_val = options.patience > 0 or (evaluation.needs_val and not labelled.is_exclusive)
-    val_fraction = splitting.val_fraction if needs_val else 0.0
+    val_fraction = splitting.val_fraction if options.patience or is_tuned_on_val else 0.0
     splits = []
     for seed in range(splitting.seed, splitting.seed + cross.repeats):
         splits += folds(labelled.classes, labelled.patients, cross.folds, seed, val_fraction)
     for split in splits:
-        _check_val(labelled.with_split(split), evaluation, options)
+        _check_val(split, is_tuned_on_val, evaluation, options)
     people = [len(set(labelled.patients[split != "test"])) for split in splits]
     held_out = [len(set(labelled.patients[split == "val"])) for split in splits]
     share = f"; {sum(held_out) / sum(people):.0%} of the patients outside test are val in every fold" if val_fraction else ""
@@ -154,94 +136,12 @@ def _splits(labelled: Labelled, request: Request, options: MilOptions, cross: Fo
     )
 
 
-def _check_split(labelled: Labelled, evaluation: EvaluationOptions, options: MilOptions) -> None:
-    check_parts(labelled, evaluation)
-    _check_val(labelled, evaluation, options)
-
-
-def _check_val(labelled: Labelled, evaluation: EvaluationOptions, options: MilOptions) -> None:
-    if "val" in labelled.split:
-        return
-    if options.patience:
-        raise UserError("--patience: required a val part for early stopping · got none · give --val-fraction, or --patience 0")
-    if evaluation.needs_val and not labelled.is_exclusive:
-        raise UserError(
-            f"--threshold {evaluation.rule}: required a val part · got none · give --val-fraction, or --threshold 0.5"
+def _check_val(split: np.ndarray, is_tuned_on_val: bool, evaluation: EvaluationOptions, options: MilOptions) -> None:
+    if "val" not in split and (options.patience or is_tuned_on_val):
+        option, other = (
+            ("--patience", "--patience 0") if options.patience else (f"--threshold {evaluation.rule}", "--threshold 0.5")
         )
-
-
-def _columns(labelled: Labelled, trained: BagScores) -> np.ndarray:
-    """Returns scores of the labels: of two classes those of the second."""
-    return trained.scores if labelled.is_exclusive else trained.scores[:, 1:]
-
-
-def _when_test(
-    labelled: Labelled, trained: Sequence[BagScores]
-) -> tuple[np.ndarray, list[np.ndarray], dict[str, Sequence[Any]]]:
-    """Returns scores and attention of every bag from the network that had it as test, and which fold that was."""
-    fold_of = np.zeros(len(labelled.ids), int)
-    for fold, one in enumerate(trained):
-        fold_of[one.split == "test"] = fold
-    scores = np.array([_columns(labelled, trained[fold])[bag] for bag, fold in enumerate(fold_of)])
-    attention = [trained[fold].attention[bag] for bag, fold in enumerate(fold_of)]
-    return scores, attention, {"fold": (fold_of + 1).tolist()}
-
-
-def _repeat(labelled: Labelled, trained: Sequence[BagScores], evaluation: EvaluationOptions) -> _Repeat:
-    splits, scores = [one.split for one in trained], [_columns(labelled, one) for one in trained]
-    pooled, thresholds = evaluate_folds(labelled, splits, scores, evaluation)
-    areas = [
-        mean_auroc(labelled.targets[split == "test"], values[split == "test"])
-        for split, values in zip(splits, scores, strict=True)
-    ]
-    return _Repeat(pooled, thresholds, np.array(areas), [one.num_epochs for one in trained])
-
-
-def _pooled_words(cross: FoldOptions) -> str:
-    return ", scores of all folds pooled" + (", first repeat" if cross.repeats > 1 else "")
-
-
-def _words(repeats: Sequence[_Repeat], cross: FoldOptions, num_bags: int) -> str:
-    accuracies = [one.summary["accuracy"] for one in repeats]
-    pooled = [one.summary["auroc_pooled"] for one in repeats]
-    areas = np.concatenate([one.fold_aurocs for one in repeats])
-    known = areas[np.isfinite(areas)]
-    how = f"{cross.folds}-fold cross-validation" + (f", {cross.repeats} repeats" if cross.repeats > 1 else "")
-    return (
-        f"Accuracy {_spread(accuracies, 'repeats')}; AUROC {_spread(known, 'folds')}, mean over folds, and "
-        f"{_spread(pooled, 'repeats')} pooled over folds ({how}; {num_bags} bags)."
-    )
-
-
-def _spread(values: Sequence[float] | np.ndarray, unit: str) -> str:
-    """Returns ``0.812 ± 0.034 (SD over 10 folds)``."""
-    if not len(values):
-        return "–"
-    return f"{np.mean(values):.3f}" + (
-        f" ± {np.std(values, ddof=1):.3f} (SD over {len(values)} {unit})" if len(values) > 1 else ""
-    )
-
-
-def _repeat_table(repeats: Sequence[_Repeat]) -> Table:
-    rows = [[str(place), *map(number, one.summary.values())] for place, one in enumerate(repeats, 1)]
-    headers = ["Repeat", "Accuracy", "AUROC, mean over folds", "SD over folds", "AUROC, pooled"]
-    caption = (
-        "Every bag is scored by the network that had it as test. Pooled: all these scores in one ranking, although they come "
-        "from different networks; the mean over folds ranks the bags of every fold by themselves."
-    )
-    return Table("Repeats", headers, rows, caption)
-
-
-def _fold_table(labelled: Labelled, repeat: _Repeat, trained: Sequence[BagScores]) -> Table:
-    """The folds of the first repeat."""
-    rows = []
-    for fold, one in enumerate(trained):
-        test = labelled.targets[one.split == "test"]
-        threshold = number(repeat.thresholds[fold, 0])
-        positive = [] if labelled.is_exclusive else [str(int(test[:, 0].sum())), threshold]
-        rows.append([str(fold + 1), str(len(test)), *positive, number(repeat.fold_aurocs[fold]), str(one.num_epochs)])
-    headers = ["Fold", "Test bags", *([] if labelled.is_exclusive else ["Positive", "Threshold"]), "AUROC", "Epochs"]
-    return Table("Folds of the first repeat", headers, rows, "– is undefined: one class only in the test part of the fold.")
+        raise UserError(f"{option}: required a val part · got none · give --val-fraction, or {other}")
 
 
 def _method(options: MilOptions, num_epochs: Sequence[int]) -> str:

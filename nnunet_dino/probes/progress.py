@@ -30,5 +30,5 @@ def progress(results: Iterable[T], total: int, unit: str) -> Iterator[T]:
         yield result
         now = time.monotonic()
         if now - last >= SECONDS_BETWEEN_LINES:
-            print(tqdm.format_meter(count, total, now - start, unit=f" {unit}"), file=sys.stderr, flush=True)
+            print(tqdm.format_meter(count, total, now - start, unit=unit), file=sys.stderr, flush=True)
             last = now

@@ -77,7 +77,12 @@ def compose(
     of_store = [*(store_warnings(facts, num_failed, labelled) if facts else []), *labelled.notes]
     several = [label_table(test)] if len(labelled.names) > 1 else []
     of_features = method_of_features(facts, request.features) if facts else f"Features: as {request.store} holds them."
-    blocks: list[Block] = [overall_table(evaluations, request.evaluation), *([plot] if plot else []), *tables, *several]
+    blocks: list[Block] = [
+        overall_table(evaluations, request.evaluation, labelled),
+        *([plot] if plot else []),
+        *tables,
+        *several,
+    ]
     blocks += [Heading("Attention"), *pictures] if pictures else []
     return Report(
         title=title,

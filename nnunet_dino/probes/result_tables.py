@@ -37,17 +37,16 @@ def with_interval(estimate: Estimate) -> str:
     return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
-def overall_table(evaluations: dict[str, Evaluation], options: EvaluationOptions) -> Table:
+def overall_table(evaluations: dict[str, Evaluation], options: EvaluationOptions, labelled: Labelled) -> Table:
     """All overall measures, one column per part."""
     parts = [part for part in ("test", "val") if part in evaluations]
-    num_labels = len(evaluations["test"].metrics.labels)
-    names = OF_ONE_LABEL if num_labels == 1 else OVERALL
+    names = OF_ONE_LABEL if len(labelled.names) == 1 else OVERALL
     rows = [[words, *(with_interval(evaluations[part].metrics.overall[key]) for part in parts)] for key, words in names.items()]
     caption = "In brackets: 95 % intervals from drawing patients with replacement."
-    if evaluations["test"].metrics.labels and math.isfinite(evaluations["test"].metrics.labels[0].threshold):
-        caption += f" Threshold of accuracy, precision and recall: {options.words}."
-    else:
+    if labelled.is_exclusive:
         caption += " Accuracy, precision and recall: of the class with the highest score."
+    else:
+        caption += f" Threshold of accuracy, precision and recall: {options.words}."
     return Table("Result", ["Measure", *parts], rows, caption, in_terminal=True)
 
 

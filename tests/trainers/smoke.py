@@ -41,6 +41,18 @@ class nnUNetTrainerDINOv3TinyPretrainedSmoke(nnUNetTrainerDINOv3TinySmoke):
     dino = replace(nnUNetTrainerDINOv3Tiny.dino, weights="pretrained")
 
 
+class nnUNetTrainerDINOv3TinyLoRASmoke(nnUNetTrainerDINOv3TinySmoke):
+    """The same, with adapters."""
+
+    dino = replace(nnUNetTrainerDINOv3Tiny.dino, adaptation="lora")
+
+
+class nnUNetTrainerDINOv3TinyFTSmoke(nnUNetTrainerDINOv3TinySmoke):
+    """The same, with a backbone that is trained."""
+
+    dino = replace(nnUNetTrainerDINOv3Tiny.dino, adaptation="full")
+
+
 class nnUNetTrainerDINOv3TinyPriorSmoke(nnUNetTrainerDINOv3TinySmoke):
     """The same, started at the class frequencies."""
 

@@ -30,7 +30,7 @@ def check_config(config: Mapping[str, Any], spec: BackboneSpec, where: object) -
         "hidden_act": ("silu", "swish") if wanted.is_gated else ("gelu",),
         "num_attention_heads": (wanted.num_heads,),
         "rope_theta": (wanted.rope_theta,),
-        "layer_norm_eps": (1e-5,),
+        "layer_norm_eps": (spec.norm_eps,),
         "architecture": (spec.timm_model, spec.timm_model.removesuffix("_qkvb")),
     }
     for key, allowed in expected.items():

@@ -11,7 +11,6 @@ import pickle
 import re
 import warnings
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ INDEX_FILE = "model.safetensors.index.json"
 FILES_OF_A_FOLDER = (INDEX_FILE, "model.safetensors", "pytorch_model.bin", "model.pth")
 AGAIN = "get the file again (`nnunet-dino weights fetch` replaces one of the Hugging Face cache)"
 LONGEST_NAME = 200
-_HASH_IN_NAME = re.compile(r"[-_]([0-9a-f]{8})\.[a-z]+")
+_HASH_IN_NAME = re.compile(r"[-_](?!(?:19|20)\d{6}\.)([0-9a-f]{8})\.[a-z]+")  # and no date
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def _kind_of(start: bytes, path: Path) -> str:
 
 def _check_hash_in_name(path: Path) -> None:
     match = _HASH_IN_NAME.search(path.name)
-    if match is None or _is_date(match[1]):
+    if match is None:
         return
     digest = hashlib.sha256()
     with open(path, "rb") as file:
@@ -125,13 +124,6 @@ def _check_hash_in_name(path: Path) -> None:
     if found != match[1]:
         got = f"a file whose sha256 begins with {found}, not with {match[1]} as its name says"
         raise _error(path, got, f"it is incomplete or was changed: {AGAIN}")
-
-
-def _is_date(digits: str) -> bool:
-    try:
-        return 1990 <= datetime.strptime(digits, "%Y%m%d").year < 2100
-    except ValueError:
-        return False
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from nnunet_dino.compare.comparison import Comparison, Versus
+from nnunet_dino.compare.comparison import Comparison, PairedComparison
 from nnunet_dino.compare.entries import Entry
 from nnunet_dino.compare.facts import RANDOM
 from nnunet_dino.compare.statistics import Difference
@@ -100,7 +100,7 @@ def cases(number: int) -> str:
 
 
 def verdict(difference: Difference) -> str:
-    """What test and interval say together, in a few words."""
+    """What test and interval say together, in a few formatting."""
     if difference.num_pairs == 0:
         return "nothing to compare"
     if difference.num_equal == difference.num_pairs:
@@ -114,14 +114,14 @@ def verdict(difference: Difference) -> str:
     return "no clear difference" if p >= SIGNIFICANT and not apart else "unclear, as test and interval disagree"
 
 
-def summary(versus: Versus) -> str:
+def summary(pair: PairedComparison) -> str:
     """One sentence about one result against its baseline."""
-    difference = versus.mean
+    difference = pair.mean
     p = f"p {_equals(p_value(difference.test.p))}" if difference.test.p is not None else ""
     if difference.p_holm is not None:
         p += f" (Holm-adjusted {p_value(difference.p_holm)})"
-    parts = [f"mean Dice {change(difference)} against {shown_name(versus.baseline)}", cases(difference.num_pairs), p]
-    return f"{shown_name(versus.entry)}: {', '.join(part for part in parts if part)}: {verdict(difference)}."
+    parts = [f"mean Dice {change(difference)} against {shown_name(pair.baseline)}", cases(difference.num_pairs), p]
+    return f"{shown_name(pair.entry)}: {', '.join(part for part in parts if part)}: {verdict(difference)}."
 
 
 def _equals(text: str) -> str:
@@ -130,8 +130,8 @@ def _equals(text: str) -> str:
 
 def summaries(comparison: Comparison) -> list[str]:
     """The sentences a report begins with: one per comparison, or the plain result where there is only one."""
-    if comparison.versus:
-        return [summary(versus) for versus in comparison.versus]
+    if comparison.pairs:
+        return [summary(pair) for pair in comparison.pairs]
     entry = comparison.entries[0]
     means = entry.case_means
     result = mean_and_sd(means.mean(), means.std())

@@ -1,0 +1,100 @@
+"""Dice of predicted segmentations against references, by nnU-Net's own code, once both are whole and on one grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnunet_dino._errors import UserError
+from nnunet_dino.compare.summary_json import label_key
+from nnunet_dino.features import nifti
+
+WITH_GEOMETRY = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
+
+
+def dice_of(labels_folder: Path, description: dict[str, Any]) -> Callable[[Path], dict[str, float]]:
+    """Returns a function that computes the Dice of every label of one predicted file.
+
+    Args:
+        labels_folder: Reference segmentations, named as the predictions.
+        description: Content of ``dataset.json``.
+
+    Raises:
+        UserError: nnU-Net cannot use the description. The function raises it for files that are damaged or do not fit.
+    """
+    from nnunetv2.evaluation.evaluate_predictions import compute_metrics
+    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+    try:
+        manager = LabelManager(description["labels"], description.get("regions_class_order"))
+        complete = {"file_ending": ".nii.gz"} | description
+        reader = determine_reader_writer_from_dataset_json(complete, verbose=False)()
+    except Exception as error:  # nnU-Net raises whatever its code runs into
+        raise UserError(f"dataset.json: required one as nnU-Net wants it · got {error} · correct it") from error
+    wanted = manager.foreground_regions if manager.has_regions else manager.foreground_labels
+
+    def dice(file: Path) -> dict[str, float]:
+        reference = labels_folder / file.name
+        for path in (file, reference):
+            _check_whole(path)
+        _check_grid(file, reference)
+        try:
+            metrics = compute_metrics(str(reference), str(file), reader, wanted, manager.ignore_label)["metrics"]
+        except Exception as error:  # as do the readers of images
+            raise UserError(
+                f"required readable segmentations of the same shape · got {file} and {reference}: {_reason(error)} · predict "
+                "this case again"
+            ) from error
+        return {label_key(label): float(values["Dice"]) for label, values in metrics.items()}
+
+    return dice
+
+
+def _check_whole(file: Path) -> None:
+    try:
+        if file.name.endswith(nifti.ENDINGS):
+            nifti.check_nifti(str(file))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"required a readable segmentation · got {file}: {_reason(error)} · predict or get it again") from error
+
+
+def _check_grid(file: Path, reference: Path) -> None:
+    """Refuses files whose voxels lie elsewhere; formats without geometry, and headers that only nnU-Net reads, pass."""
+    if not file.name.endswith(WITH_GEOMETRY):
+        return
+    try:
+        ours, theirs = (_geometry(path) for path in (file, reference))
+    except RuntimeError:
+        return
+    for name, tolerance in (("size", 0.0), ("spacing", 1e-3), ("origin", 1e-2), ("direction", 1e-3)):
+        one, other = ours[name], theirs[name]
+        if len(one) != len(other) or not np.allclose(one, other, rtol=tolerance, atol=tolerance):
+            raise UserError(
+                f"required segmentations on one grid · got {file} with {name} {_shown(one)} and {reference} with "
+                f"{_shown(other)} · resample one to the other, or predict this case again"
+            )
+
+
+def _geometry(file: Path) -> dict[str, tuple[float, ...]]:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(file))
+    reader.ReadImageInformation()
+    return {
+        "size": reader.GetSize(),
+        "spacing": reader.GetSpacing(),
+        "origin": reader.GetOrigin(),
+        "direction": reader.GetDirection(),
+    }
+
+
+def _shown(values: tuple[float, ...]) -> str:
+    return " × ".join(f"{value:.4g}" for value in values)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[-200:]
