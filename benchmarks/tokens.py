@@ -9,7 +9,7 @@ case are computed once. Tokens:
 
     none     the stock network
     random   a random ViT
-    taught   a ViT from --vit, see benchmarks/teach.py
+    taught   a ViT that was trained elsewhere; its timm state is the file --vit
     know     the share of every label in a token's cell, in a fixed random code, with noise of --sigma in every dimension
 
 nnU-Net's folders must be set and the data set planned and preprocessed. It uses one thread unless
@@ -217,13 +217,12 @@ def run(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
             moved = movement.now(network)
         if iteration + 1 in {arguments.iterations // 4, arguments.iterations // 2, arguments.iterations}:
             curve[iteration + 1] = evaluate(trainer, validation)
-    gates = [float(p.detach().abs().mean()) for n, p in network.named_parameters() if n.endswith("gate")]
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     settings = {
         k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items() if k not in ("seeds", "out", "table")
     }
     seconds = time.process_time() - started
-    return {**settings, "seed": seed, "curve": curve, "moved": moved, "gates": gates, "seconds": seconds, "commit": commit}
+    return {**settings, "seed": seed, "curve": curve, "moved": moved, "seconds": seconds, "commit": commit}
 
 
 def table(file: Path) -> str:
@@ -279,9 +278,9 @@ def main() -> None:
         with arguments.out.open("a") as out:
             out.write(json.dumps(record) + "\n")
         means = {at: round(statistics.mean(dice), 3) for at, dice in record["curve"].items()}
-        print(arguments.tokens, arguments.dino, arguments.optimizer, "prior" * arguments.prior, seed, means,
-              [round(d, 2) for d in list(record["curve"].values())[-1]], {k: round(v, 4) for k, v in record["moved"].items()},
-              [round(g, 3) for g in record["gates"]], f"{record['seconds']:.0f} s", flush=True)  # fmt: skip
+        moved = {part: round(share, 3) for part, share in record["moved"].items()}
+        start = "prior" if arguments.prior else "nnU-Net's start"
+        print(arguments.tokens, arguments.dino, arguments.optimizer, start, seed, means, moved, flush=True)
 
 
 if __name__ == "__main__":
