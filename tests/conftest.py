@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from stock import FOLDERS, PHANTOM, Workspace, add_lowres_and_cascade, write_phantoms
@@ -10,13 +11,26 @@ from stock import FOLDERS, PHANTOM, Workspace, add_lowres_and_cascade, write_pha
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.hookimpl(tryfirst=True)
+# Files that share the phantoms which are planned once a worker; every other file is a unit of its own.
+SHARE_THE_PHANTOM = ("tests/test_stock_commands.py", "tests/test_bad_input.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts long files first, and keeps together what shares a costly fixture, so that two workers end at the same time."""
+    """Puts long tests first, so that two workers end at the same time."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
-    for item in items:
-        shares_phantom = "planned_phantom" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("planned_phantom" if shares_phantom else item.path.name))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Gives a worker whole files, so that fixtures of modules are made once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::", 1)[0]
+            return "phantom" if file in SHARE_THE_PHANTOM else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
