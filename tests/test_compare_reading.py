@@ -280,7 +280,7 @@ def test_folders_that_cannot_be_compared(tree, tmp_path):
 def test_what_a_trainer_of_ours_wrote_is_shown_as_it_is(tree):
     facts = {
         "num_parameters_total": 53_000_000, "num_parameters_trained": 31_000_000, "backbone": "dinov3_vits16",
-        "adaptation": "frozen", "weights": "random",
+        "adaptation": "frozen", "weights": "random", "output_biases": [-0.1, -2.5],
     }  # fmt: skip
     debug = {"num_epochs": "5", "num_iterations_per_epoch": "50", "device": "cuda:0", "gpu_name": "A GPU"}
     debug["optimizer"] = "SGD (\nParameter Group 0\n    lr: 0.01\n)"
@@ -290,7 +290,7 @@ def test_what_a_trainer_of_ours_wrote_is_shown_as_it_is(tree):
     assert (found.num_params_total, found.num_params_trained) == (53_000_000, 31_000_000)
     assert (found.backbone, found.adaptation, found.weights) == ("dinov3_vits16", "frozen", "random")
     assert (found.num_epochs, found.num_iterations, found.device) == (5, 50, "A GPU")
-    assert found.optimizer == "SGD"
+    assert (found.optimizer, found.starts_at_class_frequencies) == ("SGD", True)
     assert (found.epoch_s, found.num_epochs_timed) == (11.0, 7)
     tree.write_json(model / "fold_1" / FACTS_FILE, facts | {"weights": "0f3a"})
     (model / "fold_0" / "debug.json").write_text("{", encoding="utf-8")

@@ -153,6 +153,14 @@ def test_another_optimiser_is_warned_of(tmp_path):
     ]
 
 
+def test_another_start_is_warned_of(tmp_path):
+    scores = {"1": [0.5, 0.6]}
+    facts = [Facts(starts_at_class_frequencies=start) for start in (False, True)]
+    entries = [entry(name, scores, tmp_path, facts=fact) for name, fact in zip([STOCK_3D, DINO_3D], facts, strict=True)]
+    (warning,) = compare_entries(entries, title="T", pictures=NO_PICTURES).warnings
+    assert warning.startswith(f"The output biases of {DINO_3D} started at the class frequencies, those of {STOCK_3D} did not.")
+
+
 def test_random_weights_are_said_plainly(tmp_path):
     scores = {"1": [0.5, 0.6, 0.7]}
     comparison = compare_entries(

@@ -33,6 +33,7 @@ class Facts:
         backbone: Name of the vision transformer, for trainers of this package.
         adaptation: How it was adapted.
         weights: ``"random"`` or the digest of its source.
+        starts_at_class_frequencies: Whether the output biases did, as trainers of this package record; nnU-Net's do not.
         notes: What could not be read, and why.
     """
 
@@ -48,6 +49,7 @@ class Facts:
     backbone: str | None = None
     adaptation: str | None = None
     weights: str | None = None
+    starts_at_class_frequencies: bool | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -60,6 +62,8 @@ def read_facts(folds: Sequence[Path]) -> Facts:
         found[name] = _shared([record.get(name) for record in records], name, notes)
     if any(record.get("weights") == RANDOM for record in records):
         found["weights"] = RANDOM  # one fold of random weights is enough to say so
+    starts = {bool(record.get("output_biases")) for record in records}
+    found["starts_at_class_frequencies"] = starts.pop() if len(starts) == 1 else None
     debug = [_read_json(fold / "debug.json", notes) for fold in folds]
     found["device"] = _shared([_device(entry) for entry in debug], "device", notes)
     for name, key in (("num_epochs", "num_epochs"), ("num_iterations", "num_iterations_per_epoch")):

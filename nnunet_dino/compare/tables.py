@@ -119,7 +119,13 @@ def cost_table(comparison: Comparison) -> Table:
         "Epoch time: median over the epochs of all folds, from the training logs. Checkpoint: as nnU-Net stores it, with "
         f"the optimiser's state. {formatting.UNKNOWN}: not known."
     )
-    for name, values in (("Device", [f.device for f in facts]), (f"Epochs {formatting.TIMES} iterations", epochs)):
+    starts = [{True: "class frequencies", False: "nnU-Net's", None: None}[f.starts_at_class_frequencies] for f in facts]
+    shared = {
+        "Device": [f.device for f in facts],
+        f"Epochs {formatting.TIMES} iterations": epochs,
+        "Output biases at start": starts,
+    }
+    for name, values in shared.items():
         if None not in values and len(set(values)) == 1:
             caption += f" {name}: {values[0]}."
         elif any(values):

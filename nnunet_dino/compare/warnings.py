@@ -1,4 +1,4 @@
-"""What a reader must know before trusting a difference: other splits, training lengths or optimisers, random weights."""
+"""What a reader must know before trusting a difference: other splits, lengths, optimisers or starts, random weights."""
 
 from __future__ import annotations
 
@@ -35,6 +35,13 @@ def training_warnings(pairs: Sequence[tuple[Entry, Entry]]) -> list[str]:
             warnings.append(
                 f"{entry.name} was trained with {optimizer}, {baseline.name} with {other}: what differs is not the network "
                 "alone."
+            )
+        starts = entry.facts.starts_at_class_frequencies, baseline.facts.starts_at_class_frequencies
+        if None not in starts and starts[0] != starts[1]:
+            early, late = (entry, baseline) if starts[0] else (baseline, entry)
+            warnings.append(
+                f"The output biases of {early.name} started at the class frequencies, those of {late.name} did not. In a short "
+                "training that alone can decide; nnUNetTrainerPrior is the stock network with that start."
             )
     random = [entry.name for entry in dict.fromkeys(entry for pair in pairs for entry in pair) if entry.facts.weights == RANDOM]
     if random:
