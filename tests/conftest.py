@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from stock import FOLDERS, PHANTOM, Workspace, add_lowres_and_cascade, write_phantoms
+import torch
+from numpy.typing import NDArray
+from stock import FOLDERS, OURS, PHANTOM, REGIONS, Workspace, add_lowres_and_cascade, weights, write_phantoms
 
 ROOT = Path(__file__).parents[1]
 
 
 # Files that share the phantoms which are planned once a worker; every other file is a unit of its own.
-SHARE_THE_PHANTOM = ("tests/test_stock_commands.py", "tests/test_bad_input.py")
+SHARE_THE_PHANTOM = ("tests/test_stock_commands.py", "tests/test_bad_input.py", "tests/test_prior.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -60,3 +63,31 @@ def planned_phantom(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     add_lowres_and_cascade(workspace.plans_file(PHANTOM))
     workspace.run("nnUNetv2_preprocess", "-d", 801, "-c", "3d_lowres", "-np", 1)
     return workspace
+
+
+@pytest.fixture(scope="session")
+def our_fold(planned_phantom: Workspace) -> tuple[Path, dict[str, torch.Tensor], str]:
+    """Fold 0, interrupted after one epoch and continued: its folder, its weights at the interruption, the second output."""
+    folder = planned_phantom.model(PHANTOM, OURS, "3d_fullres") / "fold_0"
+    args = ("nnUNetv2_train", PHANTOM[7:10], "3d_fullres", 0, "-tr", OURS, "-device", "cpu")
+    output = planned_phantom.run(*args, expected=-2, nnUNet_n_proc_DA="0", SMOKE_STOP_AFTER="1")
+    assert "Epoch 0" in output
+    assert not (folder / "checkpoint_final.pth").exists()
+    before = weights(folder / "checkpoint_latest.pth")
+    return folder, before, planned_phantom.train(PHANTOM, "3d_fullres", 0, OURS, "--c", "--npz")
+
+
+@pytest.fixture(scope="session")
+def planned_regions(planned_phantom: Workspace) -> Workspace:
+    """Phantoms of four channels with regions and an ignore label as data set 802, planned and preprocessed for 3d_fullres."""
+    labels = {"background": 0, "organs": [1, 2, 3, 4], "textured": [3, 4], "stripes": [4], "ignore": 5}
+    extra = {"regions_class_order": [1, 3, 4]}
+    write_phantoms(planned_phantom.raw(REGIONS), ("CT", "T1", "T2", "PET"), labels, extra, with_an_ignored_corner)
+    planned_phantom.plan(REGIONS, "3d_fullres")
+    return planned_phantom
+
+
+def with_an_ignored_corner(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    labels = labels.copy()
+    labels[:2, :20] = 5
+    return labels

@@ -165,6 +165,7 @@ class NetworkContract:
         other.load_state_dict(network.state_dict())
         assert torch.equal(network(x), other(x))
 
+    @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")  # slice reuse asks; it is said only once
     @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
     @pytest.mark.parametrize("adaptation", ["frozen", "lora", "full"])
     def test_types_on_a_gpu(self, adaptation: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from zygote import Zygote
 
@@ -17,6 +18,8 @@ from nnunet_dino.demo.dataset import FILE_ENDING, case_name, write_volume
 from nnunet_dino.demo.phantom import LABELS, Phantom, make_phantom
 
 PHANTOM = "Dataset801_SmallPhantom"
+REGIONS = "Dataset802_Regions"
+OURS = "nnUNetTrainerDINOv3TinySmoke"
 TRAINERS = Path(__file__).parent / "trainers"
 SHAPE = (8, 40, 48)
 SPACING_MM = (3.0, 1.0, 1.0)
@@ -174,3 +177,8 @@ def add_lowres_and_cascade(plans_file: Path) -> None:
     }
     plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
     plans_file.write_text(json.dumps(plans))
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Returns the weights in a checkpoint."""
+    return torch.load(checkpoint, map_location="cpu", weights_only=False)["network_weights"]

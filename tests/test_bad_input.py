@@ -271,10 +271,9 @@ def spoil(good: Path, bad: Path, how: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(planned_phantom: Workspace) -> Path:
+def trained(our_fold: tuple) -> Path:
     """A folder with the model of a short training."""
-    planned_phantom.train(PHANTOM, FULL, 0, TRAINER)
-    return planned_phantom.model(PHANTOM, TRAINER, FULL)
+    return our_fold[0].parent
 
 
 @pytest.mark.parametrize("how", ["empty", "truncated", "text", "list", "other network"])

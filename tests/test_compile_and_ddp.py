@@ -66,9 +66,9 @@ def train_and_validate_one(case: Case, rank: int) -> dict[str, Any]:
     torch._dynamo.reset()
     torch.manual_seed(rank)  # the first process's weights are the ones that count
     network = small_unet(adaptation=case.adaptation, gate_start=0.3, deep_supervision=True).train()
-    start = {name: value.clone() for name, value in network.state_dict().items()}
     wrapped = torch.compile(network, backend="eager") if case.is_compiled else network
     parallel = DistributedDataParallel(torch.nn.SyncBatchNorm.convert_sync_batchnorm(wrapped))
+    start = {name: value.clone() for name, value in network.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.01)
     for step in range(3):
         optimizer.zero_grad()
@@ -99,6 +99,7 @@ def predict(network: torch.nn.Module, images: list[Tensor], case: Case) -> list[
     return [predictor.predict_sliding_window_return_logits(image) for image in images]
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_network_and_reuse_slices_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second validates three cases and the first one: nothing may wait for the other."""
     monkeypatch.setenv("nnUNet_dino_precision", "float32")

@@ -79,7 +79,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
         import resource, sys
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
         from nnunet_dino.cli.main import main
-        main(["demo", "-o", sys.argv[1], "--device", "cpu"])
+        main(["demo", "-o", sys.argv[1], "--device", "cpu", "--cases", "5", "--test-cases", "1"])
     """
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "demo"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 2, done.stderr

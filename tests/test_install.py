@@ -238,20 +238,19 @@ def test_stock_commands_plan_train_and_predict(installed: Environment, tmp_path:
     """Older nnU-Net knows no folder for trainers but its own, so the short trainer is put there."""
     shutil.copy(ROOT / "tests" / "trainers" / "smoke.py", installed.site / "nnunetv2" / "training" / "nnUNetTrainer")
     env = {name: str(tmp_path / name) for name in FOLDERS} | {
-        "nnUNet_n_proc_DA": "0",
         "nnUNet_compile": "f",
         "MPLBACKEND": "Agg",
     }
     raw = tmp_path / "nnUNet_raw" / PHANTOM
     write_phantoms(raw)
 
-    def run(command: str, *args: object) -> None:
-        call(installed.python, installed.scripts / command, *args, **env)
+    def run(command: str, *args: object, **further: str) -> None:
+        call(installed.python, installed.scripts / command, *args, **env, **further)
 
     model = ("-p", "nnUNetDINOv3TinyPlans", "-tr", "nnUNetTrainerDINOv3TinySmoke", "-device", "cpu")
     plan = ("-d", 801, "-c", "3d_fullres", "-pl", "nnUNetPlannerDINOv3Tiny", "-np", 1, "-npfp", 1)
     run("nnUNetv2_plan_and_preprocess", *plan)
-    run("nnUNetv2_train", 801, "3d_fullres", 0, *model)
+    run("nnUNetv2_train", 801, "3d_fullres", 0, *model, nnUNet_n_proc_DA="0")
     output = tmp_path / "predictions"
     run(
         "nnUNetv2_predict",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -160,16 +159,14 @@ def test_the_fine_grid_is_square_in_millimetres(
     ],
 )
 def test_an_impossible_memory_target_ends_at_once(
-    data_set: Path, target: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data_set: Path, target: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = sorted(data_set.parents[1].rglob("*.json"))
     command = ["nnUNetv2_plan_experiment", "-d", "907", "-pl", "nnUNetPlannerDINOv3L", "-gpu_memory_target", target]
     monkeypatch.setattr("sys.argv", command)
-    with pytest.raises(SystemExit, match="2"):
+    with pytest.raises(UserError, match=message) as refused:
         plan_experiment_entry()
-    error = capsys.readouterr().err
-    assert re.search(message, error)
-    assert error.count("\n") == 1
+    assert str(refused.value).count("\n") == 0
     assert sorted(data_set.parents[1].rglob("*.json")) == before
 
 

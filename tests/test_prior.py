@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,11 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from small_nets import planned, small_unet, volume
-from stock import PHANTOM, Workspace, write_phantoms
+from stock import PHANTOM, Workspace
+from stock import REGIONS as REGIONS_DATASET
 from torch import nn
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.demo.phantom import LABELS
 from nnunet_dino.networks.meddinov3 import MedDINOv3
 from nnunet_dino.networks.tokens_only import TokensOnly
 from nnunet_dino.networks.unet import PLAIN_UNET, RESIDUAL_UNET, build_stock_unet
@@ -135,6 +134,7 @@ def recorded(workspace: Workspace, dataset: str, trainer: str) -> Any:
     return json.loads(file.read_text())["output_biases"]
 
 
+@pytest.mark.slow
 def test_a_training_starts_at_the_frequencies_of_its_fold_and_continues(planned_phantom: Workspace) -> None:
     trainer = "nnUNetTrainerDINOv3TinyPriorSmoke"
     args = ("nnUNetv2_train", 801, "3d_fullres", 0, "-tr", trainer, "-device", "cpu")
@@ -157,24 +157,13 @@ def test_a_training_starts_at_the_frequencies_of_its_fold_and_continues(planned_
     assert recorded(planned_phantom, PHANTOM, "nnUNetTrainerPriorSmoke") is None
 
 
-def test_regions_and_an_ignore_label(planned_phantom: Workspace) -> None:
-    name = "Dataset805_PriorOfRegions"
-    labels = {"background": 0, "organs": [1, 2, 3, 4], "textured": [3, 4], "stripes": [4], "ignore": 5}
-
-    def corner(labels: np.ndarray) -> np.ndarray:
-        labels = labels.copy()
-        labels[:2, :20] = 5
-        return labels
-
-    write_phantoms(planned_phantom.raw(name), ("CT",), labels, {"regions_class_order": [1, 3, 4]}, corner)
-    planned_phantom.plan(name, "3d_fullres")
-    planned_phantom.train(name, "3d_fullres", 0, "nnUNetTrainerPriorSmoke")
-    found = frequencies(planned_phantom, name)
+@pytest.mark.slow
+def test_regions_and_an_ignore_label(planned_regions: Workspace) -> None:
+    trainer = "nnUNetTrainerPriorSmoke"
+    planned_regions.train(REGIONS_DATASET, "3d_fullres", 0, trainer)
+    found = frequencies(planned_regions, REGIONS_DATASET)
     known = found[:5] / found[:5].sum()
     regions = [known[1:].sum(), known[3:].sum(), known[4]]
-    started = recorded(planned_phantom, name, "nnUNetTrainerPriorSmoke")
+    started = recorded(planned_regions, REGIONS_DATASET, trainer)
     assert torch.tensor(started).sigmoid().tolist() == pytest.approx(regions, rel=1e-4)
-    assert len(LABELS) == len(known)
-    assert (
-        Path(planned_phantom.model(name, "nnUNetTrainerPriorSmoke", "3d_fullres")) / "fold_0/checkpoint_final.pth"
-    ).is_file()
+    assert (planned_regions.model(REGIONS_DATASET, trainer, "3d_fullres") / "fold_0/checkpoint_final.pth").is_file()

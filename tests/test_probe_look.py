@@ -117,6 +117,13 @@ def volume(tmp_path_factory) -> str:
     return path
 
 
+def test_a_pixel_that_the_crop_cuts_off_is_refused(tmp_path):
+    Image.fromarray(np.zeros((20, 40), np.uint8)).save(tmp_path / "wide.png")
+    result = look(tmp_path / "wide.png", "-o", tmp_path / "x.png", "--at", "3,9", "--fit", "crop")
+    assert result.exit_code == 2 and "got 3,9, which --fit crop cuts off" in result.stderr
+    assert not (tmp_path / "x.png").exists()
+
+
 @pytest.mark.parametrize(("pixels", "edge"), [((20, 30), 48), ((900, 500), 57), ((1500, 400), 64)])
 def test_the_grid_follows_the_image(tmp_path, pixels, edge):
     """Never fewer than 48 tokens along the longer side, never more than 64, else as many pixels as the image has."""
@@ -162,7 +169,6 @@ def test_a_picture_of_slices(volume, tmp_path):
         (["-o", "x.png", "--slice", "6"], "0 to 5 · got 6"),
         (["-o", "x.png", "--size", "100"], "multiple of 16 · got 100"),
         (["-o", "x.png", "--plane", "top"], "'top'"),
-        (["-o", "x.png", "--at", "0,9", "--fit", "crop", "--size", "64"], "--fit crop cuts off"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_line(volume, tmp_path, monkeypatch, words, said):

@@ -10,18 +10,14 @@ import pytest
 import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
-from stock import NUM_TEST, NUM_TRAINING, PHANTOM, SHAPE, Workspace, write_phantoms
+from stock import NUM_TEST, NUM_TRAINING, OURS, PHANTOM, REGIONS, SHAPE, Workspace, weights
 
 from nnunet_dino.demo.phantom import LABELS
 
 pytestmark = pytest.mark.slow
 
-OURS, STOCK = "nnUNetTrainerDINOv3TinySmoke", "nnUNetTrainerSmoke"
+STOCK = "nnUNetTrainerSmoke"
 BACKBONE = "slice_encoder.backbone."
-
-
-def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    return torch.load(checkpoint, map_location="cpu", weights_only=False)["network_weights"]
 
 
 def array(file: Path) -> NDArray:
@@ -53,18 +49,6 @@ def stock_fold(planned_phantom: Workspace) -> Path:
     """Fold 0 of stock nnU-Net."""
     planned_phantom.train(PHANTOM, "3d_fullres", 0, STOCK)
     return planned_phantom.model(PHANTOM, STOCK, "3d_fullres") / "fold_0"
-
-
-@pytest.fixture(scope="module")
-def our_fold(planned_phantom: Workspace, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor], str]:
-    """Fold 0, interrupted after one epoch and continued: its folder, its weights at the interruption, the second output."""
-    folder = planned_phantom.model(PHANTOM, OURS, "3d_fullres") / "fold_0"
-    args = ("nnUNetv2_train", 801, "3d_fullres", 0, "-tr", OURS, "-device", "cpu")
-    output = planned_phantom.run(*args, expected=-2, nnUNet_n_proc_DA="0", SMOKE_STOP_AFTER="1")
-    assert "Epoch 0" in output
-    assert not (folder / "checkpoint_final.pth").exists()
-    before = weights(folder / "checkpoint_latest.pth")
-    return folder, before, planned_phantom.train(PHANTOM, "3d_fullres", 0, OURS, "--c", "--npz")
 
 
 @pytest.fixture(scope="module")
@@ -207,21 +191,10 @@ def test_lowres_leads_to_the_cascade(planned_phantom: Workspace, tmp_path: Path)
 # -- other data ----------------------------------------------------------------------------------------------------------------
 
 
-def with_an_unlabelled_corner(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    labels = labels.copy()
-    labels[:2, :20] = 5
-    return labels
-
-
-def test_four_channels_with_regions_and_an_ignore_label(planned_phantom: Workspace, tmp_path: Path) -> None:
-    name = "Dataset802_Regions"
-    channels = ("CT", "T1", "T2", "PET")
-    regions = {"background": 0, "organs": [1, 2, 3, 4], "textured": [3, 4], "stripes": [4], "ignore": 5}
-    write_phantoms(planned_phantom.raw(name), channels, regions, {"regions_class_order": [1, 3, 4]}, with_an_unlabelled_corner)
-    planned_phantom.plan(name, "3d_fullres")
-    planned_phantom.train(name, "3d_fullres", 0, OURS)
-    cases = planned_phantom.summary(name, OURS, "3d_fullres", 0)["metric_per_case"]
+def test_four_channels_with_regions_and_an_ignore_label(planned_regions: Workspace, tmp_path: Path) -> None:
+    planned_regions.train(REGIONS, "3d_fullres", 0, OURS)
+    cases = planned_regions.summary(REGIONS, OURS, "3d_fullres", 0)["metric_per_case"]
     assert len(cases) == 2
     assert set(cases[0]["metrics"]) == {"(1, 2, 3, 4)", "(3, 4)", "(4,)"}
-    planned_phantom.predict(name, "3d_fullres", OURS, tmp_path)
-    assert_segmentations_of_test_images(tmp_path, planned_phantom, name, {0, 1, 3, 4})
+    planned_regions.predict(REGIONS, "3d_fullres", OURS, tmp_path)
+    assert_segmentations_of_test_images(tmp_path, planned_regions, REGIONS, {0, 1, 3, 4})

@@ -33,7 +33,7 @@ class DemoOptions:
 
     Attributes:
         num_cases: Cases to train and validate with; fold 0 validates a fifth of them.
-        num_epochs: Length of each training; 5, 50 or 250.
+        num_epochs: Length of each training; 2, 5, 50 or 250.
         num_test: Cases that training never sees.
         seed: Of the phantoms.
         trainers: The stock trainer and the one with DINOv3; ``{epochs}`` stands for ``num_epochs``.
@@ -43,7 +43,7 @@ class DemoOptions:
     """
 
     num_cases: int = 20
-    num_epochs: int = 5
+    num_epochs: int = 2
     num_test: int = 8
     seed: int = 0
     trainers: tuple[str, str] = TRAINERS

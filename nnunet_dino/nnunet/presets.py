@@ -116,8 +116,8 @@ SINGLE = (
     ),
 )
 
-LENGTHS = (5, 50, 250)
-LENGTHS_WITH_PRIOR = (5, 50)
+LENGTHS = (2, 5, 50, 250)
+LENGTHS_WITH_PRIOR = (2, 5, 50)
 
 # nnU-Net's planner and the words for its U-Net, by the end of our planner's name.
 UNETS = {
