@@ -239,6 +239,7 @@ def test_stock_commands_plan_train_and_predict(installed: Environment, tmp_path:
     shutil.copy(ROOT / "tests" / "trainers" / "smoke.py", installed.site / "nnunetv2" / "training" / "nnUNetTrainer")
     env = {name: str(tmp_path / name) for name in FOLDERS} | {
         "nnUNet_compile": "f",
+        "nnUNet_def_n_proc": "1",  # every worker imports torch again
         "MPLBACKEND": "Agg",
     }
     raw = tmp_path / "nnUNet_raw" / PHANTOM

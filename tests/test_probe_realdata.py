@@ -86,9 +86,9 @@ def test_a_slide(shared_data, tmp_path):
 
 
 def test_bags_of_molecules(shared_data, tmp_path):
-    """One fifth of the published protocol: ten folds, once. Ilse et al. 2018, table 1: 0.900 ± 0.050."""
-    words = ("--folds", 10, "--projection", "256,128,64", "--relu", "--dropout", 0.5, "--attention", 64, "--optimizer", "sgd")
-    words += ("--lr", 5e-4, "--weight-decay", 5e-3, "--epochs", 100, "--patience", 0, "--every-bag", "--standardise")
+    """Ten folds, once, with Adam, which gets there in fewer epochs than the published SGD. Ilse et al. 2018: 0.900 ± 0.050."""
+    words = ("--folds", 10, "--projection", "256,128,64", "--relu", "--dropout", 0.5, "--attention", 64, "--optimizer", "adam")
+    words += ("--lr", 5e-4, "--weight-decay", 5e-3, "--epochs", 15, "--patience", 0, "--every-bag", "--standardise")
     run(tmp_path, "probe", "mil", shared_data / "mil_bags" / "musk1.npz", *words, "-o", "report", "--device", "cpu")
     accuracy = json.loads((tmp_path / "report" / "report.json").read_text())["repeats"][0]["accuracy"]
     assert np.isclose(accuracy, 0.900, atol=0.05)

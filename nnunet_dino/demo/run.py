@@ -22,8 +22,7 @@ TRAINERS = ("nnUNetTrainerPrior_Adam1en3_{epochs}epochs", "nnUNetTrainerDINOv3Ti
 OWN = ("predictions", "report", "report-unseen", "logs")
 ENDING = (
     "What this shows: the whole way works on this machine. What it does not show: what DINOv3 adds, because the backbone "
-    "here is tiny and its weights are random; nor which network is better, because after so few steps chance decides which "
-    "organs one of them has found."
+    "here is tiny and its weights are random; nor which network is better, because one training of each says little."
 )
 
 
@@ -156,11 +155,12 @@ def _prepare(folder: Path, fresh: bool) -> None:
 
 
 def _environment(folder: Path) -> dict[str, str]:
+    """Returns the environment of the commands: few workers for small data, unless the user has set their number."""
     return {
-        **os.environ,
-        **{name: str(folder / name) for name in PURPOSE},
         "nnUNet_n_proc_DA": str(min(8, max(2, (os.cpu_count() or 2) // 2))),
         "nnUNet_def_n_proc": "2",
+        **os.environ,
+        **{name: str(folder / name) for name in PURPOSE},
         "nnUNet_compile": "f",  # compiling takes longer than so small a network gains
         "nnUNet_wandb_enabled": "0",
         "PYTHONUNBUFFERED": "1",
