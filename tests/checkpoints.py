@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
+import pytest
 import torch
 from torch import Tensor
 
-from nnunet_dino.backbones.catalogue import BackboneSpec
+from nnunet_dino.backbones import weights
+from nnunet_dino.backbones.catalogue import CATALOGUE, BackboneSpec
 
 FIXTURES = Path(__file__).parent / "fixtures"
 REFERENCES = ("dinov3_meta_mlp_qkvbias", "dinov3_meta_swiglu", "meddinov3_teacher", "dinov3_huggingface")
@@ -163,3 +166,13 @@ def as_hugging_face(state: dict[str, Tensor], layers: str = "layer", key_bias: f
 def without_bias(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """As timm's models without ``qkvb`` in their name."""
     return {name: tensor for name, tensor in state.items() if not name.endswith(("q_bias", "v_bias"))}
+
+
+def isolate(monkeypatch: pytest.MonkeyPatch, folder: Path, *names: str) -> None:
+    """Puts small backbones of equal shape into the catalogue, and empty caches below ``folder`` in the place of the user's."""
+    for name in names:
+        monkeypatch.setitem(CATALOGUE, name, small_spec(name))
+    monkeypatch.delenv(weights.ENVIRONMENT_VARIABLE, raising=False)
+    monkeypatch.delenv(weights.STORE_VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder / "hub"))

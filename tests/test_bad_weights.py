@@ -15,7 +15,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
-from checkpoints import WIDTH, as_hugging_face, as_meta, canonical_state, rope_periods, small_spec
+from checkpoints import WIDTH, as_hugging_face, as_meta, canonical_state, isolate, rope_periods, small_spec
 from click.testing import CliRunner
 from safetensors.torch import save_file
 from torch import Tensor
@@ -33,11 +33,7 @@ DEEP = "[" * 100_000
 
 @pytest.fixture(autouse=True)
 def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(CATALOGUE, "small", small_spec("small"))
-    monkeypatch.delenv(weights.ENVIRONMENT_VARIABLE, raising=False)
-    monkeypatch.delenv(weights.STORE_VARIABLE, raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    isolate(monkeypatch, tmp_path, "small")
 
 
 def refused(*arguments: object) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
-from checkpoints import as_hugging_face, as_meta, canonical_state, small_spec
+from checkpoints import as_hugging_face, as_meta, canonical_state, isolate, small_spec
 from click.testing import CliRunner, Result
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -27,11 +27,7 @@ DIGEST = weights.digest_of(STATE)
 
 @pytest.fixture(autouse=True)
 def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(CATALOGUE, "small", small_spec("small"))
-    monkeypatch.delenv(weights.ENVIRONMENT_VARIABLE, raising=False)
-    monkeypatch.delenv(weights.STORE_VARIABLE, raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    isolate(monkeypatch, tmp_path, "small")
 
 
 @pytest.fixture

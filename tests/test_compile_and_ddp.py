@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from sliding_window import predictor
 from small_nets import small_unet, volume
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -92,11 +91,8 @@ def train_and_validate_one(case: Case, rank: int) -> dict[str, Any]:
 
 def predict(network: torch.nn.Module, images: list[Tensor], case: Case) -> list[Tensor]:
     """Returns logits by nnU-Net's predictor around a network that is being trained."""
-    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, use_mirroring=case.predicts_mirrored)
-    plans_manager = SimpleNamespace(get_label_manager=lambda dataset_json: SimpleNamespace(num_segmentation_heads=3))
-    configuration = SimpleNamespace(patch_size=(6, 20, 12))
-    predictor.manual_initialization(network.eval(), plans_manager, configuration, None, {}, "", (0, 1, 2))
-    return [predictor.predict_sliding_window_return_logits(image) for image in images]
+    around = predictor(network.eval(), (6, 20, 12), (0, 1, 2) if case.predicts_mirrored else None)
+    return [around.predict_sliding_window_return_logits(image) for image in images]
 
 
 @pytest.mark.slow

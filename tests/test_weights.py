@@ -14,12 +14,12 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
-from checkpoints import FIXTURES, as_hugging_face, as_meta, as_trainer, canonical_state, small_spec, without_bias
+from checkpoints import FIXTURES, as_hugging_face, as_meta, as_trainer, canonical_state, isolate, small_spec, without_bias
 from safetensors.torch import save_file
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.backbones import weights
-from nnunet_dino.backbones.catalogue import CATALOGUE, get_spec
+from nnunet_dino.backbones.catalogue import get_spec
 from nnunet_dino.backbones.vit import Backbone
 from nnunet_dino.backbones.weights import hub
 from nnunet_dino.backbones.weights.loading import DIGEST_KEY, NAME_KEY
@@ -31,12 +31,7 @@ DIGEST = weights.digest_of(STATE)
 @pytest.fixture(autouse=True)
 def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Two small backbones of equal shape in the catalogue, empty caches, and no network."""
-    for name in ("small", "twin"):
-        monkeypatch.setitem(CATALOGUE, name, small_spec(name))
-    monkeypatch.delenv(weights.ENVIRONMENT_VARIABLE, raising=False)
-    monkeypatch.delenv(weights.STORE_VARIABLE, raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    isolate(monkeypatch, tmp_path, "small", "twin")
     monkeypatch.setattr(socket, "socket", _no_network)
 
 

@@ -96,7 +96,7 @@ def check_device(device: torch.device) -> None:
 def check_weights(backbone: str, weights: str) -> None:
     """Makes sure the weights are on this machine, downloading them if need be.
 
-    Several processes of one training may do so at the same time: the hub's client lets one download and the others wait.
+    Several processes of one training may do so at the same time: under a lock one downloads, and the others find the file.
 
     Raises:
         UserError: they are missing and cannot be had, or do not fit the backbone.

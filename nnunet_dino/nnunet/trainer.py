@@ -17,13 +17,12 @@ from torch import nn
 from nnunet_dino._checkpoints import read_checkpoint
 from nnunet_dino._errors import UserError
 from nnunet_dino._files import write_atomically
-from nnunet_dino._nnunet_folders import FACTS_FILE
+from nnunet_dino._nnunet_folders import FACTS_FILE, read_json
 from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.nnunet.checks import check_training, check_weights
 from nnunet_dino.nnunet.command_errors import report_in_one_line
 from nnunet_dino.nnunet.plans import build_from_plans
 from nnunet_dino.nnunet.predictor import forget_slices_after_every_image
-from nnunet_dino.nnunet.preprocessed import read_json
 from nnunet_dino.nnunet.presets import DINOV3_UNET
 from nnunet_dino.nnunet.pretrained import check_start, install_loader, unwrap
 from nnunet_dino.nnunet.prior import start_at_class_frequencies
