@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 MARK = b"DICM"
 FIRST_ELEMENTS = (b"\x02\x00\x00\x00", b"\x02\x00\x10\x00", b"\x08\x00\x00\x00", b"\x08\x00\x01\x00", b"\x08\x00\x05\x00",
                   b"\x08\x00\x08\x00", b"\x08\x00\x12\x00", b"\x08\x00\x16\x00")  # fmt: skip
+FIRST_BIG_ENDIAN = tuple(bytes((element[1], element[0], element[3], element[2])) for element in FIRST_ELEMENTS)
 VALUE_REPRESENTATIONS = (b"UL", b"CS", b"UI", b"DA", b"OB")
 NO_IMAGES = ("RTDOSE", "RTSTRUCT", "RTPLAN", "RTRECORD", "SEG", "PR", "KO", "SR", "REG", "FID", "RWV")
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
@@ -31,13 +32,15 @@ class Shown(NamedTuple):
 
 def is_dicom(path: str) -> bool:
     """Returns whether a file is DICOM by its content: the mark, or without it a usual first element; indexes are not."""
-    if os.path.basename(path).upper().split(".")[0] == "DICOMDIR":
+    if os.path.basename(path).upper().startswith("DICOMDIR"):
         return False
     with open(path, "rb") as file:
         head = file.read(132)
     if head[128:] == MARK:
         return True
     length = int.from_bytes(head[4:8], "little")
+    if head[:4] in FIRST_BIG_ENDIAN:
+        return head[4:6] in VALUE_REPRESENTATIONS
     return head[:4] in FIRST_ELEMENTS and (head[4:6] in VALUE_REPRESENTATIONS or 0 < length < 128)
 
 
@@ -64,7 +67,7 @@ def read_header(path: str) -> Dataset:
 def name_of(data: Dataset) -> str:
     """Returns what an object is, in the words of the standard."""
     uid = data.get("SOPClassUID") or data.file_meta.get("MediaStorageSOPClassUID")
-    return uid.name if uid else "object of unknown class"
+    return uid.name if uid else "unknown"
 
 
 def no_image(data: Dataset) -> str:
@@ -72,7 +75,7 @@ def no_image(data: Dataset) -> str:
     if data.get("Modality") in NO_IMAGES or "dose" in name_of(data).lower():
         return f"holds a {name_of(data)}, no image"
     if not any(name in data for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        return f"holds no pixels: it is a {name_of(data)}"
+        return f"holds no pixels: it is of class {name_of(data)}"
     return ""
 
 
@@ -95,7 +98,10 @@ def decoded(data: Dataset) -> np.ndarray:
         Unreadable: They are damaged, or compressed in a way unknown here.
     """
     from pydicom.pixels import apply_color_lut, pixel_array
+    from pydicom.pixels.decoders import JPEGExtended12BitDecoder
 
+    if "imagecodecs" not in JPEGExtended12BitDecoder.available_plugins:  # of pydicom's own none reads 12 bits
+        JPEGExtended12BitDecoder.add_plugin("imagecodecs", (__name__, "_jpeg_of_12_bits"))
     with warnings.catch_warnings(), decoding():
         warnings.simplefilter("ignore")
         stored, high = data.get("BitsStored", 0), data.get("HighBit", 0)
@@ -109,6 +115,22 @@ def decoded(data: Dataset) -> np.ndarray:
             values = apply_color_lut(values, data)[..., :3]
         num_axes = 2 if values.shape[-1:] != (3,) or (is_grey(data) and num_frames(data) == 1) else 3
         return values if values.ndim > num_axes else values[None]
+
+
+def is_available(uid: str) -> bool:
+    """Whether the plugin below can be used, as pydicom asks of every plugin's module."""
+    return True
+
+
+DECODER_DEPENDENCIES = {"1.2.840.10008.1.2.4.51": ("imagecodecs",)}  # likewise
+
+
+def _jpeg_of_12_bits(source: bytes, runner: Any) -> bytearray:
+    import imagecodecs
+
+    pixels = imagecodecs.jpeg_decode(source)
+    runner.set_option("bits_allocated", 8 * pixels.dtype.itemsize)
+    return bytearray(pixels.tobytes())
 
 
 def is_grey(data: Dataset) -> bool:

@@ -97,7 +97,7 @@ def read_picture(path: str) -> Picture:
     if not os.path.isfile(path):
         raise Unreadable("no such file")
     with decoding():
-        picture = _read_dicom(path) if dicom.is_dicom(path) else _read_other(path)
+        picture = _read_dicom(path) if dicom.is_dicom(path) or path.lower().endswith(".dcm") else _read_other(path)
     if picture.values.dtype.kind == "f" and not np.isfinite(picture.values).all():
         raise Unreadable("required finite values, holds NaN or infinity · save it again with numbers in their place")
     return picture

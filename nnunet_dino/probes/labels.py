@@ -69,6 +69,7 @@ def labelled_vectors(store: FeatureStore, columns: LabelColumns, features: str) 
     ids, vectors = store.vectors(features)
     labelled = read_labels(columns, ids)
     place = {name: row for row, name in enumerate(ids)}
+    labelled = replace(labelled, notes=[*store.notes, *labelled.notes])
     return labelled, vectors[[place[name] for name in labelled.ids]]
 
 
