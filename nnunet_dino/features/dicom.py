@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,6 +21,8 @@ FIRST_BIG_ENDIAN = tuple(bytes((element[1], element[0], element[3], element[2]))
 VALUE_REPRESENTATIONS = (b"UL", b"CS", b"UI", b"DA", b"OB")
 NO_IMAGES = ("RTDOSE", "RTSTRUCT", "RTPLAN", "RTRECORD", "SEG", "PR", "KO", "SR", "REG", "FID", "RWV")
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
+OF_A_SERIES = ("SOPClassUID", "Modality", "SeriesInstanceUID", "ImageType", "Rows", "Columns", "NumberOfFrames",
+               "SamplesPerPixel", "PhotometricInterpretation", "ImagePositionPatient", "ImageOrientationPatient")  # fmt: skip
 DEFER_BYTES = 4096  # longer values, the pixels, are read when they are asked for
 
 
@@ -44,16 +47,26 @@ def is_dicom(path: str) -> bool:
     return head[:4] in FIRST_ELEMENTS and (head[4:6] in VALUE_REPRESENTATIONS or 0 < length < 128)
 
 
-def read_header(path: str) -> Dataset:
+def read_header(path: str, is_brief: bool = False) -> Dataset:
     """Reads a file; its pixels are left on the disk until they are asked for.
+
+    Args:
+        path: The file.
+        is_brief: Only what tells to which series it belongs, which is faster.
 
     Raises:
         Unreadable: It is damaged or no DICOM.
     """
     import pydicom
 
+    logging.getLogger("pydicom").setLevel("CRITICAL")  # what every decoder says before the next one is tried
+    pydicom.config.settings.reading_validation_mode = (
+        pydicom.config.IGNORE
+    )  # values that break rules are common, and said twice
     with warnings.catch_warnings(), decoding():
         warnings.simplefilter("ignore")
+        if is_brief:
+            return pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=list(OF_A_SERIES))
         data = pydicom.dcmread(path, defer_size=DEFER_BYTES, force=True)
         if not data:
             raise Unreadable("no DICOM file: it has no elements")
@@ -70,10 +83,12 @@ def name_of(data: Dataset) -> str:
     return uid.name if uid else "unknown"
 
 
-def no_image(data: Dataset) -> str:
-    """Returns why an object is no image; nothing is ""."""
+def no_image(data: Dataset, is_brief: bool = False) -> str:
+    """Returns why an object is no image; nothing is "". Of a brief header only its class and size are looked at."""
     if data.get("Modality") in NO_IMAGES or "dose" in name_of(data).lower():
         return f"holds a {name_of(data)}, no image"
+    if is_brief:
+        return "" if "Rows" in data else "holds no pixels"
     if not any(name in data for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         return f"holds no pixels: it is of class {name_of(data)}"
     return ""
@@ -168,7 +183,8 @@ def rescaled(values: np.ndarray, data: Dataset, frame: int = 0) -> np.ndarray:
         return apply_modality_lut(values, data).astype(np.float32)
     slope, intercept = rescale_of(data, frame)
     if slope == 1 and intercept == int(intercept) and values.dtype.kind in "iu" and values.itemsize <= 2:
-        return values.astype(np.int32) + int(intercept)
+        fits = 2 ** int(data.BitsStored) + abs(intercept) < 2**15
+        return np.add(values, int(intercept), dtype=np.int16 if fits else np.int32, casting="unsafe")
     return (values * slope + intercept).astype(np.float32)
 
 

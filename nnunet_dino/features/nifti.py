@@ -80,10 +80,16 @@ def _stored(path: str) -> Any:
     """Returns nibabel's image of a file whose bytes were read to their end."""
     import nibabel as nib
 
+    nib.imageglobals.logger.setLevel("CRITICAL")  # what it says of headers, and mends
     with decoding():
         if path.lower().endswith((".hdr", ".img")):
             pair = [os.path.splitext(path)[0] + ending for ending in (".hdr", ".img")]
-            return nib.load(pair[0] if os.path.exists(pair[0]) else path)
+            if missing := [name for name in pair if not os.path.isfile(name)]:
+                raise Unreadable(f"cut off: required a pair of .hdr and .img, has no {os.path.basename(missing[0])}")
+            image = nib.load(pair[0])
+            if not isinstance(image, nib.Nifti1Pair) or isinstance(image, nib.Nifti2Pair):
+                raise Unreadable(f"no NIfTI file: {type(image).__name__}, whose orientation is not sure · convert it to NIfTI")
+            return image
         content = _unpacked(path)
         if content[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c"):
             raise Unreadable(

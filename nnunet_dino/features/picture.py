@@ -189,7 +189,8 @@ def _read_with_pillow(path: str) -> Picture:
                 raise Unreadable(_pages(num_pages))
             number = image.getexif().get(ORIENTATION, 1)
             notes = (f"turned as its orientation {number} says",) if number in TURNS else ()
-            values = np.array(_in_one_or_three_channels(ImageOps.exif_transpose(image)))
+            upright = ImageOps.exif_transpose(image) if notes else image
+            values = np.array(_in_one_or_three_channels(upright))
     values = as_torch_type(values) if values.dtype not in (np.int32, np.bool_) else values.astype(np.float32)
     return Picture(values[:, :, None] if values.ndim == 2 else values, notes=notes)
 

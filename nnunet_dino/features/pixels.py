@@ -27,6 +27,7 @@ WINDOWS_HU: dict[str, tuple[float, float]] = {
 AUTO = "auto"
 FITS = ("pad", "stretch", "crop")
 PERCENTILES = (0.5, 99.5)
+NUM_FOR_PERCENTILES, NUM_FOR_NOTES = 2_000_000, 20_011  # of a large array; a prime keeps off the rows
 NEARLY, MUCH = 0.1, 0.95  # the tenth of the range next to its end, and the share of values in it that is worth a word
 
 
@@ -100,7 +101,7 @@ def full_range(
     """
     if values.dtype == np.uint8 and (is_picture or values.ndim == 4):
         return 0.0, 255.0
-    sample = _sample(values)
+    sample = _sample(values, NUM_FOR_PERCENTILES)
     if padding is not None and ((sample < padding[0]) | (sample > padding[1])).any():
         sample = sample[(sample < padding[0]) | (sample > padding[1])]
     low, high = (float(end) for end in np.percentile(sample, PERCENTILES))
@@ -118,7 +119,7 @@ def notes_on_range(values: np.ndarray, low: float, high: float, is_inverted: boo
     """Returns what must be known of values of which nearly all are shown as black or as white."""
     if not high > low:
         return []
-    sample = _sample(values)
+    sample = _sample(values, NUM_FOR_NOTES)
     notes = []
     margin = NEARLY * (high - low)
     dark, bright = float((sample <= low + margin).mean()), float((sample >= high - margin).mean())
@@ -132,10 +133,10 @@ def notes_on_range(values: np.ndarray, low: float, high: float, is_inverted: boo
     return notes
 
 
-def _sample(values: np.ndarray) -> np.ndarray:
-    """Returns at most some two million values, spread evenly."""
+def _sample(values: np.ndarray, count: int) -> np.ndarray:
+    """Returns about as many values, spread evenly."""
     flat = values.reshape(-1) if values.flags.c_contiguous else values.ravel(order="K")
-    return flat[:: max(1, flat.size // 2_000_000)]
+    return flat[:: max(1, flat.size // count)]
 
 
 def to_unit(values: Tensor, low: float, high: float, is_inverted: bool = False) -> Tensor:

@@ -60,12 +60,12 @@ def with_series(items: Sequence[Item]) -> list[Item]:
         if not os.path.isdir(item.path):
             result.append(item)
             continue
-        names = sorted(_series_in(item.path)[0])
+        names = sorted(_series_in(item.path, is_brief=True)[0])
         result += [replace(item, id=f"{item.id}/{uid}", series=uid) for uid in names] if len(names) > 1 else [item]
     return result
 
 
-def _series_in(folder: str) -> tuple[dict[str, list[tuple[str, Dataset]]], list[str]]:
+def _series_in(folder: str, is_brief: bool = False) -> tuple[dict[str, list[tuple[str, Dataset]]], list[str]]:
     """Returns the images of a folder by their series, and what was decided on the way."""
     series: dict[str, list[tuple[str, Dataset]]] = defaultdict(list)
     left_out: list[str] = []
@@ -73,8 +73,8 @@ def _series_in(folder: str) -> tuple[dict[str, list[tuple[str, Dataset]]], list[
         path = os.path.join(folder, name)
         if name.startswith(".") or not os.path.isfile(path) or not dicom.is_dicom(path):
             continue
-        data = dicom.read_header(path)
-        if dicom.no_image(data):
+        data = dicom.read_header(path, is_brief)
+        if dicom.no_image(data, is_brief):
             left_out.append(dicom.name_of(data))
         else:
             series[str(data.get("SeriesInstanceUID", ""))].append((path, data))
@@ -84,7 +84,7 @@ def _series_in(folder: str) -> tuple[dict[str, list[tuple[str, Dataset]]], list[
         notes.append(f"left out: {len(scouts)} series of localizers")
         series = {uid: files for uid, files in series.items() if uid not in scouts}
     if len(series) > 2 and all(len(files) == 1 for files in series.values()):
-        slices = [one for files in series.values() for one in slices_of(*files[0])]
+        slices = [one for ((path, data),) in series.values() for one in _placed(path, data)]
         places = {tuple(one.position) for one in slices if one.position is not None}
         if len({one.kind for one in slices}) == 1 and len(places) == len(slices):
             notes.append(f"every one of {len(slices)} slices has a SeriesInstanceUID of its own; they were joined")
@@ -111,7 +111,9 @@ def read_folder(item: Item, number: int | None = None) -> Volume:
         raise Unreadable("; ".join(["folder without a DICOM series", *notes]))
     if not item.series and len(series) > 1:
         raise Unreadable(f"required one DICOM series, has {len(series)}")
-    files = series[item.series or next(iter(series))]
+    files = series.get(item.series or next(iter(series)))
+    if files is None:
+        raise Unreadable("; ".join([f"required the images of series {item.series}, has none", *notes]))
     return as_volume([one for file in files for one in slices_of(*file)], notes, number)
 
 
@@ -131,6 +133,10 @@ def slices_of(path: str, data: Dataset) -> list[Slice]:
         Unreadable: It is no image.
     """
     dicom.require_image(data)
+    return _placed(path, data)
+
+
+def _placed(path: str, data: Dataset) -> list[Slice]:
     found = []
     for frame in range(dicom.num_frames(data)):
         position = dicom.group(data, frame, "PlanePositionSequence").get("ImagePositionPatient")

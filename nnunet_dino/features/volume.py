@@ -131,6 +131,8 @@ def read_volume(item: Item, number: int | None = None) -> Volume:
         return read_nifti(item.path, number)
     if not item.path.lower().endswith(OF_ITK) and is_dicom(item.path):
         return read_file(item.path, number)
+    if not item.path.lower().endswith(OF_ITK):
+        raise Unreadable("required NIfTI, NRRD, MetaImage or DICOM, has another format · convert it to NIfTI")
     image = _by_itk(item.path)
     if image.GetNumberOfComponentsPerPixel() > 1:
         raise Unreadable(f"required one channel, has {image.GetNumberOfComponentsPerPixel()}")
