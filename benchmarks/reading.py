@@ -3,8 +3,8 @@
     git worktree add /tmp/before 2880517
     python benchmarks/reading.py --before /tmp/before
 
-A CT of 150 slices of 512 px as a DICOM series and as NIfTI, and 100 pictures as DICOM and PNG. Each round runs both checkouts one
-after the other, each in a process of its own, so that a busy machine slows both alike; the ratio is of the medians.
+A CT of 150 slices of 512 px as a DICOM series and as NIfTI, and 100 pictures as DICOM and PNG. Each round runs both checkouts
+one after the other, each in a process of its own, so that a busy machine slows both alike; the ratio is of the medians.
 """
 
 from __future__ import annotations

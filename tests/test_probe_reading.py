@@ -194,6 +194,16 @@ def test_slope_and_intercept_of_nifti_are_applied_once(tmp_path):
     np.testing.assert_allclose(values, loaded.get_fdata().transpose(2, 1, 0))
 
 
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_a_single_slice_in_any_direction_is_shown(tmp_path, plane):
+    from pydicom.uid import generate_uid
+
+    values, head = np.arange(20).reshape(4, 5), {"SeriesInstanceUID": generate_uid(), "ImagePositionPatient": [0, 0, 0]}
+    write_dicom(tmp_path / "x.dcm", values, ImageOrientationPatient=[0, -1, 0, 0, 0, -1], PixelSpacing=[1, 1], **head)
+    source = open_volume(Item("x", str(tmp_path / "x.dcm")), PLAIN, Slicing(plane))
+    assert source.images(0, 1).max() == 1
+
+
 def test_every_third_slice(tmp_path):
     sitk.WriteImage(asymmetric_volume(), str(tmp_path / "x.nii.gz"))
     item, window = Item("x", str(tmp_path / "x.nii.gz")), Preprocessing(16, "stretch", "0,700")

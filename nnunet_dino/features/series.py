@@ -78,7 +78,7 @@ def _series_in(folder: str, is_brief: bool = False) -> tuple[dict[str, list[tupl
             left_out.append(dicom.name_of(data))
         else:
             series[str(data.get("SeriesInstanceUID", ""))].append((path, data))
-    notes = [f"left out, as they are no images: {_counted(left_out)}"] if left_out else []
+    notes = [f"left out, as they hold no image: {_counted(left_out)}"] if left_out else []
     scouts = [uid for uid, files in series.items() if all("LOCALIZER" in (data.get("ImageType") or ()) for _, data in files)]
     if scouts and len(scouts) < len(series):
         notes.append(f"left out: {len(scouts)} series of localizers")

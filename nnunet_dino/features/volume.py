@@ -78,7 +78,7 @@ def show_slices(volume: Volume, preprocessing: Preprocessing, slicing: Slicing) 
     notes += notes_on_range(volume.values, low, high, volume.is_inverted, window is not None)
 
     def images(start: int, stop: int) -> Tensor:
-        part = torch.from_numpy(np.ascontiguousarray(slices[start:stop]))
+        part = torch.from_numpy(np.array(slices[start:stop], order="C"))  # torch knows no negative strides
         part = part[:, None] if part.ndim == 3 else part.movedim(-1, 1)
         unit = to_unit(part, low, high, volume.is_inverted)
         return fit_square(unit, preprocessing.size_px, preprocessing.fit, pixel_hw)
