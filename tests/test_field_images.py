@@ -15,9 +15,14 @@ import pytest
 from click.testing import CliRunner, Result
 from probe_inputs import TINY
 
+from nnunet_dino._errors import UserError
 from nnunet_dino.backbones import weights
 from nnunet_dino.cli.main import main
 from nnunet_dino.features import open_store
+from nnunet_dino.features.inputs import find_items, read_csv
+from nnunet_dino.features.items import Unreadable
+from nnunet_dino.features.volume import read_volume
+from nnunet_dino.probes.splits import refuse_two_spellings
 
 MAKER = Path(__file__).parents[1].parent / "shared" / "fixtures" / "field" / "make_images.py"
 MAX_DIFFERENCE = 0.006
@@ -141,3 +146,95 @@ def test_pictures_are_found_by_their_content(tmp_path: Path) -> None:
     words = ("--kind", "slides", "--tissue", "biopsy")
     extract(tmp_path / "slide_in_dicom" / "bad", tmp_path / "slides", *words)
     assert open_store(tmp_path / "slides").vectors("mean")[0] == ["level1.dcm"]
+
+
+def write_series(folder: Path, heights: list[float], **more: Any) -> None:
+    """A CT of the phantom's slices at these heights."""
+    assert MAKE is not None
+    for number, height in enumerate(heights):
+        MAKE.save(MAKE.ct_slice(MAKE.body(len(heights))[number], number + 1, height, **more), folder / f"IM{number:03d}")
+
+
+def volume_of(folder: Path, number: int | None = None) -> Any:
+    _, items = find_items([str(folder)], "volumes")
+    assert len(items) == 1
+    return read_volume(items[0], number)
+
+
+@pytest.mark.parametrize(
+    ("heights", "said"),
+    [
+        ([0, 0.7, 1.4, 2.8, 3.5, 4.2], "missing.*1.4 mm between IM002 and IM003 where 0.7 mm"),
+        ([0, -3, -6, -9, -18, -21], "missing.*9 mm between IM004 and IM003 where 3 mm"),
+        ([0, 2, 4, 4, 6, 8], r"2 at 4 mm \(IM002 and IM003\) and 1 elsewhere"),
+        ([0, 0, 0, 2, 2, 2, 4, 4, 4], "3 slices at every position.*--volume 0 to 2"),
+    ],
+)
+def test_series_that_are_not_whole(tmp_path: Path, heights: list[float], said: str) -> None:
+    write_series(tmp_path, heights)
+    with pytest.raises(Unreadable, match=said):
+        volume_of(tmp_path)
+
+
+def test_one_of_several_volumes_is_chosen(tmp_path: Path) -> None:
+    assert MAKE is not None
+    write_series(tmp_path, [0, 0, 2, 2, 4, 4])
+    volume = volume_of(tmp_path, 1)
+    np.testing.assert_array_equal(volume.values, MAKE.body(6)[1::2])
+    assert volume.spacing_mm[0] == pytest.approx(2) and "volume 1 of 2" in volume.notes[0]
+    with pytest.raises(Unreadable, match="--volume is 2"):
+        volume_of(tmp_path, 2)
+
+
+@pytest.mark.parametrize("degrees", [-14.5, 8])
+def test_a_tilt_is_taken_out(tmp_path: Path, degrees: float) -> None:
+    """A rod at a right angle to the slices, which every slice shows at another row, is straight again."""
+    assert MAKE is not None
+    c, s = np.cos(np.deg2rad(degrees)), -np.sin(np.deg2rad(degrees))
+    for number in range(9):
+        values = np.full((40, 20), -1000.0)
+        row = round(20 - s * 4 * number / 0.9)
+        values[row - 2 : row + 3, 8:11] = 1000
+        MAKE.save(MAKE.ct_slice(values, number + 1, 4 * number, iop=(1, 0, 0, 0, c, s)), tmp_path / f"{number}.dcm")
+    volume = volume_of(tmp_path)
+    assert volume.spacing_mm[0] == pytest.approx(4 * c, rel=1e-3) and f"{abs(degrees):.1f} degrees" in volume.notes[0]
+    middle = np.array([np.average(np.arange(plane.shape[0]), weights=plane[:, 9] + 1000) for plane in volume.values])
+    assert np.ptp(middle) < 1.1
+
+
+@pytest.mark.parametrize(
+    ("names", "is_refused_for"),
+    [
+        (["00007", "7"], "'00007' and '7'"),
+        (["7", "7.0"], r"'7' and '7\.0'"),
+        (["PAT3", "pat3"], "'PAT3' and 'pat3'"),
+        (["P01", "P1"], "'P01' and 'P1'"),
+        (["10", "1"], None),
+        (["1.10", "1.1"], None),
+        (["a", "b"], None),
+    ],
+)
+def test_patients_in_two_spellings(names: list[str], is_refused_for: str | None) -> None:
+    if is_refused_for is None:
+        refuse_two_spellings(np.array(names * 2))
+    else:
+        with pytest.raises(UserError, match=is_refused_for):
+            refuse_two_spellings(np.array(names * 2))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"id;label\na.png;1\n",
+        b"id\tlabel\na.png\t1\n",
+        b"sep=;\nid;label\na.png;1\n",
+        b"\xef\xbb\xbfid ,label\na.png,1\n",
+        "id,label\na.png,1\n".encode("utf-16"),
+    ],
+)
+def test_tables_as_programs_write_them(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    table = read_csv(tmp_path / "t.csv")
+    assert (list(table), table.iloc[0].tolist()) == (["id", "label"], ["a.png", "1"])
+    (tmp_path / "t.csv").write_bytes("id,label\nMüller.png,1\n".encode("cp1252"))
+    assert read_csv(tmp_path / "t.csv").iloc[0, 0] == "Müller.png"

@@ -168,7 +168,7 @@ def _forms(file: Path) -> Iterator[tuple[str, Finding]]:
         return
     import nibabel as nib
 
-    header = nib.load(file).header
+    header: Any = nib.load(file).header
     if min(int(header["sform_code"]), int(header["qform_code"])) <= 0:
         return
     sform, qform = header.get_sform(), header.get_qform()
