@@ -238,3 +238,26 @@ def test_tables_as_programs_write_them(tmp_path: Path, content: bytes) -> None:
     assert (list(table), table.iloc[0].tolist()) == (["id", "label"], ["a.png", "1"])
     (tmp_path / "t.csv").write_bytes("id,label\nMüller.png,1\n".encode("cp1252"))
     assert read_csv(tmp_path / "t.csv").iloc[0, 0] == "Müller.png"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda values: values.astype(np.float32) * 0.9999, "0.9999.*round them"),
+        (lambda values: (values > 0).astype(np.uint8) * 255, "255.*map 255 to 1"),
+        (lambda values: values * 100, "100, 200.*map 100 to 1, 200 to 2"),
+        (lambda values: values + 7 * (values == 2), "9"),
+    ],
+)
+def test_predictions_with_values_that_are_no_labels(tmp_path: Path, change: Any, said: str) -> None:
+    assert MAKE is not None
+
+    def changed(values: np.ndarray) -> Any:
+        image = MAKE.sitk.GetImageFromArray(change(values))
+        image.SetSpacing((1, 1, 3))
+        return image
+
+    MAKE._segmentations(tmp_path, changed)
+    words = MAKE.COMPARE.replace("{folder}", str(tmp_path)).replace("OUT", str(tmp_path / "out")).split()
+    result = CliRunner().invoke(main, words, prog_name="nnunet-dino")
+    assert result.exit_code == 2 and re.search(said, result.output) and not (tmp_path / "out").exists(), result.output
