@@ -205,10 +205,14 @@ def test_nothing_is_held_after_an_image_even_if_it_failed(monkeypatch: pytest.Mo
         nnUNetPredictor, "predict_sliding_window_return_logits", nnUNetPredictor.predict_sliding_window_return_logits
     )
     architecture = {"network_class_name": PLAIN_UNET, "arch_kwargs": planned(PLAIN_UNET, 3), "_kw_requires_import": []}
-    configuration = SimpleNamespace(normalization_schemes=["CT"], configuration={"architecture": architecture})
+    planned_2d = {"normalization_schemes": ["CT"], "spacing": (1, 1), "patch_size": (20, 12), "architecture": architecture}
+    configuration, plans = (
+        SimpleNamespace(configuration=planned_2d),
+        SimpleNamespace(foreground_intensity_properties_per_channel={}),
+    )
     trainer = type("TinyTrainer", (DINOv3Trainer,), {"dino": DinoOptions(TINY, weights="random")})
     for _ in range(2):
-        trainer.build_network_architecture(None, configuration, 1, 3, False)
+        trainer.build_network_architecture(plans, configuration, 1, 3, False)
     network = small_unet()
     predict(network, image(10, 20, 12), (6, 20, 12), (0, 1))
     assert network.slice_encoder.reuse.num_bytes == 0
