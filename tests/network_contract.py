@@ -115,6 +115,12 @@ class NetworkContract:
         network.decoder.deep_supervision = False
         assert tuple(network(images(num_axes)).shape) == (2, NUM_CLASSES, *full)
 
+    def test_encoding_and_decoding_is_the_whole(self, num_axes: int) -> None:
+        network = self.build(num_axes).eval()
+        if hasattr(network, "encode"):
+            x = images(num_axes)
+            assert torch.equal(network.decode(*network.encode(x)), network(x))
+
     def test_an_image_sees_only_itself(self, num_axes: int) -> None:
         network = self.build(num_axes).eval()
         x = images(num_axes)

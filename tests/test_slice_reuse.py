@@ -15,6 +15,7 @@ from sliding_window import MovingPredictor, image, predict, predictor
 from small_nets import TINY, planned, small_unet, volume
 from torch import Tensor, nn
 
+from nnunet_dino.backbones.rgb import ChannelView
 from nnunet_dino.networks.meddinov3 import MedDINOv3
 from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.networks.slices import SliceEncoder
@@ -62,7 +63,7 @@ class CountingNetwork(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.slice_encoder = SliceEncoder(MeanOfSlices(), 1, 16)
+        self.slice_encoder = SliceEncoder(MeanOfSlices(), [ChannelView()], 16)
 
     def forward(self, x: Tensor) -> Tensor:
         self.slice_encoder(x)
@@ -113,7 +114,7 @@ def test_a_network_that_nnunet_moves_in_inference_mode_reuses_all_the_same(
 
 
 def networks() -> list[Any]:
-    dino = {"backbone": TINY, "weights": "random", "gate_start": 0.5}
+    dino = {"backbone": TINY, "weights": "random"}
     return [
         pytest.param(lambda: small_unet(gate_start=0.5), 3, id="unet"),
         pytest.param(lambda: small_unet(gate_start=0.5, adaptation="lora"), 3, id="lora"),

@@ -112,6 +112,18 @@ def refuse_label_channels(network: str, options: DinoOptions, input_channels: in
         )
 
 
+def refuse_unused(network: str, options: DinoOptions, *names: str) -> None:
+    """Refuses options that a network has no part for.
+
+    Raises:
+        UserError: one of ``names`` is not left as it is by default.
+    """
+    defaults = {f.name: f.default for f in fields(options)}
+    for name in names:
+        if (got := getattr(options, name)) != defaults[name]:
+            raise UserError(f"{network}: required no dino.{name}, which it has no part for · got {got} · leave it out")
+
+
 def _channel_view(entry: dict[str, Any]) -> ChannelView:
     _refuse_unknown(entry, ChannelView, "dino.channels")
     return ChannelView(**{**entry, "windows": tuple((low, high) for low, high in entry.get("windows", ()))})
