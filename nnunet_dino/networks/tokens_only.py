@@ -23,8 +23,8 @@ from nnunet_dino.networks.unet import NEGATIVE_SLOPE, keep_buffers_out_of_ddp
 class TokensOnly(nn.Module):
     """Frozen slice tokens and a light convolutional decoder with skips (Benchmark paper, arXiv 2509.06467, sec. 2.3).
 
-    No convolution sees the image itself: every skip is made from tokens. Stages, strides and features are the planned ones. A linear
-    layer of the tokens is added to every output, as in :class:`nnunet_dino.networks.unet.DINOv3UNet`.
+    No convolution sees the image itself: every skip is made from tokens. Stages, strides and features are the planned ones. A
+    linear layer of the tokens is added to every output, as in :class:`nnunet_dino.networks.unet.DINOv3UNet`.
 
     Args:
         input_channels: Channels ``c``.
