@@ -14,7 +14,7 @@ from probe_inputs import asymmetric_volume
 from nnunet_dino._errors import UserError
 from nnunet_dino.features.inputs import find_items
 from nnunet_dino.features.items import Item, Unreadable
-from nnunet_dino.features.picture import open_image, read_pixels
+from nnunet_dino.features.picture import open_image, read_picture
 from nnunet_dino.features.pixels import Preprocessing, fit_square, placement
 from nnunet_dino.features.volume import Slicing, open_volume, read_volume, take_plane
 
@@ -73,7 +73,7 @@ def test_a_window_cuts_off(tmp_path):
 def test_unusable_pictures_say_why(tmp_path, make, said):
     make(tmp_path / "x.png")
     with pytest.raises(Unreadable, match=said):
-        read_pixels(str(tmp_path / "x.png"))
+        read_picture(str(tmp_path / "x.png"))
 
 
 def _half(path: Path) -> None:
@@ -107,9 +107,9 @@ def write_dicom(path: Path, values: np.ndarray, **header: object) -> None:
 def test_slope_and_intercept_of_dicom_are_applied_once(tmp_path):
     values = np.arange(12).reshape(3, 4)
     write_dicom(tmp_path / "x.dcm", values, RescaleSlope="2", RescaleIntercept="-1000")
-    pixels, header_range = read_pixels(str(tmp_path / "x.dcm"))
-    np.testing.assert_array_equal(pixels[..., 0], 2 * values - 1000)
-    assert header_range is None
+    picture = read_picture(str(tmp_path / "x.dcm"))
+    np.testing.assert_array_equal(picture.values[..., 0], 2 * values - 1000)
+    assert picture.as_header_asks is None
 
 
 def test_the_window_of_dicom_is_that_of_pydicom(tmp_path):

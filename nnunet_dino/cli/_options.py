@@ -27,6 +27,10 @@ PIXELS = options_of(
     click.option("--fit", default="pad", show_default=True, metavar="HOW", help="pad, stretch or crop what is not square."),
     click.option("--window", default="auto", show_default=True, metavar="HU", help="lung, mediastinum, bone … or LOW,HIGH."),
     click.option("--plane", default="axial", show_default=True, metavar="NAME", help="Of volumes: axial, coronal, sagittal."),
+    click.option("--volume", type=int, metavar="N", help="Of inputs with several volumes (4D, phases), from 0."),
     click.option("--tissue", default="default", show_default=True, metavar="RULE", help="default, biopsy, resection or tcga."),
     click.option("--mpp", type=float, metavar="UM", help="Micrometres per pixel of tiles; default: full resolution."),
+    click.option(
+        "--slide-mpp", type=float, metavar="UM", help="Micrometres per pixel of slides whose files are wrong or silent."
+    ),
 )

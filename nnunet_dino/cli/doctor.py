@@ -6,11 +6,16 @@ import click
 
 
 @click.command("doctor")
-def doctor() -> int:
+@click.option("--dataset", metavar="NAME", help="Look over this data set in nnUNet_raw instead; number or name.")
+def doctor(dataset: str | None) -> int:
     """Show what is there and what is missing, with the command that mends it; exit code 1 if training could not start."""
     from nnunet_dino.nnunet.doctor.report import run as examine
 
-    return examine(click.echo)
+    if dataset is None:
+        return examine(click.echo)
+    from nnunet_dino.nnunet.doctor.raw_dataset import checks_of
+
+    return examine(click.echo, checks_of(dataset))
 
 
 @click.command("trainers-path")

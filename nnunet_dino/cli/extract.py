@@ -42,8 +42,10 @@ def extract(
     window: str,
     plane: str,
     every: int,
+    volume: int | None,
     tissue: str,
     mpp: float | None,
+    slide_mpp: float | None,
     store: str,
     **options: Any,
 ) -> int:
@@ -64,8 +66,8 @@ def extract(
     outcome = extract_features(
         store=store,
         preprocessing=Preprocessing(size_px, fit, window),
-        slicing=Slicing(plane, every),
-        tiling=Tiling(tissue, mpp),
+        slicing=Slicing(plane, every, volume),
+        tiling=Tiling(tissue, mpp, slide_mpp),
         shard=parse_shard(shard),
         show_progress=True,
         **options,
@@ -107,6 +109,13 @@ def _report(store: str, outcome: Outcome) -> int:
         )
     else:
         click.echo(f"{store}: {facts.num_items} {facts.kind} · {', '.join(facts.tokens)} · {facts.backbone} ({weights})")
+    ids_of: dict[str, list[str]] = {}
+    for name, note in outcome.noted:
+        ids_of.setdefault(note, []).append(name)
+    for note, names in list(ids_of.items())[:NUM_SHOWN]:
+        click.echo(f"Note: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}: {note}")
+    if len(ids_of) > NUM_SHOWN:
+        click.echo(f"Note: {len(ids_of) - NUM_SHOWN} more notes, see the column `note` of {store}/index.csv")
     if not failed:
         return 0
     click.echo(f"{len(failed)} could not be read; everything else is done:")

@@ -22,7 +22,7 @@ from nnunet_dino.cli._options import BACKBONE, DEVICE, PIXELS
 @PIXELS
 @click.option("--kind", default="auto", show_default=True, metavar="WHAT", help="images, volumes or slides.")
 @DEVICE
-def look(at: str | None, tissue: str, mpp: float | None, output: str, **options: Any) -> None:
+def look(at: str | None, tissue: str, mpp: float | None, slide_mpp: float | None, output: str, **options: Any) -> None:
     """Show what patch tokens see in IMAGE: principal components as colours, and cosine similarity to one token.
 
     \b
@@ -33,7 +33,7 @@ def look(at: str | None, tissue: str, mpp: float | None, output: str, **options:
     from nnunet_dino.features import Tiling
     from nnunet_dino.features import look as look_at
 
-    notes = look_at(output=output, at=_point(at), tiling=Tiling(tissue, mpp), show_progress=True, **options)
+    notes = look_at(output=output, at=_point(at), tiling=Tiling(tissue, mpp, slide_mpp), show_progress=True, **options)
     click.echo(f"written: {output}")
     for note in notes:
         click.echo(f"Note: {note}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import SimpleITK as sitk
 
 from nnunet_dino._errors import UserError
@@ -38,11 +39,15 @@ def dice_of(labels_folder: Path, description: dict[str, Any]) -> Callable[[Path]
         raise UserError(f"dataset.json: required one as nnU-Net wants it · got {error} · correct it") from error
     wanted = manager.foreground_regions if manager.has_regions else manager.foreground_labels
 
+    allowed = {0, *manager.all_labels, *([manager.ignore_label] if manager.has_ignore_label else [])}
+
     def dice(file: Path) -> dict[str, float]:
         reference = labels_folder / file.name
         for path in (file, reference):
             _check_whole(path)
         _check_grid(file, reference)
+        for path in (file, reference):
+            _check_values(path, reader, allowed)
         try:
             metrics = compute_metrics(str(reference), str(file), reader, wanted, manager.ignore_label)["metrics"]
         except Exception as error:  # as do the readers of images
@@ -61,6 +66,28 @@ def _check_whole(file: Path) -> None:
             nifti.check_nifti(str(file))
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"required a readable segmentation · got {file}: {_reason(error)} · predict or get it again") from error
+
+
+def _check_values(file: Path, reader: Any, allowed: set[int]) -> None:
+    """Refuses values that are no labels, with the mapping that would make them some."""
+    try:
+        found = np.sort(pd.unique(reader.read_seg(str(file))[0].ravel()))
+    except Exception:  # told better where Dice is computed
+        return
+    odd = [value for value in found.tolist() if value not in allowed]
+    if not odd:
+        return
+    labels, hint = sorted(allowed), ""
+    if (
+        max(abs(value - round(value)) for value in found.tolist()) < 0.1
+        and {round(value) for value in found.tolist()} <= allowed
+    ):
+        hint = "round them, and "
+    elif len(found) <= len(labels):
+        pairs = zip(found.tolist(), labels, strict=False)
+        hint = f"map {', '.join(f'{value:g} to {label}' for value, label in pairs if value != label)} if that is meant, and "
+    names, shown = ", ".join(map(str, labels)), ", ".join(f"{value:g}" for value in odd[:5])
+    raise UserError(f"required labels of dataset.json ({names}) · got {file} with {shown} · {hint}save it again")
 
 
 def _check_grid(file: Path, reference: Path) -> None:

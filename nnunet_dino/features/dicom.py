@@ -1,66 +1,230 @@
-"""Single DICOM images: rescaled once, dark is low, shown in the window that the header asks for."""
+"""DICOM files by pydicom: which are images, and their values after rescaling; colours as RGB."""
 
 from __future__ import annotations
 
+import os
+import warnings
+from typing import TYPE_CHECKING, Any, NamedTuple
+
 import numpy as np
-import SimpleITK as sitk
 
 from nnunet_dino.features.items import Unreadable, decoding
 
-PHOTOMETRIC, CENTER, WIDTH = "0028|0004", "0028|1050", "0028|1051"
-BITS_STORED, IS_SIGNED, INTERCEPT, SLOPE = "0028|0101", "0028|0103", "0028|1052", "0028|1053"
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+MARK = b"DICM"
+FIRST_ELEMENTS = (b"\x02\x00\x00\x00", b"\x02\x00\x10\x00", b"\x08\x00\x00\x00", b"\x08\x00\x01\x00", b"\x08\x00\x05\x00",
+                  b"\x08\x00\x08\x00", b"\x08\x00\x12\x00", b"\x08\x00\x16\x00")  # fmt: skip
+FIRST_BIG_ENDIAN = tuple(bytes((element[1], element[0], element[3], element[2])) for element in FIRST_ELEMENTS)
+VALUE_REPRESENTATIONS = (b"UL", b"CS", b"UI", b"DA", b"OB")
+NO_IMAGES = ("RTDOSE", "RTSTRUCT", "RTPLAN", "RTRECORD", "SEG", "PR", "KO", "SR", "REG", "FID", "RWV")
+WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
+DEFER_BYTES = 4096  # longer values, the pixels, are read when they are asked for
+
+
+class Shown(NamedTuple):
+    """Values and the range of them that the file's own header asks to show."""
+
+    values: np.ndarray
+    value_range: tuple[float, float]
 
 
 def is_dicom(path: str) -> bool:
-    """Returns whether a file carries the mark of DICOM."""
+    """Returns whether a file is DICOM by its content: the mark, or without it a usual first element; indexes are not."""
+    if os.path.basename(path).upper().startswith("DICOMDIR"):
+        return False
     with open(path, "rb") as file:
-        return file.read(132)[128:] == b"DICM"
+        head = file.read(132)
+    if head[128:] == MARK:
+        return True
+    length = int.from_bytes(head[4:8], "little")
+    if head[:4] in FIRST_BIG_ENDIAN:
+        return head[4:6] in VALUE_REPRESENTATIONS
+    return head[:4] in FIRST_ELEMENTS and (head[4:6] in VALUE_REPRESENTATIONS or 0 < length < 128)
 
 
-def read_dicom_image(path: str) -> tuple[np.ndarray, tuple[float, float] | None]:
-    """Returns ``h w c`` intensities after slope and intercept, and the range of the first window in the header.
-
-    MONOCHROME1, where high values are dark, is turned over by ITK, which takes stored values from the highest possible one; the
-    window follows.
+def read_header(path: str) -> Dataset:
+    """Reads a file; its pixels are left on the disk until they are asked for.
 
     Raises:
-        Unreadable: The file is damaged, compressed in a way unknown here, or holds several frames.
+        Unreadable: It is damaged or no DICOM.
     """
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(path)
-    reader.SetImageIO("GDCMImageIO")
-    with decoding():
-        image = reader.Execute()
-        size = image.GetSize()
-        if len(size) == 3 and size[2] > 1:
-            raise Unreadable(f"required one picture, has {size[2]} frames (read it with --kind volumes)")
-        pixels = sitk.GetArrayFromImage(image)
-        pixels = pixels[0] if len(size) == 3 else pixels
-        if pixels.ndim == 3:
-            return pixels[:, :, :3], None
-        header_range = _window(reader)
-        if header_range and _header(reader, PHOTOMETRIC) == "MONOCHROME1":
-            turned = _sum_with_turned(reader)
-            header_range = turned - header_range[1], turned - header_range[0]
-        return pixels[:, :, None].astype(np.float32), header_range
+    import pydicom
+
+    with warnings.catch_warnings(), decoding():
+        warnings.simplefilter("ignore")
+        data = pydicom.dcmread(path, defer_size=DEFER_BYTES, force=True)
+        if not data:
+            raise Unreadable("no DICOM file: it has no elements")
+        if "TransferSyntaxUID" not in data.file_meta:
+            little, implicit = data.original_encoding[1], data.original_encoding[0]
+            syntax = ("1.2.840.10008.1.2" if implicit else "1.2.840.10008.1.2.1") if little else "1.2.840.10008.1.2.2"
+            data.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
+        return data
 
 
-def _window(reader: sitk.ImageFileReader) -> tuple[float, float] | None:
-    """Returns the ends of the linear window of DICOM PS3.3 C.11.2.1.2.1."""
-    try:
-        center, width = (float(_header(reader, key).split("\\")[0]) for key in (CENTER, WIDTH))
-    except ValueError:
+def name_of(data: Dataset) -> str:
+    """Returns what an object is, in the words of the standard."""
+    uid = data.get("SOPClassUID") or data.file_meta.get("MediaStorageSOPClassUID")
+    return uid.name if uid else "unknown"
+
+
+def no_image(data: Dataset) -> str:
+    """Returns why an object is no image; nothing is ""."""
+    if data.get("Modality") in NO_IMAGES or "dose" in name_of(data).lower():
+        return f"holds a {name_of(data)}, no image"
+    if not any(name in data for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        return f"holds no pixels: it is of class {name_of(data)}"
+    return ""
+
+
+def require_image(data: Dataset) -> None:
+    """Refuses what is no image, or one that shows many slices as tiles.
+
+    Raises:
+        Unreadable: It is.
+    """
+    if reason := no_image(data):
+        raise Unreadable(f"{reason} · leave the file out")
+    if "MOSAIC" in (data.get("ImageType") or ()):
+        raise Unreadable("required slices, has a mosaic: many slices tiled in one picture · convert the series with dcm2niix")
+
+
+def decoded(data: Dataset) -> np.ndarray:
+    """Returns stored values, ``n h w`` or in colour ``n h w 3`` as RGB.
+
+    Raises:
+        Unreadable: They are damaged, or compressed in a way unknown here.
+    """
+    from pydicom.pixels import apply_color_lut, pixel_array
+    from pydicom.pixels.decoders import JPEGExtended12BitDecoder
+
+    if "imagecodecs" not in JPEGExtended12BitDecoder.available_plugins:  # of pydicom's own none reads 12 bits
+        JPEGExtended12BitDecoder.add_plugin("imagecodecs", (__name__, "_jpeg_of_12_bits"))
+    with warnings.catch_warnings(), decoding():
+        warnings.simplefilter("ignore")
+        stored, high = data.get("BitsStored", 0), data.get("HighBit", 0)
+        shift = high - stored + 1 if stored else 0
+        if shift > 0:  # left-aligned, as the standard once allowed
+            data.BitsStored = high + 1
+        values = pixel_array(data)
+        if shift > 0:
+            values, data.BitsStored = values >> shift, stored
+        if data.PhotometricInterpretation == "PALETTE COLOR":
+            values = apply_color_lut(values, data)[..., :3]
+        num_axes = 2 if values.shape[-1:] != (3,) or (is_grey(data) and num_frames(data) == 1) else 3
+        return values if values.ndim > num_axes else values[None]
+
+
+def is_available(uid: str) -> bool:
+    """Whether the plugin below can be used, as pydicom asks of every plugin's module."""
+    return True
+
+
+DECODER_DEPENDENCIES = {"1.2.840.10008.1.2.4.51": ("imagecodecs",)}  # likewise
+
+
+def _jpeg_of_12_bits(source: bytes, runner: Any) -> bytearray:
+    import imagecodecs
+
+    pixels = imagecodecs.jpeg_decode(source)
+    runner.set_option("bits_allocated", 8 * pixels.dtype.itemsize)
+    return bytearray(pixels.tobytes())
+
+
+def is_grey(data: Dataset) -> bool:
+    """Whether a pixel has one value."""
+    return data.get("SamplesPerPixel", 1) == 1 and data.get("PhotometricInterpretation") != "PALETTE COLOR"
+
+
+def num_frames(data: Dataset) -> int:
+    """Returns the number of pictures in a file."""
+    return int(data.get("NumberOfFrames") or 1)
+
+
+def group(data: Dataset, frame: int, name: str) -> Any:
+    """Returns the item of a functional group for a frame of an enhanced object, or the object itself."""
+    frames = data.get("PerFrameFunctionalGroupsSequence") or ()
+    shared = data.get("SharedFunctionalGroupsSequence") or ()
+    for place in (*frames[frame : frame + 1], *shared[:1]):
+        if found := place.get(name):
+            return found[0]
+    return data
+
+
+def rescale_of(data: Dataset, frame: int) -> tuple[float, float]:
+    """Returns slope and intercept of a frame."""
+    where = group(data, frame, "PixelValueTransformationSequence")
+    slope, intercept = where.get("RescaleSlope"), where.get("RescaleIntercept")
+    return 1.0 if slope is None else float(slope), float(intercept or 0)
+
+
+def rescaled(values: np.ndarray, data: Dataset, frame: int = 0) -> np.ndarray:
+    """Returns values after the modality's table, or after slope and intercept; whole ones stay whole where they can."""
+    if data.get("ModalityLUTSequence"):
+        from pydicom.pixels import apply_modality_lut
+
+        return apply_modality_lut(values, data).astype(np.float32)
+    slope, intercept = rescale_of(data, frame)
+    if slope == 1 and intercept == int(intercept) and values.dtype.kind in "iu" and values.itemsize <= 2:
+        return values.astype(np.int32) + int(intercept)
+    return (values * slope + intercept).astype(np.float32)
+
+
+def padding_of(data: Dataset, frame: int = 0) -> tuple[float, float] | None:
+    """Returns the range of rescaled values that stand for nothing."""
+    value = data.get("PixelPaddingValue")
+    if value is None or data.get("ModalityLUTSequence"):
         return None
+    ends = sorted((_as_stored(value, data), _as_stored(data.get("PixelPaddingRangeLimit", value), data)))
+    slope, intercept = rescale_of(data, frame)
+    low, high = sorted(end * slope + intercept for end in ends)
+    return low, high
+
+
+def _as_stored(value: Any, data: Dataset) -> int:
+    """Files with another representation of the padding than of the pixels are common."""
+    if isinstance(value, bytes):
+        value = int.from_bytes(value[:2], "little")
+    bits = data.BitsAllocated
+    if data.get("PixelRepresentation") == 1 and value >= 2 ** (bits - 1):
+        return int(value) - 2**bits
+    return int(value) + 2**bits if data.get("PixelRepresentation") == 0 and value < 0 else int(value)
+
+
+def as_header_asks(values: np.ndarray, data: Dataset) -> Shown | None:
+    """Returns rescaled values by the first table or window of the header; None where it has none."""
+    where = group(data, 0, "FrameVOILUTSequence")
+    if table := where.get("VOILUTSequence"):
+        from pydicom.pixels import apply_voi
+
+        with decoding():
+            looked_up = apply_voi(values.astype(np.int64), where)
+            return Shown(looked_up.astype(np.float32), (0.0, float(2 ** (table[0].LUTDescriptor[2] or 16) - 1)))
+    try:
+        center, width = (_first(where.get(name)) for name in ("WindowCenter", "WindowWidth"))
+    except (TypeError, ValueError, IndexError):
+        return None
+    function = str(where.get("VOILUTFunction") or "LINEAR").upper()
+    if function == "SIGMOID" and width > 0:
+        return Shown(1 / (1 + np.exp(-4 * (values - center) / width)), (0.0, 1.0))
+    if function == "LINEAR_EXACT" and width > 0:
+        return Shown(values, (center - width / 2, center + width / 2))
     if width <= 1:
         return None
-    return center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2
+    return Shown(values, (center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2))  # PS3.3 C.11.2.1.2.1
 
 
-def _sum_with_turned(reader: sitk.ImageFileReader) -> float:
-    """Returns what a rescaled value and the same value turned over by ITK add up to."""
-    highest = -1 if _header(reader, IS_SIGNED) == "1" else 2 ** int(_header(reader, BITS_STORED)) - 1
-    return float(_header(reader, SLOPE) or 1) * highest + 2 * float(_header(reader, INTERCEPT) or 0)
+def _first(value: Any) -> float:
+    return float(value) if isinstance(value, (str, float, int)) else float(value[0])
 
 
-def _header(reader: sitk.ImageFileReader, key: str) -> str:
-    return reader.GetMetaData(key).strip() if reader.HasMetaDataKey(key) else ""
+def pixel_size(data: Dataset, frame: int = 0) -> tuple[float, float] | None:
+    """Returns height and width of a pixel in mm, or their ratio where only that is known."""
+    where = group(data, frame, "PixelMeasuresSequence")
+    names = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
+    for value in (source.get(name) for name in names for source in (where, data)):
+        if value and len(value) == 2 and min(map(float, value)) > 0:
+            return float(value[0]), float(value[1])
+    return None

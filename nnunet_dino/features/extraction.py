@@ -21,7 +21,7 @@ from nnunet_dino.features.items import Item, Source, is_of_the_machine
 from nnunet_dino.features.picture import open_image
 from nnunet_dino.features.pixels import Preprocessing
 from nnunet_dino.features.slide import Tiling, open_slide, require_openslide
-from nnunet_dino.features.store.index import missing_units, write_index
+from nnunet_dino.features.store.index import NOTE, missing_units, write_index
 from nnunet_dino.features.store.layout import DTYPES, StoreFacts, begin, unit_file
 from nnunet_dino.features.store.reader import TOKENS_OF
 from nnunet_dino.features.store.units import read_records, write_unit
@@ -38,11 +38,13 @@ class Outcome:
     Attributes:
         facts: What the store holds.
         failed: Id and reason of every unreadable input of this process.
+        noted: Id and note of every input of this process on which something had to be decided.
         num_missing_units: Files that are yet to be written, by other processes; 0 for a complete store.
     """
 
     facts: StoreFacts
     failed: list[tuple[str, str]]
+    noted: list[tuple[str, str]]
     num_missing_units: int
 
 
@@ -118,7 +120,13 @@ def extract(
     disable = None if show_progress else True
     with tqdm(total=num_mine, unit=kind[:-1], disable=disable, smoothing=0.05, file=sys.stderr) as bar:
         failed = fill(Path(store), facts, items, encoder, reading, shard, _shown_by(bar))
-    return Outcome(facts, failed, len(missing_units(Path(store), facts)))
+    return Outcome(facts, failed, _noted(Path(store), facts, shard), len(missing_units(Path(store), facts)))
+
+
+def _noted(store: Path, facts: StoreFacts, shard: tuple[int, int]) -> list[tuple[str, str]]:
+    files = (unit_file(store, unit) for unit in range(shard[0], facts.num_units, shard[1]))
+    records = [record for file in files for record in read_records(file) if not record["error"]]
+    return [(record["id"], record["facts"][NOTE]) for record in records if record["facts"].get(NOTE)]
 
 
 def opener(kind: str, preprocessing: Preprocessing, slicing: Slicing, tiling: Tiling) -> Callable[[Item], Source]:

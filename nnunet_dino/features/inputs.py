@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import io
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from nnunet_dino._errors import UserError, nearest
-from nnunet_dino.features.dicom import is_dicom
+from nnunet_dino.features.dicom import WHOLE_SLIDE, is_dicom, read_header
 from nnunet_dino.features.items import Item
 
 IMAGES, VOLUMES, SLIDES = "images", "volumes", "slides"
@@ -20,6 +21,7 @@ IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 VOLUME_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 SLIDE_ENDINGS = (".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide")
 DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
+NO_DICOM = (".txt", ".csv", ".json", ".xml", ".html", ".pdf", ".zip", ".gz", ".py", ".md", ".xlsx")  # not looked into
 ENDINGS = {
     IMAGES: (*IMAGE_ENDINGS, *DICOM_ENDINGS),
     VOLUMES: (*VOLUME_ENDINGS, *DICOM_ENDINGS),
@@ -64,7 +66,7 @@ def find_items(
     found = kind if kind != "auto" else _kind_of([path for _, path in pairs])
     items = [Item(name, path) for name, path in pairs]
     if found == VOLUMES:
-        from nnunet_dino.features.volume import with_series
+        from nnunet_dino.features.series import with_series
 
         items = with_series(items)
     if repeated := [name for name, count in Counter(item.id for item in items).items() if count > 1]:
@@ -104,21 +106,40 @@ def _from_csv(file: Path, column: str | None, root: str | None) -> list[tuple[st
 
 
 def read_csv(file: Path) -> pd.DataFrame:
-    """Reads a CSV file as text, nothing changed.
+    """Reads a CSV file as text, nothing changed but spaces around names of columns.
+
+    Semicolons or tabs separate where the first line has no comma; UTF-16 is known by its mark, and what is not UTF-8 is taken
+    as cp1252, as Excel writes them.
 
     Raises:
         UserError: It is not there, is no CSV file, or two columns have one name.
     """
     try:
-        rows = pd.read_csv(file, header=None, dtype=str, keep_default_na=False, skipinitialspace=True)
+        text = _decoded(file.read_bytes())
+        first, _, rest = text.partition("\n")
+        separator = next((mark for mark in (",", ";", "\t") if mark in first), ",")
+        if first.strip().lower().startswith("sep="):  # Excel's own line
+            separator, text = first.strip()[4:] or "\t", rest
+        rows = pd.read_csv(
+            io.StringIO(text), header=None, dtype=str, keep_default_na=False, skipinitialspace=separator != "\t", sep=separator
+        )
     except FileNotFoundError:
         raise UserError(f"required a CSV file · got {file}, which does not exist") from None
     except (OSError, ValueError) as error:
         raise UserError(f"required a CSV file · got {file}: {' '.join(str(error).split())[:150]}") from error
-    names = rows.iloc[0].tolist()
+    names = rows.iloc[0].str.strip().tolist()
     if repeated := [name for name, count in Counter(names).items() if name and count > 1]:
         raise UserError(f"{file}: required a name of its own for every column · got {repeated[0]!r} twice · rename one")
     return rows.iloc[1:].set_axis(names, axis=1).fillna("").reset_index(drop=True)
+
+
+def _decoded(content: bytes) -> str:
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252")
 
 
 def _from_disk(named: Sequence[str], kind: str) -> list[tuple[str, str]]:
@@ -147,27 +168,35 @@ def _from_disk(named: Sequence[str], kind: str) -> list[tuple[str, str]]:
 
 
 def _in_folder(folder: Path, kind: str) -> Iterable[str]:
-    """Yields the files with known endings and, where volumes are asked for, the folders with DICOM files."""
+    """Yields the files with known endings; DICOM files by their content, as folders of series where volumes are asked for."""
     endings = ENDINGS.get(kind) or tuple(ending for endings in ENDINGS.values() for ending in endings)
     for place, subfolders, names in os.walk(folder, onerror=_refuse_folder):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         names = sorted(name for name in names if not name.startswith("."))
-        if kind == VOLUMES:
-            if any(_is_slice(place, name) for name in names):
-                yield place
-            names = [name for name in names if not name.lower().endswith(DICOM_ENDINGS)]
-        yield from (os.path.join(place, name) for name in names if name.lower().endswith(endings))
+        is_known = {name: name.lower().endswith(endings) and not name.lower().endswith(DICOM_ENDINGS) for name in names}
+        others = [name for name in names if not is_known[name] and not name.lower().endswith(NO_DICOM)]
+        if kind == "auto":
+            yield from (os.path.join(place, name) for name in names if name.lower().endswith(endings))
+            continue
+        with_mark = [name for name in others if name.lower().endswith(DICOM_ENDINGS) or is_dicom(os.path.join(place, name))]
+        if kind == VOLUMES and any(is_dicom(os.path.join(place, name)) for name in with_mark):
+            yield place
+        if kind == SLIDES:
+            yield from _slides(place, with_mark)
+        yield from (os.path.join(place, name) for name in names if is_known[name] or (kind == IMAGES and name in with_mark))
+
+
+def _slides(place: str, names: Sequence[str]) -> list[str]:
+    """Returns the first file of every whole slide in DICOM; OpenSlide finds its other levels."""
+    first: dict[str, str] = {}
+    for path in (os.path.join(place, name) for name in names):
+        if is_dicom(path) and (data := read_header(path)).get("SOPClassUID") == WHOLE_SLIDE:
+            first.setdefault(str(data.get("SeriesInstanceUID")), path)
+    return sorted(first.values())
 
 
 def _refuse_folder(error: OSError) -> None:
     raise UserError(f"required a folder that can be read · got {error.filename}: {error.strerror} · change its permissions")
-
-
-def _is_slice(place: str, name: str) -> bool:
-    """Scanners also write DICOM files without an ending, some with dotted numbers as names."""
-    if name.lower().endswith(DICOM_ENDINGS):
-        return True
-    return name.replace(".", "").isdigit() or ("." not in name and is_dicom(os.path.join(place, name)))
 
 
 def _kind_of(paths: Sequence[str]) -> str:

@@ -1,20 +1,28 @@
-"""What ITK passes over in NIfTI files: a missing end is read as zeros, and so are NaN and infinity."""
+"""NIfTI files by nibabel: its rules for slope and orientation, and what it passes over."""
 
 from __future__ import annotations
 
 import gzip
+import io
+import os
 import zlib
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 
 from nnunet_dino.features.items import Unreadable, decoding
+from nnunet_dino.features.orientation import Volume, in_patient_axes
 
-ENDINGS = (".nii", ".nii.gz")
+ENDINGS = (".nii", ".nii.gz", ".hdr", ".img")
 GZIP = b"\x1f\x8b"
-FLOATS = {"16": "f4", "64": "f8"}  # NIfTI's codes of data types
-HEADER_BYTES = 348
-CHUNK_BYTES = 1 << 24
+MAX_SHEAR_DEGREES = 2.0
+NOTED_SHEAR_DEGREES = 0.02
+
+
+def is_nifti(path: str) -> bool:
+    """Returns whether a file is to be read as NIfTI, by its ending."""
+    return path.lower().endswith(ENDINGS)
 
 
 def check_nifti(path: str) -> None:
@@ -23,31 +31,141 @@ def check_nifti(path: str) -> None:
     Raises:
         Unreadable: It is damaged, ends too early, or holds NaN or infinity.
     """
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(path)
+    _plain(_stored(path))
+
+
+def read_nifti(path: str, number: int | None = None) -> Volume:
+    """Reads a volume to the nearest axes of the patient.
+
+    Args:
+        path: The file.
+        number: Which of several volumes, from 0.
+
+    Raises:
+        Unreadable: It is damaged, has no three axes or no real values, or is sheared.
+    """
+    image = _stored(path)
+    shape = image.shape
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    notes = []
+    if len(shape) == 4:
+        if number is None or not 0 <= number < shape[3]:
+            got = "" if number is None else f", --volume is {number}"
+            text = " × ".join(map(str, shape))
+            raise Unreadable(f"required three axes, has 4 ({text}){got} · choose one with --volume 0 to {shape[3] - 1}")
+        notes.append(f"volume {number} of {shape[3]}")
+    elif len(shape) != 3:
+        raise Unreadable(f"required three axes, has {len(shape)} ({' × '.join(map(str, shape))})")
+    elif number not in (None, 0):
+        raise Unreadable(f"--volume: required 0, as there is one volume, got {number}")
+    values = _plain(image, number if len(shape) == 4 else None)
+    affine = np.diag([-1, -1, 1, 1]) @ image.affine  # RAS to LPS
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        raise Unreadable("required an orientation, has an affine that is not finite or flat · correct the header")
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    volume = in_patient_axes(values.reshape(shape[:3]), affine[:3, :3] / spacing, tuple(spacing))
+    notes += _notes_on_geometry(image, affine[:3, :3] / spacing)
+    return replace(volume, values=np.ascontiguousarray(volume.values), notes=tuple(notes))
+
+
+def read_flat(path: str) -> tuple[np.ndarray, tuple[float, ...]]:
+    """Returns the values of a file in its own axes, last axis first, and their spacing in the same order."""
+    image = _stored(path)
+    values = _plain(image)
+    return np.ascontiguousarray(values.T), tuple(float(z) for z in image.header.get_zooms()[::-1])
+
+
+def _stored(path: str) -> Any:
+    """Returns nibabel's image of a file whose bytes were read to their end."""
+    import nibabel as nib
+
     with decoding():
-        reader.ReadImageInformation()
-        facts = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
-        start = int(float(facts["vox_offset"]))
-        counts = [int(facts[f"dim[{axis}]"]) for axis in range(1, int(facts["dim[0]"]) + 1)]
-        num_bytes = start + int(np.prod(counts)) * int(facts["bitpix"]) // 8
-    with open(path, "rb") as raw:
-        is_compressed = raw.read(2) == GZIP
-    found, is_finite = 0, True
+        if path.lower().endswith((".hdr", ".img")):
+            pair = [os.path.splitext(path)[0] + ending for ending in (".hdr", ".img")]
+            return nib.load(pair[0] if os.path.exists(pair[0]) else path)
+        content = _unpacked(path)
+        if content[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c"):
+            raise Unreadable(
+                "is NIfTI-2, which nnU-Net's readers do not know either · convert it to NIfTI-1: "
+                "nibabel.save(nibabel.Nifti1Image.from_image(nibabel.load(FILE)), NEW)"
+            )
+        if content[:4] not in (b"\x5c\x01\x00\x00", b"\x00\x00\x01\x5c"):
+            raise Unreadable("no NIfTI file by its content · give it the ending of what it is")
+        header = nib.Nifti1Header.from_fileobj(io.BytesIO(content), check=False)
+        start, count = int(header.get_data_offset()), int(np.prod([max(n, 1) for n in header.get_data_shape()]))
+        num_bytes = max(start, 352) + count * header.get_data_dtype().itemsize
+        if len(content) < num_bytes:
+            raise Unreadable(f"cut off: required {num_bytes} bytes, has {len(content)} · get the file again")
+        return nib.Nifti1Image.from_bytes(content)
+
+
+def _unpacked(path: str) -> bytes:
+    """Returns the bytes of a file, unpacked where they are packed, whatever its ending."""
     try:
-        with gzip.open(path) if is_compressed else open(path, "rb") as file:
-            head = file.read(start)
-            found = len(head)
-            order = "<" if int.from_bytes(head[:4], "little") == HEADER_BYTES else ">"
-            dtype = np.dtype(order + FLOATS.get(facts["datatype"], "u1"))
-            while chunk := file.read(CHUNK_BYTES):
-                if dtype.kind == "f":
-                    num_values = max(0, min(len(chunk), num_bytes - found)) // dtype.itemsize
-                    is_finite = is_finite and bool(np.isfinite(np.frombuffer(chunk, dtype, num_values)).all())
-                found += len(chunk)
+        with open(path, "rb") as file:
+            is_packed = file.read(2) == GZIP
+        with gzip.open(path) if is_packed else open(path, "rb") as file:
+            content = file.read()
+        return gzip.decompress(content) if content[:2] == GZIP else content
     except (EOFError, OSError, zlib.error) as error:
         raise Unreadable(f"damaged or cut off ({error}) · get the file again") from error
-    if found < num_bytes:
-        raise Unreadable(f"cut off: required {num_bytes} bytes, has {found} · get the file again")
-    if not is_finite:
+
+
+def _plain(image: Any, number: int | None = None) -> np.ndarray:
+    """Returns finite values, slope and intercept applied once, of a type that torch has."""
+    with decoding():
+        slope, intercept = image.dataobj.slope, image.dataobj.inter  # 1 and 0 where the header's slope is 0
+        values = np.asanyarray(image.dataobj.get_unscaled())
+    values = values if number is None else values[..., number]
+    if values.dtype.kind not in "iuf":
+        what = "complex values" if values.dtype.kind == "c" else "colours"
+        raise Unreadable(f"required one real value in every voxel, has {what} · save the magnitude or one channel")
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise Unreadable("required finite values, holds NaN or infinity · save it again with numbers in their place")
+    if (slope, intercept) != (1, 0):
+        scaled = values.astype(np.float32)
+        scaled *= np.float32(slope)
+        scaled += np.float32(intercept)
+        return scaled
+    return as_torch_type(values)
+
+
+def as_torch_type(values: np.ndarray) -> np.ndarray:
+    """Returns values of a type that torch calculates with, in the machine's byte order."""
+    if values.dtype == np.uint16:
+        return values.astype(np.int32)
+    if values.dtype in (np.uint8, np.int8, np.int16, np.int32):
+        return values.astype(values.dtype.newbyteorder("="), copy=False)
+    return values.astype(np.float32, copy=False)
+
+
+def _notes_on_geometry(image: Any, directions: np.ndarray) -> list[str]:
+    """Returns what had to be decided on the orientation.
+
+    Raises:
+        Unreadable: The axes are far from being at right angles.
+    """
+    notes = []
+    cosines = np.abs(directions.T @ directions - np.eye(3))
+    shear = float(np.degrees(np.arcsin(min(1.0, cosines.max()))))
+    if shear > MAX_SHEAR_DEGREES:
+        raise Unreadable(
+            f"required axes at right angles, has a shear of {shear:.3g} degrees, more than {MAX_SHEAR_DEGREES:g} · resample "
+            "it, for example with nibabel.processing.resample_to_output"
+        )
+    if shear > NOTED_SHEAR_DEGREES:
+        notes.append(f"a shear of {shear:.2g} degrees is left out: the nearest axes are shown")
+    header = image.header
+    codes = int(header["sform_code"]), int(header["qform_code"])
+    if codes == (0, 0):
+        notes.append("neither sform nor qform says the orientation: taken as nibabel does, the first axis towards the left")
+    elif min(codes) > 0:
+        with decoding():
+            sform, qform = header.get_sform(), header.get_qform()
+        size = np.linalg.norm(sform[:3, :3], axis=0)
+        if not np.allclose(sform[:3, :3] / size, qform[:3, :3] / size, atol=0.02) or not np.allclose(
+            sform[:3, 3], qform[:3, 3], atol=max(1.0, float(size.max()))
+        ):
+            notes.append("sform and qform differ: the sform was taken, as nibabel does; SimpleITK may take the qform")
+    return notes

@@ -4,16 +4,63 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
-from nnunet_dino.features.dicom import is_dicom, read_dicom_image
+from nnunet_dino.features import dicom
 from nnunet_dino.features.items import Item, Source, Unreadable, decoding
-from nnunet_dino.features.pixels import Preprocessing, fit_square, placement, robust_range, shows_image, to_unit
+from nnunet_dino.features.nifti import as_torch_type
+from nnunet_dino.features.pixels import (
+    Preprocessing,
+    fit_square,
+    full_range,
+    notes_on_range,
+    placement,
+    shows_image,
+    to_unit,
+)
 
 Image.MAX_IMAGE_PIXELS = None
+PNG, TIFFS = b"\x89PNG", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+PNG_COLOURS_WITH_SEVERAL_SAMPLES = (2, 4, 6)
+MAX_STRETCH = 4 / 3  # of pixels shown as squares: DINOv3 was trained on crops stretched by up to as much
+ORIENTATION = 274  # EXIF and TIFF
+# How to lay a picture h w right, by the number of its orientation.
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda p: p[:, ::-1],
+    3: lambda p: p[::-1, ::-1],
+    4: lambda p: p[::-1],
+    5: lambda p: p.swapaxes(0, 1),
+    6: lambda p: p.swapaxes(0, 1)[:, ::-1],
+    7: lambda p: p.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda p: p.swapaxes(0, 1)[::-1],
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as it was read.
+
+    Attributes:
+        values: Intensities ``h w c``, ``c`` 1 or 3, slope and intercept applied.
+        as_header_asks: The values and their range as the file's own header asks to show them; None where it does not.
+        pixel_hw: Height and width of a pixel.
+        is_inverted: Whether high values are dark.
+        padding: Range of values that stand for nothing.
+        notes: What had to be decided.
+    """
+
+    values: np.ndarray
+    as_header_asks: dicom.Shown | None = None
+    pixel_hw: tuple[float, float] = (1.0, 1.0)
+    is_inverted: bool = False
+    padding: tuple[float, float] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def open_image(item: Item, preprocessing: Preprocessing) -> Source:
@@ -22,26 +69,27 @@ def open_image(item: Item, preprocessing: Preprocessing) -> Source:
     Raises:
         Unreadable: The file is missing, damaged, not one picture, or not finite.
     """
-    return show_picture(*read_pixels(item.path), preprocessing)
+    return show_picture(read_picture(item.path), preprocessing)
 
 
-def show_picture(pixels: np.ndarray, header_range: tuple[float, float] | None, preprocessing: Preprocessing) -> Source:
-    """Returns what :func:`read_pixels` gave as one resized image."""
-    low, high = preprocessing.range() or header_range or _full_range(pixels)
-    image = to_unit(torch.from_numpy(pixels).permute(2, 0, 1)[None], low, high)
-    square = fit_square(image, preprocessing.size_px, preprocessing.fit)
-    height, width = pixels.shape[:2]
-    place = placement((height, width), preprocessing.size_px, preprocessing.fit)
-    return Source(
-        1,
-        lambda start, stop: square[start:stop],
-        {"shape": f"{height} × {width}"},
-        shows_image(place, preprocessing.size_px),
-    )
+def show_picture(picture: Picture, preprocessing: Preprocessing) -> Source:
+    """Returns a picture as one resized image."""
+    notes, window, values = list(picture.notes), preprocessing.range(), picture.values
+    is_named = window is not None or picture.as_header_asks is not None
+    if window is None and picture.as_header_asks is not None:
+        values, window = picture.as_header_asks
+    low, high = window or full_range(values, notes, picture.padding, is_picture=True)
+    notes += notes_on_range(values, low, high, picture.is_inverted, is_named)
+    image = to_unit(torch.from_numpy(np.ascontiguousarray(values)).permute(2, 0, 1)[None], low, high, picture.is_inverted)
+    square = fit_square(image, preprocessing.size_px, preprocessing.fit, picture.pixel_hw)
+    height, width = values.shape[:2]
+    place = placement((height, width), preprocessing.size_px, preprocessing.fit, picture.pixel_hw)
+    facts = {"shape": f"{height} × {width}", **({"note": "; ".join(notes)} if notes else {})}
+    return Source(1, lambda start, stop: square[start:stop], facts, shows_image(place, preprocessing.size_px))
 
 
-def read_pixels(path: str) -> tuple[np.ndarray, tuple[float, float] | None]:
-    """Returns ``h w c`` intensities, ``c`` 1 or 3, and the range that the file's own header asks to show, if any.
+def read_picture(path: str) -> Picture:
+    """Reads a picture.
 
     Raises:
         Unreadable: See :func:`open_image`.
@@ -49,23 +97,101 @@ def read_pixels(path: str) -> tuple[np.ndarray, tuple[float, float] | None]:
     if not os.path.isfile(path):
         raise Unreadable("no such file")
     with decoding():
-        pixels, header_range = read_dicom_image(path) if is_dicom(path) else (_read_with_pillow(path), None)
-    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        picture = _read_dicom(path) if dicom.is_dicom(path) or path.lower().endswith(".dcm") else _read_other(path)
+    if picture.values.dtype.kind == "f" and not np.isfinite(picture.values).all():
         raise Unreadable("required finite values, holds NaN or infinity · save it again with numbers in their place")
-    return pixels, header_range
+    return picture
 
 
-def _read_with_pillow(path: str) -> np.ndarray:
+def _read_dicom(path: str) -> Picture:
+    data = dicom.read_header(path)
+    dicom.require_image(data)
+    if (count := dicom.num_frames(data)) > 1:
+        raise Unreadable(f"required one picture, has {count} frames (read it with --kind volumes)")
+    pixels = dicom.decoded(data)[0]
+    pixel_hw, notes = _shape_of_pixels(dicom.pixel_size(data) or (1.0, 1.0))
+    if pixels.ndim == 3:
+        highest = float(np.iinfo(pixels.dtype).max) if pixels.dtype.kind in "iu" else float(pixels.max())
+        return Picture(pixels, dicom.Shown(as_torch_type(pixels), (0.0, highest)), pixel_hw, notes=tuple(notes))
+    values = dicom.rescaled(pixels, data)[:, :, None]
+    is_inverted = data.PhotometricInterpretation == "MONOCHROME1"
+    return Picture(values, dicom.as_header_asks(values, data), pixel_hw, is_inverted, dicom.padding_of(data), tuple(notes))
+
+
+def _shape_of_pixels(pixel_hw: tuple[float, float]) -> tuple[tuple[float, float], list[str]]:
+    """Returns the height and width of pixels as they are to be shown: as squares, or stretched where they are far from it."""
+    stretch = max(pixel_hw) / min(pixel_hw)
+    if stretch < 1.01:
+        return (1.0, 1.0), []
+    size = f"pixels are not square, {pixel_hw[0]:g} × {pixel_hw[1]:g}"
+    if stretch <= MAX_STRETCH:
+        return (1.0, 1.0), [f"{size}: shown as squares"]
+    return pixel_hw, [f"{size}: shown in their true shape"]
+
+
+def _read_other(path: str) -> Picture:
+    with open(path, "rb") as file:
+        head = file.read(26)
+    if head[:4] == PNG and head[24:25] == b"\x10" and head[25:26] in map(bytes, zip(PNG_COLOURS_WITH_SEVERAL_SAMPLES)):
+        import imagecodecs  # Pillow keeps the upper byte only
+
+        values = imagecodecs.png_decode(Path(path).read_bytes())
+        return Picture(_one_or_three(as_torch_type(values), alpha=values.shape[-1] in (2, 4)))
+    if head[:4] in TIFFS and (picture := _read_deep_tiff(path)):
+        return picture
+    return _read_with_pillow(path)
+
+
+def _read_deep_tiff(path: str) -> Picture | None:
+    """Reads a TIFF, but for one of unsigned samples of at most 8 bits: for these Pillow knows more colours."""
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        page = file.pages[0]
+        assert isinstance(page, tifffile.TiffPage)
+        bits = page.bitspersample if isinstance(page.bitspersample, int) else max(page.bitspersample)
+        if bits <= 8 and page.sampleformat == 1:
+            return None
+        if len(file.pages) > 1:
+            raise Unreadable(_pages(len(file.pages)))
+        values, colours = page.asarray(), tifffile.PHOTOMETRIC(page.photometric).name
+        if values.dtype.kind not in "iuf" or colours not in ("MINISBLACK", "MINISWHITE", "RGB"):
+            raise Unreadable(f"required grey or RGB values, has {colours} of {values.dtype} · save it as RGB")
+        if page.planarconfig == 2 and values.ndim == 3:
+            values = np.moveaxis(values, 0, -1)
+        values = _one_or_three(as_torch_type(values), alpha=bool(page.extrasamples))
+        tag = page.tags.get(ORIENTATION)
+        number = int(tag.value) if tag else 1
+    notes = (f"turned as its orientation {number} says",) if number in TURNS else ()
+    is_inverted = colours == "MINISWHITE"
+    return Picture(TURNS.get(number, lambda p: p)(values), is_inverted=is_inverted, notes=notes)
+
+
+def _pages(count: int) -> str:
+    return f"required one picture, has {count} pages (a whole slide is read with --kind slides)"
+
+
+def _one_or_three(values: np.ndarray, alpha: bool) -> np.ndarray:
+    """Returns ``h w c`` without transparency."""
+    values = values[:, :, None] if values.ndim == 2 else values
+    count = values.shape[2] - alpha if alpha else values.shape[2]
+    if count not in (1, 3):
+        raise Unreadable(f"required 1 or 3 channels, has {count} · save one of them, or three as RGB")
+    return values[:, :, :count]
+
+
+def _read_with_pillow(path: str) -> Picture:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with Image.open(path) as image:
             num_pages = getattr(image, "n_frames", 1)
             if num_pages > 1 and image.format in ("TIFF", "GIF", "WEBP"):
-                raise Unreadable(f"required one picture, has {num_pages} pages (a whole slide is read with --kind slides)")
-            values = np.array(_in_one_or_three_channels(image))
-    values = values.astype(np.float32) if values.dtype in (np.uint32, np.int32, np.float64) else values
-    values = values.astype(np.int32) if values.dtype == np.uint16 else values
-    return values[:, :, None] if values.ndim == 2 else values
+                raise Unreadable(_pages(num_pages))
+            number = image.getexif().get(ORIENTATION, 1)
+            notes = (f"turned as its orientation {number} says",) if number in TURNS else ()
+            values = np.array(_in_one_or_three_channels(ImageOps.exif_transpose(image)))
+    values = as_torch_type(values) if values.dtype not in (np.int32, np.bool_) else values.astype(np.float32)
+    return Picture(values[:, :, None] if values.ndim == 2 else values, notes=notes)
 
 
 def _in_one_or_three_channels(image: Image.Image) -> Image.Image:
@@ -74,7 +200,3 @@ def _in_one_or_three_channels(image: Image.Image) -> Image.Image:
     if image.mode in ("1", "LA", "La"):
         return image.convert("L")
     return image.convert("RGB")
-
-
-def _full_range(pixels: np.ndarray) -> tuple[float, float]:
-    return (0.0, 255.0) if pixels.dtype == np.uint8 else robust_range(pixels)

@@ -27,6 +27,7 @@ WINDOWS_HU: dict[str, tuple[float, float]] = {
 AUTO = "auto"
 FITS = ("pad", "stretch", "crop")
 PERCENTILES = (0.5, 99.5)
+NEARLY, MUCH = 0.1, 0.95  # the tenth of the range next to its end, and the share of values in it that is worth a word
 
 
 @dataclass(frozen=True)
@@ -83,21 +84,66 @@ class Preprocessing:
         }
 
 
-def robust_range(values: np.ndarray) -> tuple[float, float]:
-    """Returns the 0.5 and the 99.5 percentile of an image or volume.
+def full_range(
+    values: np.ndarray, notes: list[str], padding: tuple[float, float] | None = None, is_picture: bool = False
+) -> tuple[float, float]:
+    """Returns the range in which values are shown where nobody named one.
 
-    Of a large array only every n-th value is looked at.
+    Eight bits of a picture or of colours are shown as they are, everything else from its 0.5 to its 99.5 percentile, or from
+    its lowest to its highest value where these two are the same. Of a large array only every n-th value is looked at.
+
+    Args:
+        values: Of a picture, or of a volume.
+        notes: Takes what had to be decided.
+        padding: Range of values that stand for nothing and do not count.
+        is_picture: Whether eight bits are shown as they are.
     """
-    flat = values.reshape(-1)
-    low, high = np.percentile(flat[:: max(1, flat.size // 2_000_000)], PERCENTILES)
-    return float(low), float(high)
+    if values.dtype == np.uint8 and (is_picture or values.ndim == 4):
+        return 0.0, 255.0
+    sample = _sample(values)
+    if padding is not None and ((sample < padding[0]) | (sample > padding[1])).any():
+        sample = sample[(sample < padding[0]) | (sample > padding[1])]
+    low, high = (float(end) for end in np.percentile(sample, PERCENTILES))
+    if high > low:
+        return low, high
+    low, high = float(values.min()), float(values.max())
+    if high > low:
+        notes.append(f"both percentiles are the same: shown from the lowest to the highest value, {low:g} to {high:g}")
+    else:
+        notes.append(f"constant: every value is {low:g}, shown as black")
+    return low, high
 
 
-def to_unit(values: Tensor, low: float, high: float) -> Tensor:
-    """Maps ``low..high`` to 0..1 and cuts off what lies outside; an empty range gives zeros."""
+def notes_on_range(values: np.ndarray, low: float, high: float, is_inverted: bool, is_named: bool) -> list[str]:
+    """Returns what must be known of values of which nearly all are shown as black or as white."""
+    if not high > low:
+        return []
+    sample = _sample(values)
+    notes = []
+    margin = NEARLY * (high - low)
+    dark, bright = float((sample <= low + margin).mean()), float((sample >= high - margin).mean())
+    for share, end in ((dark, "white" if is_inverted else "black"), (bright, "black" if is_inverted else "white")):
+        if share > MUCH:
+            outside = float(((sample < low) | (sample > high)).mean())
+            source = "window" if is_named else "range"
+            notes.append(
+                f"the {source} {low:g} to {high:g} shows {share:.1%} of the values nearly {end} ({outside:.1%} are cut off)"
+            )
+    return notes
+
+
+def _sample(values: np.ndarray) -> np.ndarray:
+    """Returns at most some two million values, spread evenly."""
+    flat = values.reshape(-1) if values.flags.c_contiguous else values.ravel(order="K")
+    return flat[:: max(1, flat.size // 2_000_000)]
+
+
+def to_unit(values: Tensor, low: float, high: float, is_inverted: bool = False) -> Tensor:
+    """Maps ``low..high`` to 0..1, or to 1..0, and cuts off what lies outside; an empty range gives zeros."""
     if not high > low:
         return torch.zeros_like(values, dtype=torch.float32)
-    return ((values.float() - low) / (high - low)).clamp_(0, 1)
+    unit = ((values.float() - low) / (high - low)).clamp_(0, 1)
+    return 1 - unit if is_inverted else unit
 
 
 class Placement(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 MASK_DOWNSAMPLE = 32
 MAX_OVERVIEW_PIXELS = 200_000_000
 WHITE = (255, 255, 255)
+PLAUSIBLE_MPP = (0.05, 4.0)
+MAX_STRETCH = 0.02
+MAX_UPSAMPLING = 0.1  # slides of 0.25 and of 0.2527 are both called 40x
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Tiling:
     Attributes:
         tissue: Name of a rule in :data:`nnunet_dino.features.tissue.TISSUE_RULES`.
         mpp: Micrometres per pixel at which tiles are shown; None for the slide's full resolution.
+        slide_mpp: Micrometres per pixel of the slides themselves, where their files are wrong or silent.
 
     Raises:
         UserError: A value is none of these.
@@ -38,11 +43,13 @@ class Tiling:
 
     tissue: str = "default"
     mpp: float | None = None
+    slide_mpp: float | None = None
 
     def __post_init__(self) -> None:
         tissue_rule(self.tissue)
-        if self.mpp is not None and not self.mpp > 0:
-            raise UserError(f"--mpp: required a positive number of micrometres · got {self.mpp:g}")
+        for option, number in (("--mpp", self.mpp), ("--slide-mpp", self.slide_mpp)):
+            if number is not None and not 0 < number < float("inf"):
+                raise UserError(f"{option}: required a positive number of micrometres · got {number:g}")
 
 
 def require_openslide() -> None:
@@ -65,19 +72,22 @@ def open_slide(item: Item, preprocessing: Preprocessing, tiling: Tiling) -> Sour
     """
     slide = slide_of(item.path)
     try:
-        return _tiles_of(slide, preprocessing, tiling)
+        return _tiles_of(slide, item.path, preprocessing, tiling)
     except BaseException:
         slide.close()
         raise
 
 
-def _tiles_of(slide: AbstractSlide, preprocessing: Preprocessing, tiling: Tiling) -> Source:
-    tile_px = _tile_px(slide, preprocessing.size_px, tiling.mpp)
+def _tiles_of(slide: AbstractSlide, path: str, preprocessing: Preprocessing, tiling: Tiling) -> Source:
+    own_mpp, note = _own_mpp(slide, path, tiling)
+    tile_px = _tile_px(preprocessing.size_px, tiling.mpp, own_mpp)
     overview, downsample = read_overview(slide, MASK_DOWNSAMPLE)
     rule = tissue_rule(tiling.tissue)
     corners = tile_corners(tissue_mask(overview, downsample, rule), downsample, slide.dimensions, tile_px)
     if not len(corners):
         least = min(TISSUE_RULES, key=lambda name: TISSUE_RULES[name].min_area)
+        if (overview.max(2) - overview.min(2)).max() <= rule.saturation:
+            raise Unreadable("no tissue found: the slide has no colour, by which tissue is told from glass · scan it in colour")
         hint = f" · try --tissue {least}" if TISSUE_RULES[least].min_area < rule.min_area else ""
         raise Unreadable(
             f"no tissue found with --tissue {tiling.tissue}, whose smallest piece is {rule.min_area:g} squares of "
@@ -89,7 +99,8 @@ def _tiles_of(slide: AbstractSlide, preprocessing: Preprocessing, tiling: Tiling
         return torch.stack(tiles)
 
     width, height = slide.dimensions
-    facts = {"shape": f"{height} × {width}", "tile_px": tile_px, "mpp": slide.properties.get("openslide.mpp-x", "")}
+    facts = {"shape": f"{height} × {width}", "tile_px": tile_px, "mpp": own_mpp or ""}
+    facts |= {"note": note} if note else {}
     all_tokens = shows_image(Placement(0, 0, preprocessing.size_px, preprocessing.size_px), preprocessing.size_px)
     return Source(len(corners), images, facts, all_tokens, torch.from_numpy(corners), slide.close)
 
@@ -138,14 +149,62 @@ def on_white(tile: Image.Image) -> Image.Image:
     return ground
 
 
-def _tile_px(slide: AbstractSlide, size_px: int, mpp: float | None) -> int:
-    if mpp is None:
-        return size_px
+def _own_mpp(slide: AbstractSlide, path: str, tiling: Tiling) -> tuple[float | None, str]:
+    """Returns the slide's micrometres per pixel, and what is to be said of them.
+
+    Raises:
+        Unreadable: They are needed and not known, or no microscope has them, or pixels are not square.
+    """
+    if tiling.slide_mpp is not None:
+        return tiling.slide_mpp, ""
+    named = [slide.properties.get(f"openslide.mpp-{axis}", "") for axis in "xy"]
     try:
-        own = float(slide.properties["openslide.mpp-x"])
-    except (KeyError, ValueError):
-        raise Unreadable(f"required the slide's resolution for --mpp {mpp:g}, its file does not say") from None
-    return max(1, round(size_px * mpp / own))
+        x, y = (float(text) for text in (named if all(named) else _mpp_of_ome(path)))
+    except ValueError:
+        if tiling.mpp is None:
+            return None, ""
+        raise Unreadable(
+            f"required the slide's resolution for --mpp {tiling.mpp:g}, its file does not say · state it with --slide-mpp"
+        ) from None
+    low, high = PLAUSIBLE_MPP
+    if not low <= min(x, y) <= max(x, y) <= high:
+        odd = f"{x:g} micrometres per pixel, which is not between {low:g} and {high:g} as of microscopes"
+        if tiling.mpp is None:
+            return None, f"its file says {odd}; full resolution was taken"
+        raise Unreadable(
+            f"required a plausible resolution for --mpp {tiling.mpp:g}, has {odd} · state the right one with --slide-mpp"
+        )
+    if abs(x / y - 1) > MAX_STRETCH:
+        raise Unreadable(f"required square pixels, has {x:g} × {y:g} micrometres · resample the slide, or state --slide-mpp")
+    return x, ""
+
+
+def _mpp_of_ome(path: str) -> tuple[str, str]:
+    """Returns the resolution of an OME-TIFF, which OpenSlide does not read; empty texts where there is none."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            text = file.ome_metadata or ""
+    except (OSError, ValueError):  # tifffile's own error is a ValueError
+        return "", ""
+    found = [re.search(rf'PhysicalSize{axis}="([^"]+)"', text) for axis in "XY"]
+    units = [re.search(rf'PhysicalSize{axis}Unit="([^"]+)"', text) for axis in "XY"]
+    if any(unit and unit[1] not in ("µm", "μm", "um") for unit in units):
+        return "", ""
+    x, y = (match[1] if match else "" for match in found)
+    return x, y
+
+
+def _tile_px(size_px: int, mpp: float | None, own_mpp: float | None) -> int:
+    if mpp is None or own_mpp is None:
+        return size_px
+    if mpp < own_mpp * (1 - MAX_UPSAMPLING):
+        raise Unreadable(
+            f"required --mpp of at least the slide's own {own_mpp:g}, has {mpp:g}, for which pixels would be invented "
+            "· give a coarser --mpp, or the right resolution of the slide with --slide-mpp"
+        )
+    return max(1, round(size_px * mpp / own_mpp))
 
 
 def _read_tile(slide: AbstractSlide, x: int, y: int, tile_px: int, size_px: int) -> Tensor:

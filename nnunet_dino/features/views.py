@@ -21,7 +21,7 @@ from nnunet_dino.backbones.vit import PATCH_PX
 from nnunet_dino.features.encoder import Features, FrozenEncoder, default_batch, pick_device
 from nnunet_dino.features.inputs import IMAGES, SLIDES, find_items
 from nnunet_dino.features.items import Item, Source, Unreadable
-from nnunet_dino.features.picture import read_pixels, show_picture
+from nnunet_dino.features.picture import read_picture, show_picture
 from nnunet_dino.features.pixels import Preprocessing, placement
 from nnunet_dino.features.slide import Tiling, open_slide, read_overview, require_openslide, slide_of
 from nnunet_dino.features.tile_map import colour_tiles, draw_tiles, png
@@ -49,6 +49,7 @@ def look(
     fit: str = "pad",
     window: str = "auto",
     plane: str = "axial",
+    volume: int | None = None,
     tiling: Tiling | None = None,
     device: str = "auto",
     show_progress: bool = False,
@@ -67,6 +68,7 @@ def look(
         fit: See :class:`nnunet_dino.features.Preprocessing`.
         window: Likewise.
         plane: Of volumes.
+        volume: Which of several volumes in an input, from 0.
         tiling: How a slide is cut.
         device: Where to compute.
         show_progress: Draw a bar on standard error, if that is a terminal.
@@ -79,7 +81,7 @@ def look(
     """
     target, tiling = Path(output), tiling or Tiling()
     _check_target(target)
-    slicing = Slicing(plane)
+    slicing = Slicing(plane, volume=volume)
 
     def prepared(chosen_px: int) -> Preprocessing:
         return Preprocessing(chosen_px if size_px is None else size_px, fit, window)
@@ -97,9 +99,10 @@ def look(
     encode = partial(_encoded, encoder=encoder, show_progress=show_progress)
     try:
         if found == SLIDES:
-            content = _slide(items[0], prepared(224), tiling, encode, at)
+            content = _slide(items[0], prepared(224), tiling, encode, at, notes)
         else:
             opened = _picture(items[0], prepared) if found == IMAGES else _volume(items[0], prepared, slicing, slices)
+            notes += [text for text in (opened.source.facts.get("note"),) if text]
             place = None if at is None else (0, *_token_at(at, opened))
             view = _view(opened, f"{items[0].id}: patch tokens of {backbone}", notes, encode)
             content = _drawn(view, place, target)
@@ -131,16 +134,16 @@ class _Opened:
 
 
 def _picture(item: Item, prepared: Callable[[int], Preprocessing]) -> _Opened:
-    pixels, header_range = read_pixels(item.path)
-    shape_hw, pixel_hw = (pixels.shape[0], pixels.shape[1]), (1.0, 1.0)
+    picture = read_picture(item.path)
+    shape_hw, pixel_hw = (picture.values.shape[0], picture.values.shape[1]), picture.pixel_hw
     preprocessing = prepared(_edge_px(shape_hw, pixel_hw))
-    return _Opened(show_picture(pixels, header_range, preprocessing), [0], [item.id], shape_hw, pixel_hw, preprocessing)
+    return _Opened(show_picture(picture, preprocessing), [0], [item.id], shape_hw, pixel_hw, preprocessing)
 
 
 def _volume(item: Item, prepared: Callable[[int], Preprocessing], slicing: Slicing, chosen: Sequence[int]) -> _Opened:
-    volume = read_volume(item)
+    volume = read_volume(item, slicing.volume)
     slices, pixel_hw = take_plane(volume, slicing.plane)
-    count, *shape = slices.shape
+    count, *shape = slices.shape[:3]
     for number in chosen:
         if not 0 <= number < count:
             raise UserError(f"--slice: required a number from 0 to {count - 1} · got {number}")
@@ -200,12 +203,18 @@ def _drawn(view: TokenView, place: tuple[int, int, int] | None, target: Path) ->
 
 
 def _slide(
-    item: Item, preprocessing: Preprocessing, tiling: Tiling, encode: Callable[..., Tensor], point: Point | None
+    item: Item,
+    preprocessing: Preprocessing,
+    tiling: Tiling,
+    encode: Callable[..., Tensor],
+    point: Point | None,
+    notes: list[str],
 ) -> bytes:
     """Draws a slide's tiles: their outlines, their colours, and their similarity to the tile at a point."""
     require_openslide()
     source = open_slide(item, preprocessing, tiling)
     assert source.coordinates is not None
+    notes += [text for text in (source.facts.get("note"),) if text]
     corners, tile_px = source.coordinates.numpy(), int(source.facts["tile_px"])
     place = None
     if point is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +11,24 @@ import torch
 from torch import Tensor
 
 from nnunet_dino._errors import UserError, nearest
-from nnunet_dino.features import nifti
+from nnunet_dino.features.dicom import is_dicom
 from nnunet_dino.features.items import Item, Source, Unreadable, decoding
-from nnunet_dino.features.pixels import Preprocessing, fit_square, placement, robust_range, shows_image, to_unit
+from nnunet_dino.features.nifti import as_torch_type, is_nifti, read_flat, read_nifti
+from nnunet_dino.features.orientation import Volume
+from nnunet_dino.features.pixels import (
+    Preprocessing,
+    fit_square,
+    full_range,
+    notes_on_range,
+    placement,
+    shows_image,
+    to_unit,
+)
+from nnunet_dino.features.series import read_file, read_folder
 
 PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}
+OF_ITK_IN_ANY_CASE = {(".nrrd", ".nhdr"): "NrrdImageIO", (".mha", ".mhd"): "MetaImageIO"}
+OF_ITK = tuple(ending for endings in OF_ITK_IN_ANY_CASE for ending in endings)
 # What lies at the left and at the top edge of a slice: the patient's right, front (anterior), head (superior).
 EDGES = {"axial": ("R", "A"), "coronal": ("R", "S"), "sagittal": ("A", "S")}
 
@@ -28,6 +40,7 @@ class Slicing:
     Attributes:
         plane: ``axial``, ``coronal`` or ``sagittal``, by the patient's axes and not by the order in the file.
         every: Every n-th slice.
+        volume: Which of several volumes in an input, from 0; None where there is one.
 
     Raises:
         UserError: A value is none of these.
@@ -35,31 +48,15 @@ class Slicing:
 
     plane: str = "axial"
     every: int = 1
+    volume: int | None = None
 
     def __post_init__(self) -> None:
         if self.plane not in PLANES:
             raise UserError(f"--plane: required one of {', '.join(PLANES)} · got {self.plane!r}{nearest(self.plane, PLANES)}")
         if self.every < 1:
             raise UserError(f"--every: required a number from 1 · got {self.every}")
-
-
-@dataclass(frozen=True)
-class Volume:
-    """A volume in patient orientation.
-
-    ::
-
-        values d h w:  d from the feet to the head,  h from the front to the back,  w from the patient's right to the left
-
-    Attributes:
-        values: Intensities, slope and intercept applied. A flat image is one slice.
-        spacing_mm: Distance of voxels along ``d h w``.
-        is_oriented: Whether the directions above hold; not for flat images.
-    """
-
-    values: np.ndarray
-    spacing_mm: tuple[float, float, float]
-    is_oriented: bool = True
+        if self.volume is not None and self.volume < 0:
+            raise UserError(f"--volume: required a number from 0 · got {self.volume}")
 
 
 def open_volume(item: Item, preprocessing: Preprocessing, slicing: Slicing) -> Source:
@@ -68,24 +65,31 @@ def open_volume(item: Item, preprocessing: Preprocessing, slicing: Slicing) -> S
     Raises:
         Unreadable: The file is missing, damaged, not three-dimensional, or not finite.
     """
-    return show_slices(read_volume(item), preprocessing, slicing)
+    return show_slices(read_volume(item, slicing.volume), preprocessing, slicing)
 
 
 def show_slices(volume: Volume, preprocessing: Preprocessing, slicing: Slicing) -> Source:
     """Returns the slices of a volume as images; they are prepared on demand."""
     slices, pixel_hw = take_plane(volume, slicing.plane)
     slices = slices[:: slicing.every]
-    low, high = preprocessing.range() or robust_range(volume.values)
+    notes = list(volume.notes)
+    window = preprocessing.range()
+    low, high = window or full_range(volume.values, notes, volume.padding)
+    notes += notes_on_range(volume.values, low, high, volume.is_inverted, window is not None)
 
     def images(start: int, stop: int) -> Tensor:
-        part = torch.from_numpy(np.ascontiguousarray(slices[start:stop]))[:, None]
-        return fit_square(to_unit(part, low, high), preprocessing.size_px, preprocessing.fit, pixel_hw)
+        part = torch.from_numpy(np.ascontiguousarray(slices[start:stop]))
+        part = part[:, None] if part.ndim == 3 else part.movedim(-1, 1)
+        unit = to_unit(part, low, high, volume.is_inverted)
+        return fit_square(unit, preprocessing.size_px, preprocessing.fit, pixel_hw)
 
     facts = {
         "shape": " × ".join(map(str, volume.values.shape)),
         "spacing_mm": " × ".join(f"{length:g}" for length in volume.spacing_mm),
     }
-    height, width = slices.shape[1:]
+    if notes:
+        facts["note"] = "; ".join(notes)
+    height, width = slices.shape[1:3]
     place = placement((height, width), preprocessing.size_px, preprocessing.fit, pixel_hw)
     return Source(len(slices), images, facts, shows_image(place, preprocessing.size_px))
 
@@ -109,19 +113,37 @@ def as_shown(values: np.ndarray, plane: str) -> np.ndarray:
     return slices if plane == "axial" else slices[:, ::-1]
 
 
-def read_volume(item: Item) -> Volume:
+def read_volume(item: Item, number: int | None = None) -> Volume:
     """Reads a volume and turns it into patient orientation; oblique ones to the nearest axes.
+
+    Args:
+        item: A file, or the folder of a DICOM series.
+        number: Which of several volumes in it, from 0.
 
     Raises:
         Unreadable: See :func:`open_volume`.
     """
-    image = _read(item)
+    if os.path.isdir(item.path):
+        return read_folder(item, number)
+    if not os.path.isfile(item.path):
+        raise Unreadable("no such file")
+    if is_nifti(item.path):
+        return read_nifti(item.path, number)
+    if not item.path.lower().endswith(OF_ITK) and is_dicom(item.path):
+        return read_file(item.path, number)
+    image = _by_itk(item.path)
     if image.GetNumberOfComponentsPerPixel() > 1:
         raise Unreadable(f"required one channel, has {image.GetNumberOfComponentsPerPixel()}")
-    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
-        image = sitk.Extract(image, [*image.GetSize()[:3], 0])
+    shape = " × ".join(map(str, image.GetSize()))
+    if image.GetDimension() == 4:
+        count = image.GetSize()[3]
+        number = 0 if number is None and count == 1 else number
+        if number is None or not 0 <= number < count:
+            got = "" if number is None else f", --volume is {number}"
+            raise Unreadable(f"required three axes, has 4 ({shape}){got} · choose a volume with --volume 0 to {count - 1}")
+        image = sitk.Extract(image, [*image.GetSize()[:3], 0], [0, 0, 0, number])
     if image.GetDimension() != 3:
-        raise Unreadable(f"required three axes, has {image.GetDimension()} ({' × '.join(map(str, image.GetSize()))})")
+        raise Unreadable(f"required three axes, has {image.GetDimension()} ({shape})")
     return _oriented(image)
 
 
@@ -131,16 +153,33 @@ def read_to_compare(path: str) -> Volume:
     Raises:
         Unreadable: See :func:`open_volume`; here four axes are too many.
     """
-    image = _read(Item(path, path))
-    if image.GetNumberOfComponentsPerPixel() > 1:
-        image = sitk.VectorIndexSelectionCast(image, 0)
-    if image.GetDimension() == 3 and image.GetSize()[2] > 1:
-        return _oriented(image)
-    values = _plain(sitk.GetArrayFromImage(image))
+    if not os.path.isfile(path):
+        raise Unreadable("no such file")
+    if is_nifti(path):
+        values, spacing = read_flat(path)
+        if values.ndim == 3 and len(values) > 1:
+            return read_nifti(path)
+    else:
+        image = _by_itk(path)
+        if image.GetNumberOfComponentsPerPixel() > 1:
+            image = sitk.VectorIndexSelectionCast(image, 0)
+        if image.GetDimension() == 3 and image.GetSize()[2] > 1:
+            return _oriented(image)
+        values, spacing = _plain(sitk.GetArrayFromImage(image)), image.GetSpacing()[::-1]
     if values.ndim > 3:
         raise Unreadable(f"required 2 or 3 axes, has {values.ndim}: {path}")
-    width_mm, height_mm = image.GetSpacing()[:2]
+    height_mm, width_mm = spacing[-2:]
     return Volume(values.reshape(1, *values.shape[-2:]), (1.0, height_mm, width_mm), is_oriented=False)
+
+
+def _by_itk(path: str) -> sitk.Image:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(path)
+    for endings, name in OF_ITK_IN_ANY_CASE.items():
+        if path.lower().endswith(endings):
+            reader.SetImageIO(name)
+    with decoding():
+        return reader.Execute()
 
 
 def _oriented(image: sitk.Image) -> Volume:
@@ -153,35 +192,4 @@ def _plain(values: np.ndarray) -> np.ndarray:
     """Returns finite values of a type that torch has."""
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise Unreadable("required finite values, holds NaN or infinity · save it again with numbers in their place")
-    values = values.astype(np.int32) if values.dtype == np.uint16 else values
-    return values.astype(np.float32) if values.dtype in (np.uint32, np.float64, np.int64, np.uint64) else values
-
-
-def _read(item: Item) -> sitk.Image:
-    if not os.path.isdir(item.path):
-        if not os.path.isfile(item.path):
-            raise Unreadable("no such file")
-        if item.path.lower().endswith(nifti.ENDINGS):
-            nifti.check_nifti(item.path)
-        with decoding():
-            return sitk.ReadImage(item.path)
-    with decoding():
-        known = sitk.ImageSeriesReader.GetGDCMSeriesIDs(item.path)
-        if not known:
-            raise Unreadable("folder without a DICOM series")
-        if not item.series and len(known) > 1:
-            raise Unreadable(f"required one DICOM series, has {len(known)}")
-        files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(item.path, item.series or known[0])
-        return sitk.ReadImage(files[0]) if len(files) == 1 else sitk.ReadImage(files)
-
-
-def with_series(items: Sequence[Item]) -> list[Item]:
-    """Replaces folders by the DICOM series in them; a folder with several gives an item for each."""
-    result: list[Item] = []
-    for item in items:
-        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(item.path) if os.path.isdir(item.path) else ()
-        if len(series) > 1:
-            result += [Item(f"{item.id}/{uid}", item.path, uid) for uid in sorted(series)]
-        else:
-            result.append(item)
-    return result
+    return as_torch_type(values)

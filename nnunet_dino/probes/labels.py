@@ -13,8 +13,8 @@ import pandas as pd
 from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.features.inputs import PATH_COLUMNS, read_csv
 from nnunet_dino.features.store.reader import FeatureStore
-from nnunet_dino.probes.splits import PARTS, checked_split, split_names
-from nnunet_dino.probes.targets import LabelColumns, read_targets, without_uncertain
+from nnunet_dino.probes.splits import PARTS, checked_split, refuse_two_spellings, split_names
+from nnunet_dino.probes.targets import LabelColumns, read_targets, refuse_missing, without_uncertain
 
 ID_COLUMNS = ("id", *PATH_COLUMNS)
 
@@ -69,6 +69,7 @@ def labelled_vectors(store: FeatureStore, columns: LabelColumns, features: str) 
     ids, vectors = store.vectors(features)
     labelled = read_labels(columns, ids)
     place = {name: row for row, name in enumerate(ids)}
+    labelled = replace(labelled, notes=[*store.notes, *labelled.notes])
     return labelled, vectors[[place[name] for name in labelled.ids]]
 
 
@@ -92,6 +93,8 @@ def read_labels(columns: LabelColumns, store_ids: Sequence[str]) -> Labelled:
         raise UserError(
             f"--patient: required one in every row · got none for {found[id_column].iloc[int((patients == '').argmax())]}"
         )
+    refuse_missing(found[columns.patient].str.strip(), "--patient", found[id_column])
+    refuse_two_spellings(patients)
     split = no_split(len(found))
     if columns.split:
         split = checked_split(split_names(found[columns.split].tolist(), columns.split), patients)

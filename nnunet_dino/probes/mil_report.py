@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +105,7 @@ def _bags(request: Request) -> tuple[FeatureStore | None, Sequence[np.ndarray], 
         return None, *read_arrays(Path(request.store))
     columns, store = request.label_columns, FeatureStore(request.store)
     labelled = read_labels(columns, store.good["id"].tolist())
+    labelled = replace(labelled, notes=[*store.notes, *labelled.notes])
     return store, bags_of(store, labelled.ids, request.features), labelled
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,6 +79,27 @@ def checked_split(split: np.ndarray, patients: np.ndarray) -> np.ndarray:
         if part not in split:
             raise UserError(f"split: required inputs in {part} · got none")
     return split
+
+
+def refuse_two_spellings(patients: np.ndarray) -> None:
+    """Refuses names of patients that differ only by zeros in front of numbers, ``.0``, spaces, or upper and lower case.
+
+    Raises:
+        UserError: Two do; one person would be in two parts of the split.
+    """
+    spelling: dict[str, str] = {}
+    twice = []
+    for name in sorted(set(patients.tolist())):
+        key = re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"^(\d+)\.0+$", r"\1", unicodedata.normalize("NFKC", name).casefold()))
+        key = re.sub(r"\s+", " ", key).strip()
+        if key in spelling:
+            twice.append((spelling[key], name))
+        spelling.setdefault(key, name)
+    if twice:
+        raise UserError(
+            f"--patient: required one spelling of every patient · got {twice[0][0]!r} and {twice[0][1]!r} ({len(twice)} such), "
+            "which differ only by leading zeros, .0, spaces or case and would be parted by a split · write each in one way"
+        )
 
 
 def divide(split: np.ndarray, patients: np.ndarray, options: SplitOptions) -> tuple[np.ndarray, str]:

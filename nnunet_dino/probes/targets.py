@@ -13,7 +13,9 @@ import pandas as pd
 from nnunet_dino._errors import UserError, nearest
 
 NO_FINDING = "No Finding"
-BINARY = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "False": 0.0, "True": 1.0, "false": 0.0, "true": 1.0}
+BINARY = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0}
+BINARY |= {word: value for text, value in (("false", 0.0), ("true", 1.0)) for word in (text, text.title(), text.upper())}
+MISSING = {"nan", "na", "n/a", "<na>", "#n/a", "null", "nat"}  # as programs write that there is nothing, in any case
 UNCERTAIN = {"-1", "-1.0"}  # as CheXpert and MIMIC-CXR write it
 DROP, POSITIVE, NEGATIVE = "drop", "positive", "negative"
 # Of two words, those that mean that something is not there.
@@ -95,6 +97,7 @@ def read_targets(
         if (texts == "").any():
             where = found[id_column].iloc[int((texts == "").argmax())]
             raise UserError(f"--target {name}: required a label in every row · got none for {where} · fill it in or remove it")
+        refuse_missing(texts, f"--target {name}", found[id_column])
     if columns.separator:
         return *_separated(cells, columns), False, []
     first = next(iter(cells.values()))
@@ -111,6 +114,21 @@ def read_targets(
             raise UserError(f"--target {name}: required 0 or 1 in every row, as there are several targets · got {odd[0]!r}")
     targets = np.stack([texts.map(BINARY).to_numpy(np.float32) for texts in cells.values()], axis=1)
     return columns.targets, targets, False, []
+
+
+def refuse_missing(texts: pd.Series, option: str, ids: pd.Series) -> None:
+    """Refuses words by which programs mean that there is nothing.
+
+    Raises:
+        UserError: One is there.
+    """
+    is_missing = texts.str.lower().isin(MISSING).to_numpy()
+    if is_missing.any():
+        first = int(is_missing.argmax())
+        raise UserError(
+            f"{option}: required a value in every row · got {texts.iloc[first]!r}, which means missing, for {ids.iloc[first]} "
+            f"({is_missing.sum()} such) · fill it in or remove the row"
+        )
 
 
 def _in_order(words: Sequence[str], columns: LabelColumns) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from nnunet_dino.features.store.layout import FEATURES, INDEX, StoreFacts, unit_
 from nnunet_dino.features.store.units import read_records
 
 COLUMNS = ("id", "path", "error", "file", "row", "first_instance", "num_instances")
+NOTE = "note"  # what had to be decided while an input was read
 
 
 def missing_units(store: Path, facts: StoreFacts) -> list[int]:
@@ -32,7 +33,7 @@ def write_index(store: Path, facts: StoreFacts, items: Sequence[Item]) -> None:
             item, failed = items[unit * facts.items_per_file + position], bool(record["error"])
             count = record["num_instances"]
             known = record["facts"]
-            extra += [name for name in known if name not in extra]
+            extra += [name for name in known if name not in (*extra, NOTE)]
             place = {"file": f"{FEATURES}/{file.name}", "row": row, "first_instance": first, "num_instances": count}
             rows.append({"id": item.id, "path": item.path, "error": record["error"], **({} if failed else place), **known})
             row, first = row + (not failed), first + count
@@ -42,7 +43,7 @@ def write_index(store: Path, facts: StoreFacts, items: Sequence[Item]) -> None:
         "preprocessing": json.dumps(facts.preprocessing, sort_keys=True),
     }
     text = io.StringIO()
-    writer = csv.DictWriter(text, [*COLUMNS, *extra, *common], restval="", lineterminator="\n")
+    writer = csv.DictWriter(text, [*COLUMNS, NOTE, *extra, *common], restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows({**row, **common} for row in rows)
     write_text(store / INDEX, text.getvalue())

@@ -11,7 +11,7 @@ import pandas as pd
 from safetensors import SafetensorError, safe_open
 
 from nnunet_dino._errors import UserError, nearest
-from nnunet_dino.features.store.index import COLUMNS, missing_units
+from nnunet_dino.features.store.index import COLUMNS, NOTE, missing_units
 from nnunet_dino.features.store.layout import INDEX, StoreFacts, read_facts
 from nnunet_dino.features.store.units import COORDINATES, INSTANCES
 
@@ -69,6 +69,14 @@ class FeatureStore:
     def failed(self) -> pd.DataFrame:
         """The rows of the index of unreadable inputs."""
         return self.index[self.index["error"] != ""]
+
+    @property
+    def notes(self) -> list[str]:
+        """What had to be decided while inputs were read, each with the ids that it is about."""
+        if NOTE not in self.index:
+            return []
+        noted = self.good[self.good[NOTE] != ""]
+        return [about(note, rows["id"].tolist()) for note, rows in noted.groupby(NOTE, sort=False)]
 
     def vectors(self, features: str = BOTH) -> tuple[list[str], np.ndarray]:
         """Returns one vector per input that could be read: of volumes the mean over slices, of slides the mean over tiles.
@@ -172,7 +180,7 @@ def _read_index(file: Path, num_items: int) -> pd.DataFrame:
     try:
         index = pd.read_csv(
             file,
-            dtype=dict.fromkeys(("id", "path", "error", "file", "backbone", "weights"), str),
+            dtype=dict.fromkeys(("id", "path", "error", "note", "file", "backbone", "weights"), str),
             keep_default_na=False,
             na_values={name: [""] for name in NUMBERS},
         )
@@ -182,6 +190,12 @@ def _read_index(file: Path, num_items: int) -> pd.DataFrame:
         reason = " ".join(str(error).split())[:150]
         raise UserError(f"{file}: required the index that `nnunet-dino extract` wrote · got {reason} · {AGAIN}") from error
     return index
+
+
+def about(note: str, ids: Sequence[str]) -> str:
+    """Returns a note with the inputs that it is about."""
+    more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
+    return f"{', '.join(ids[:3])}{more}: {note}."
 
 
 def open_store(folder: str | Path) -> FeatureStore:

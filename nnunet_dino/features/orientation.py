@@ -1,0 +1,58 @@
+"""Volumes in patient orientation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nnunet_dino.features.items import Unreadable
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume in patient orientation.
+
+    ::
+
+        values d h w:  d from the feet to the head,  h from the front to the back,  w from the patient's right to the left
+
+    Attributes:
+        values: Intensities, slope and intercept applied; in colour ``d h w 3``. A flat image is one slice.
+        spacing_mm: Distance of voxels along ``d h w``.
+        is_oriented: Whether the directions above hold; not for flat images.
+        notes: What had to be decided while it was read.
+        is_inverted: Whether high values are dark.
+        padding: Range of values that stand for nothing.
+    """
+
+    values: np.ndarray
+    spacing_mm: tuple[float, float, float]
+    is_oriented: bool = True
+    notes: tuple[str, ...] = ()
+    is_inverted: bool = False
+    padding: tuple[float, float] | None = None
+
+
+def in_patient_axes(values: np.ndarray, directions: np.ndarray, spacing_mm: tuple[float, ...]) -> Volume:
+    """Turns a volume to the nearest axes of the patient.
+
+    Args:
+        values: With three axes in any order, and perhaps colours.
+        directions: Unit vectors of the three axes as columns, in LPS.
+        spacing_mm: Along the three axes.
+    """
+    from nibabel.orientations import io_orientation
+
+    affine = np.eye(4)
+    affine[:3, :3] = directions
+    order = io_orientation(affine)
+    if np.isnan(order).any():
+        raise Unreadable("required three directions, has an orientation that is flat · correct the header")
+    for axis, (_, sign) in enumerate(order):
+        if sign < 0:
+            values = np.flip(values, axis)
+    axes = [int(np.flatnonzero(order[:, 0] == patient_axis)[0]) for patient_axis in (2, 1, 0)]
+    values = np.transpose(values, (*axes, *range(3, values.ndim)))
+    depth_mm, height_mm, width_mm = (float(spacing_mm[axis]) for axis in axes)
+    return Volume(values, (depth_mm, height_mm, width_mm))

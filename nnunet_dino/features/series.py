@@ -1,0 +1,336 @@
+"""A DICOM series as a volume: slices sorted by their positions, every distance checked."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import ndimage
+
+from nnunet_dino.features import dicom
+from nnunet_dino.features.items import Item, Unreadable
+from nnunet_dino.features.orientation import Volume, in_patient_axes
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+MAX_FOREIGN = 0.25  # of all slices: more than that is not one series with a localizer in it
+DISTANCE_TOLERANCE = 0.05  # of the distance between slices
+TILT_PX = 0.5  # smaller shifts between the first and the last slice are rounding
+WIDE_GAP = 2.5  # thicknesses between slices
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A slice in a file of its own, or a frame of one.
+
+    Attributes:
+        path: The file.
+        data: Its header.
+        frame: Which picture of the file.
+        position: Of the first pixel's centre in mm, LPS.
+        axes: Unit vectors along a row and along a column, ``2 3``.
+    """
+
+    path: str
+    data: Dataset
+    frame: int
+    position: np.ndarray | None
+    axes: np.ndarray | None
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What all slices of a volume have in common: matrix and orientation."""
+        axes = () if self.axes is None else tuple(np.round(self.axes, 2).ravel() + 0.0)
+        return (self.data.Rows, self.data.Columns, dicom.is_grey(self.data), axes)
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(self.path) + (f" frame {self.frame + 1}" if dicom.num_frames(self.data) > 1 else "")
+
+
+def with_series(items: Sequence[Item]) -> list[Item]:
+    """Replaces folders by the image series in them; a folder with several gives an item for each."""
+    result: list[Item] = []
+    for item in items:
+        if not os.path.isdir(item.path):
+            result.append(item)
+            continue
+        names = sorted(_series_in(item.path)[0])
+        result += [replace(item, id=f"{item.id}/{uid}", series=uid) for uid in names] if len(names) > 1 else [item]
+    return result
+
+
+def _series_in(folder: str) -> tuple[dict[str, list[tuple[str, Dataset]]], list[str]]:
+    """Returns the images of a folder by their series, and what was decided on the way."""
+    series: dict[str, list[tuple[str, Dataset]]] = defaultdict(list)
+    left_out: list[str] = []
+    for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name)
+        if name.startswith(".") or not os.path.isfile(path) or not dicom.is_dicom(path):
+            continue
+        data = dicom.read_header(path)
+        if dicom.no_image(data):
+            left_out.append(dicom.name_of(data))
+        else:
+            series[str(data.get("SeriesInstanceUID", ""))].append((path, data))
+    notes = [f"left out, as they are no images: {_counted(left_out)}"] if left_out else []
+    scouts = [uid for uid, files in series.items() if all("LOCALIZER" in (data.get("ImageType") or ()) for _, data in files)]
+    if scouts and len(scouts) < len(series):
+        notes.append(f"left out: {len(scouts)} series of localizers")
+        series = {uid: files for uid, files in series.items() if uid not in scouts}
+    if len(series) > 2 and all(len(files) == 1 for files in series.values()):
+        slices = [one for files in series.values() for one in slices_of(*files[0])]
+        places = {tuple(one.position) for one in slices if one.position is not None}
+        if len({one.kind for one in slices}) == 1 and len(places) == len(slices):
+            notes.append(f"every one of {len(slices)} slices has a SeriesInstanceUID of its own; they were joined")
+            series = {"": [files[0] for files in series.values()]}
+    return series, notes
+
+
+def _counted(names: Sequence[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(Counter(names).items()))
+
+
+def read_folder(item: Item, number: int | None = None) -> Volume:
+    """Reads a series of a folder.
+
+    Args:
+        item: The folder, and the series where there are several.
+        number: Which of several volumes at the same positions, from 0.
+
+    Raises:
+        Unreadable: It is not one whole series.
+    """
+    series, notes = _series_in(item.path)
+    if not series:
+        raise Unreadable("; ".join(["folder without a DICOM series", *notes]))
+    if not item.series and len(series) > 1:
+        raise Unreadable(f"required one DICOM series, has {len(series)}")
+    files = series[item.series or next(iter(series))]
+    return as_volume([one for file in files for one in slices_of(*file)], notes, number)
+
+
+def read_file(path: str, number: int | None = None) -> Volume:
+    """Reads a file of one or more frames.
+
+    Raises:
+        Unreadable: It is no image, or its frames are not one volume.
+    """
+    return as_volume(slices_of(path, dicom.read_header(path)), [], number)
+
+
+def slices_of(path: str, data: Dataset) -> list[Slice]:
+    """Returns the slices of a file.
+
+    Raises:
+        Unreadable: It is no image.
+    """
+    dicom.require_image(data)
+    found = []
+    for frame in range(dicom.num_frames(data)):
+        position = dicom.group(data, frame, "PlanePositionSequence").get("ImagePositionPatient")
+        axes = dicom.group(data, frame, "PlaneOrientationSequence").get("ImageOrientationPatient")
+        is_placed = bool(position and axes and len(position) == 3 and len(axes) == 6)
+        if dicom.num_frames(data) > 1 and "PerFrameFunctionalGroupsSequence" not in data:
+            is_placed = False  # one position for all frames
+        place = np.array(position, float) if is_placed else None
+        found.append(Slice(path, data, frame, place, np.array(axes, float).reshape(2, 3) if is_placed else None))
+    return found
+
+
+def as_volume(slices: list[Slice], notes: list[str], number: int | None = None) -> Volume:
+    """Puts slices together.
+
+    Raises:
+        Unreadable: They are not the slices of one volume at even distances.
+    """
+    slices, notes = _of_one_kind(slices, list(notes))
+    if any(one.position is None for one in slices):
+        if number not in (None, 0):
+            raise Unreadable(f"--volume: required 0, as there are no positions to tell volumes apart, got {number}")
+        return _without_positions(slices, notes)
+    axes = slices[0].axes
+    assert axes is not None
+    normal = np.cross(*axes)
+    slices = sorted(slices, key=lambda one: float(normal @ one.position))
+    slices, more = _of_one_time(slices, normal, number)
+    step_mm, positions = _distance(slices, normal)
+    thickness = float(dicom.group(slices[0].data, 0, "PixelMeasuresSequence").get("SliceThickness") or 0)
+    if len(slices) > 1 and thickness > 0 and step_mm > WIDE_GAP * thickness:
+        more.append(f"slices are {step_mm:g} mm apart and {thickness:g} mm thick")
+    pixel_hw = dicom.pixel_size(slices[0].data) or (1.0, 1.0)
+    values, padding = _values(slices)
+    shifts = _tilt(positions, axes, normal, pixel_hw, slices)
+    if shifts is not None:
+        run_mm = shifts[-1] * pixel_hw
+        angle = np.degrees(np.arctan2(np.linalg.norm(run_mm), step_mm * (len(slices) - 1)))
+        more.append(f"gantry tilt of {angle:.1f} degrees was taken out by resampling")
+        values = _sheared_back(values, shifts)
+    directions = np.stack([normal, axes[1], axes[0]], axis=1)
+    volume = in_patient_axes(values, directions, (step_mm, *pixel_hw))
+    return replace(volume, notes=(*notes, *more), is_inverted=_is_inverted(slices), padding=padding)
+
+
+def _of_one_kind(slices: list[Slice], notes: list[str]) -> tuple[list[Slice], list[str]]:
+    """Leaves out a few slices of another matrix or orientation, such as localizers."""
+    (kind, count), *others = Counter(one.kind for one in slices).most_common()
+    if not others:
+        return slices, notes
+    foreign = [one.name for one in slices if one.kind != kind]
+    shown = ", ".join(foreign[:3]) + (" …" if len(foreign) > 3 else "")
+    if len(foreign) > MAX_FOREIGN * len(slices):
+        raise Unreadable(
+            f"required slices of one orientation and matrix, has {count} and {len(foreign)} others ({shown}) · move them into "
+            "folders of their own"
+        )
+    words = f"left out: {len(foreign)} of {len(slices)} slices, whose orientation or matrix is another one ({shown})"
+    return [one for one in slices if one.kind == kind], [*notes, words]
+
+
+def _of_one_time(slices: list[Slice], normal: np.ndarray, number: int | None) -> tuple[list[Slice], list[str]]:
+    """Returns the slices of one volume where every position is there several times, as in phases and echoes."""
+    heights = np.array([normal @ one.position for one in slices])
+    spread = heights[-1] - heights[0]
+    is_new = np.diff(heights, prepend=-np.inf) > max(1e-3, 1e-4 * spread / len(slices))
+    place = np.cumsum(is_new) - 1
+    counts = np.bincount(place)
+    if counts.max() == 1:
+        if number not in (None, 0):
+            raise Unreadable(f"--volume: required 0, as there is one volume, got {number}")
+        return slices, []
+    where = int(counts.argmax())
+    twice = [one.name for one, at in zip(slices, place, strict=True) if at == where][:2]
+    if counts.min() != counts.max():
+        raise Unreadable(
+            f"required one slice at every position, has {counts.max()} at {heights[place == where][0]:g} mm "
+            f"({' and '.join(twice)}) and {counts.min()} elsewhere · remove the doubled ones"
+        )
+    if number is None or not 0 <= number < counts[0]:
+        got = "" if number is None else f", --volume is {number}"
+        raise Unreadable(
+            f"required one volume, has {counts[0]} slices at every position (such as {' and '.join(twice)}){got} · choose with "
+            f"--volume 0 to {counts[0] - 1}"
+        )
+    chosen = [
+        sorted((one for one, at in zip(slices, place, strict=True) if at == p), key=_order)[number] for p in range(len(counts))
+    ]
+    return chosen, [f"volume {number} of {counts[0]} at the same positions"]
+
+
+def _order(one: Slice) -> tuple[Any, ...]:
+    """In which order slices were taken, where their positions do not say."""
+    data, content = one.data, dicom.group(one.data, one.frame, "FrameContentSequence")
+    numbers = [data.get(name) for name in ("AcquisitionNumber", "TemporalPositionIdentifier", "EchoNumbers")]
+    times = (content.get("TemporalPositionIndex"), *numbers, data.get("InstanceNumber"), one.frame)
+    return tuple(float(value) if isinstance(value, (int, float)) else 0.0 for value in times)
+
+
+def _distance(slices: list[Slice], normal: np.ndarray) -> tuple[float, np.ndarray]:
+    """Returns the distance of slices, and their positions ``n 3``."""
+    positions = np.stack([one.position for one in slices])  # type: ignore[misc]
+    if len(slices) == 1:
+        where = dicom.group(slices[0].data, slices[0].frame, "PixelMeasuresSequence")
+        return float(where.get("SpacingBetweenSlices") or where.get("SliceThickness") or 1), positions
+    distances = np.diff(positions @ normal)
+    usual = float(np.median(distances))
+    worst = int(np.abs(distances - usual).argmax())
+    if abs(distances[worst] - usual) > DISTANCE_TOLERANCE * usual + 0.01:
+        missing = " (slices are missing)" if distances[worst] > 1.5 * usual else ""
+        raise Unreadable(
+            f"required even distances between slices{missing}, has {distances[worst]:.5g} mm between {slices[worst].name} and "
+            f"{slices[worst + 1].name} where {usual:.5g} mm are usual · get the whole series, or resample it"
+        )
+    return float(distances.mean()), positions
+
+
+def _tilt(
+    positions: np.ndarray, axes: np.ndarray, normal: np.ndarray, pixel_hw: tuple[float, float], slices: list[Slice]
+) -> np.ndarray | None:
+    """Returns by how many pixels slices are shifted along ``h w``, ``n 2``; None where they are not."""
+    away = positions - positions[0]
+    shifts = np.stack([away @ axes[1], away @ axes[0]], axis=1) / pixel_hw
+    if np.abs(shifts).max() <= TILT_PX:
+        return None
+    even = np.linspace(0, 1, len(shifts))[:, None] * shifts[-1]
+    worst = int(np.abs(shifts - even).max(1).argmax())
+    if np.abs(shifts - even)[worst].max() > TILT_PX:
+        raise Unreadable(
+            f"required slices above one another, or an even tilt, has {slices[worst].name} shifted by "
+            f"{np.abs(shifts - even)[worst].max():.3g} pixels · resample the series"
+        )
+    return shifts
+
+
+def _sheared_back(values: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """Shifts every slice to where it was, on a plane large enough for all; the lowest value fills the rest."""
+    starts = np.floor(shifts.min(0)).astype(int)
+    more = np.ceil(shifts.max(0)).astype(int) - starts
+    lowest = values.min()
+    result = np.full((len(values), *(np.array(values.shape[1:3]) + more)), lowest, np.float32)
+    for number, shift in enumerate(shifts - starts):
+        result[number, : values.shape[1], : values.shape[2]] = values[number]
+        result[number] = ndimage.shift(result[number], shift, order=1, cval=lowest)
+    return result
+
+
+def _without_positions(slices: list[Slice], notes: list[str]) -> Volume:
+    """By the location of slices, else in the order of their numbers, or of frames in their file."""
+    first = slices[0].data
+    step = float(first.get("SpacingBetweenSlices") or first.get("SliceThickness") or 0)
+    locations = [one.data.get("SliceLocation") for one in slices]
+    is_one_file = len({one.path for one in slices}) == 1
+    if len(slices) > 1 and not is_one_file and None not in locations and len(set(locations)) == len(slices):
+        slices = sorted(slices, key=lambda one: float(one.data.SliceLocation))
+        placed = [replace(one, position=np.array([0, 0, float(one.data.SliceLocation)])) for one in slices]
+        step, _ = _distance(placed, np.array([0, 0, 1.0]))
+        how = "sorted by SliceLocation"
+    elif is_one_file:
+        how = "in the order of the file"
+    else:
+        numbers = [one.data.get("InstanceNumber") for one in slices]
+        if None in numbers or len(set(numbers)) < len(slices):
+            raise Unreadable("required ImagePositionPatient, SliceLocation or InstanceNumber in every slice, has none of them")
+        slices, how = sorted(slices, key=lambda one: int(one.data.InstanceNumber)), "sorted by InstanceNumber"
+    if len(slices) > 1:
+        distance = f"{step:g} mm apart" if step > 0 else "their distance is not known, 1 mm was taken"
+        notes = [*notes, f"no ImagePositionPatient: slices {how}, {distance}, taken as axial"]
+    values, padding = _values(slices)
+    pixel_hw = dicom.pixel_size(first) or (1.0, 1.0)
+    return Volume(values, (step or 1.0, *pixel_hw), len(slices) > 1, tuple(notes), _is_inverted(slices), padding)
+
+
+def _is_inverted(slices: list[Slice]) -> bool:
+    return slices[0].data.get("PhotometricInterpretation") == "MONOCHROME1"
+
+
+def _values(slices: list[Slice]) -> tuple[np.ndarray, tuple[float, float] | None]:
+    """Returns the values ``n h w`` of slices, each by its own slope and intercept, and those that stand for nothing."""
+    files: dict[str, np.ndarray] = {}
+    whole: np.ndarray | None = None
+    paddings = {dicom.padding_of(one.data, one.frame) for one in slices}
+    for number, one in enumerate(slices):
+        if one.path not in files:
+            files = {one.path: dicom.decoded(one.data)}  # of one file at a time: frames of several are not mixed
+            _forget_pixels(one.data)
+        stored = files[one.path]
+        if one.frame >= len(stored):
+            raise Unreadable(f"damaged: required {dicom.num_frames(one.data)} frames, has {len(stored)}: {one.name}")
+        values = stored[one.frame] if stored.ndim > 3 else dicom.rescaled(stored[one.frame], one.data, one.frame)
+        if whole is None:
+            whole = np.empty((len(slices), *values.shape), values.dtype)
+        if values.dtype.kind == "f" and whole.dtype.kind != "f":
+            whole = whole.astype(np.float32)
+        whole[number] = values
+    assert whole is not None
+    return whole, paddings.pop() if len(paddings) == 1 else None
+
+
+def _forget_pixels(data: Dataset) -> None:
+    for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"):
+        if name in data:
+            del data[name]

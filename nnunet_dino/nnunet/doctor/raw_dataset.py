@@ -1,0 +1,195 @@
+"""The doctor's look over a raw data set: geometry, doubles, values of labels. Nothing is changed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunet_dino._nnunet_folders import read_json, require_dataset
+from nnunet_dino.nnunet.doctor.finding import Check, Finding
+
+TOLERANCE = {"size": 0.0, "spacing": 1e-3, "origin": 1e-2, "direction": 1e-3}
+MAX_SHOWN = 10  # findings of one kind
+
+
+def checks_of(dataset: str) -> dict[str, Check]:
+    """Returns the check of a data set in ``nnUNet_raw``.
+
+    Raises:
+        UserError: There is no such data set, or its ``dataset.json`` cannot be read.
+    """
+    folder = require_dataset(dataset)
+    description = read_json(folder / "dataset.json", dict, "correct the file")
+    return {folder.name: lambda: _brief(_look_over(folder, description))}
+
+
+def _brief(findings: Iterator[tuple[str, Finding]]) -> Iterator[Finding]:
+    """Shows the first findings of a kind, and counts the others."""
+    counts: dict[str, int] = defaultdict(int)
+    for kind, finding in findings:
+        counts[kind] += 1
+        if counts[kind] <= MAX_SHOWN:
+            yield finding
+    for kind, count in counts.items():
+        if count > MAX_SHOWN:
+            yield Finding("note", f"{kind}: {count - MAX_SHOWN} more")
+
+
+def _look_over(folder: Path, description: dict[str, Any]) -> Iterator[tuple[str, Finding]]:
+    cases = _cases(folder, description)
+    num_channels = len(description.get("channel_names") or description.get("modality") or [0])
+    allowed = _label_values(description)
+    if not cases:
+        yield "cases", Finding("FAIL", f"no training case in {folder / 'imagesTr'}", "see nnU-Net's dataset_format.md")
+        return
+    if not isinstance(description.get("dataset"), dict):
+        yield from _odd_files(folder, description, cases)
+    same: dict[str, list[str]] = defaultdict(list)
+    num_good = 0
+    for name, (images, label) in cases.items():
+        findings = list(_case(name, images, label, num_channels, allowed, same))
+        num_good += not findings
+        yield from findings
+    for names in same.values():
+        if len(names) > 1:
+            text = f"the same image in {', '.join(names[:5])}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            yield "doubles", Finding("warn", text, "keep one, or training and validation may hold the same case")
+    yield "cases", Finding("ok", f"{num_good} of {len(cases)} cases without a finding of their own")
+
+
+def _cases(folder: Path, description: dict[str, Any]) -> dict[str, tuple[list[Path], Path]]:
+    """Returns the images and the label of every training case, as nnU-Net finds them."""
+    if isinstance(description.get("dataset"), dict):
+        return {
+            name: ([_absolute(folder, image) for image in case["images"]], _absolute(folder, case["label"]))
+            for name, case in description["dataset"].items()
+        }
+    ending = description.get("file_ending", ".nii.gz")
+    images: dict[str, list[Path]] = defaultdict(list)
+    for file in sorted((folder / "imagesTr").glob(f"*_[0-9][0-9][0-9][0-9]{ending}")):
+        images[file.name[: -len(ending) - 5]].append(file)
+    return {name: (files, folder / "labelsTr" / f"{name}{ending}") for name, files in images.items()}
+
+
+def _absolute(folder: Path, name: str) -> Path:
+    return Path(name) if os.path.isabs(name) else folder / name
+
+
+def _label_values(description: dict[str, Any]) -> set[int]:
+    values = (description.get("labels") or {}).values()
+    return {0} | {int(one) for value in values for one in (value if isinstance(value, (list, tuple)) else [value])}
+
+
+def _odd_files(folder: Path, description: dict[str, Any], cases: dict[str, Any]) -> Iterator[tuple[str, Finding]]:
+    ending = description.get("file_ending", ".nii.gz")
+    for place, stems in (("imagesTr", None), ("labelsTr", set(cases))):
+        for path in sorted((folder / place).glob("*")) if (folder / place).is_dir() else ():
+            if path.name.startswith(".") or path.name.endswith((".json", ".txt", ".md")):
+                continue
+            where = path.relative_to(folder)
+            if path.is_dir():
+                text = f"{where} is a folder, which nnU-Net does not read"
+                yield "files", Finding("warn", text, f"convert a DICOM series to one {ending} file, for example with dcm2niix")
+            elif not path.name.endswith(ending):
+                yield "files", Finding("warn", f"{where}: required file_ending {ending}", "convert it, or remove it")
+            elif stems is not None and path.name[: -len(ending)] not in stems:
+                yield "files", Finding("warn", f"{where} has no image", "add the image, or remove the label")
+            elif stems is None and path.name[: -len(ending) - 5] not in cases:
+                yield "files", Finding("warn", f"{where}: required CASE_0000{ending}", "rename it")
+
+
+def _case(
+    name: str, images: list[Path], label: Path, num_channels: int, allowed: set[int], same: dict[str, list[str]]
+) -> Iterator[tuple[str, Finding]]:
+    """Looks at one case; notes what its first image holds in ``same``."""
+    if len(images) != num_channels:
+        text = f"{name}: required {num_channels} channels by dataset.json, has {len(images)}"
+        yield "channels", Finding("FAIL", text, "add the missing file, or correct channel_names")
+    first: dict[str, tuple[float, ...]] | None = None
+    for file in (*images, label):
+        if not file.is_file():
+            yield (
+                "missing",
+                Finding("FAIL", f"{name}: required {file.name}, which does not exist", "add it, or remove the case"),
+            )
+            continue
+        try:
+            values, geometry = _read(file)
+        except (RuntimeError, ValueError, OSError) as error:
+            reason = " ".join(str(error).split())[-150:]
+            text = f"{file.name} cannot be read: {reason}"
+            yield (
+                "reading",
+                Finding("FAIL", text, "get the file again, or save it with orthogonal axes (orthonormal directions)"),
+            )
+            continue
+        yield from _forms(file)
+        if first is None:
+            first = geometry
+        elif differing := [key for key, tolerance in TOLERANCE.items() if not _close(first[key], geometry[key], tolerance)]:
+            ours, theirs = (" × ".join(f"{number:.4g}" for number in one[differing[0]]) for one in (geometry, first))
+            text = f"{file.name}: {differing[0]} is {ours}, of {images[0].name} {theirs}"
+            yield "geometry", Finding("FAIL", text, "resample one to the other")
+        if file == label:
+            yield from _values_of_label(file, values, allowed)
+        else:
+            yield from _values_of_image(file, values)
+            if file == images[0]:
+                same[hashlib.sha1(np.ascontiguousarray(values).tobytes()).hexdigest()].append(name)
+
+
+def _read(file: Path) -> tuple[np.ndarray, dict[str, tuple[float, ...]]]:
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.GlobalWarningDisplayOff()
+    image = sitk.ReadImage(str(file))
+    facts = {
+        "size": image.GetSize(),
+        "spacing": image.GetSpacing(),
+        "origin": image.GetOrigin(),
+        "direction": image.GetDirection(),
+    }
+    return sitk.GetArrayFromImage(image), facts
+
+
+def _close(one: tuple[float, ...], other: tuple[float, ...], tolerance: float) -> bool:
+    return len(one) == len(other) and np.allclose(one, other, rtol=tolerance, atol=tolerance)
+
+
+def _forms(file: Path) -> Iterator[tuple[str, Finding]]:
+    """NIfTI files that other programs show mirrored or elsewhere."""
+    if not file.name.lower().endswith((".nii", ".nii.gz")):
+        return
+    import nibabel as nib
+
+    header = nib.load(file).header
+    if min(int(header["sform_code"]), int(header["qform_code"])) <= 0:
+        return
+    sform, qform = header.get_sform(), header.get_qform()
+    size = float(np.linalg.norm(sform[:3, :3], axis=0).max())
+    if not np.allclose(sform[:3, :3], qform[:3, :3], atol=0.02 * size) or not np.allclose(sform, qform, atol=max(1.0, size)):
+        text = f"{file.name}: sform and qform differ, so that programs show it in different places"
+        yield "sform and qform", Finding("warn", text, "find out which is right and save the file with it alone")
+
+
+def _values_of_image(file: Path, values: np.ndarray) -> Iterator[tuple[str, Finding]]:
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        yield "values", Finding("FAIL", f"{file.name} holds NaN or infinity", "save it again with numbers in their place")
+    elif values.size and values.min() == values.max():
+        yield "values", Finding("warn", f"{file.name} is constant: every value is {values.flat[0]:g}", "get the file again")
+
+
+def _values_of_label(file: Path, values: np.ndarray, allowed: set[int]) -> Iterator[tuple[str, Finding]]:
+    found = np.unique(values).tolist()
+    if odd := [value for value in found if value not in allowed]:
+        shown, names = ", ".join(f"{value:g}" for value in odd[:5]), ", ".join(map(str, sorted(allowed)))
+        text = f"{file.name} holds {shown}, required the labels of dataset.json: {names}"
+        yield "labels", Finding("FAIL", text, "map the values to labels, or correct dataset.json")
+    elif len(found) == 1 and found[0] == 0:
+        yield "empty labels", Finding("note", f"{file.name} holds the background only")

@@ -1,0 +1,96 @@
+"""``nnunet-dino doctor --dataset``: what is wrong with a raw data set, file by file; nothing is changed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from click.testing import CliRunner
+from probe_inputs import files_of
+
+from nnunet_dino.cli.main import main
+
+
+def write(file: Path, values: np.ndarray, spacing: tuple[float, float, float] = (1, 1, 3), origin: float = 0) -> None:
+    image = sitk.GetImageFromArray(values)
+    image.SetSpacing(spacing)
+    image.SetOrigin((origin, 0, 0))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(image, str(file))
+
+
+@pytest.fixture
+def raw(nnunet_folders: Path) -> Path:
+    folder = nnunet_folders / "nnUNet_raw" / "Dataset009_Spleen"
+    for number in range(3):
+        values = np.random.default_rng(number).integers(-1000, 1000, (4, 6, 7)).astype(np.int16)
+        write(folder / f"imagesTr/s{number}_0000.nii.gz", values)
+        write(folder / f"labelsTr/s{number}.nii.gz", (values > 500).astype(np.uint8))
+    names = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "spleen": 1}, "numTraining": 3, "file_ending": ".nii.gz"}
+    (folder / "dataset.json").write_text(json.dumps(names))
+    return folder
+
+
+def examine(dataset: str = "9") -> tuple[int, str]:
+    result = CliRunner().invoke(main, ["doctor", "--dataset", dataset], prog_name="nnunet-dino")
+    assert "Traceback" not in result.output
+    return result.exit_code, result.output
+
+
+def test_a_sound_data_set(raw: Path) -> None:
+    before = files_of(raw)
+    code, said = examine()
+    assert code == 0 and "3 of 3 cases without a finding" in said and "0 warnings" in said, said
+    assert files_of(raw) == before
+
+
+def two_forms(file: Path) -> None:
+    image = nib.load(file)
+    affine = image.affine.copy()
+    image.set_sform(affine, 2)
+    affine[0, 0] *= -1
+    image.set_qform(affine, 1)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), None, image.header), file)
+
+
+ZEROS = np.zeros((4, 6, 7), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code", "said"),
+    [
+        (lambda f: write(f / "labelsTr/s1.nii.gz", ZEROS, (1, 2, 3)), 1, "s1.nii.gz: spacing is 1 × 2 × 3, of s1_0000.nii.gz"),
+        (lambda f: write(f / "labelsTr/s1.nii.gz", ZEROS, origin=4), 1, "s1.nii.gz: origin is 4"),
+        (lambda f: write(f / "labelsTr/s1.nii.gz", ZEROS[:3]), 1, "s1.nii.gz: size is 7 × 6 × 3"),
+        (lambda f: write(f / "labelsTr/s2.nii.gz", ZEROS + np.uint8(255)), 1, "s2.nii.gz holds 255, .*: 0, 1"),
+        (lambda f: write(f / "labelsTr/s2.nii.gz", ZEROS), 0, "s2.nii.gz holds the background only"),
+        (lambda f: (f / "labelsTr/s2.nii.gz").unlink(), 1, "s2: required s2.nii.gz, which does not exist"),
+        (lambda f: (f / "imagesTr/s0_0000.nii.gz").write_bytes(b"no"), 1, "s0_0000.nii.gz cannot be read"),
+        (lambda f: write(f / "imagesTr/s0_0000.nii.gz", ZEROS), 0, "s0_0000.nii.gz is constant: every value is 0"),
+        (lambda f: write(f / "imagesTr/s0_0001.nii.gz", ZEROS), 1, "s0: required 1 channels by dataset.json, has 2"),
+        (lambda f: two_forms(f / "imagesTr/s0_0000.nii.gz"), 0, "s0_0000.nii.gz: sform and qform differ"),
+        (lambda f: (f / "imagesTr/series").mkdir(), 0, "imagesTr/series is a folder"),
+        (lambda f: write(f / "labelsTr/t9.nii.gz", ZEROS), 0, "labelsTr/t9.nii.gz has no image"),
+        (
+            lambda f: (f / "imagesTr/s1_0000.nii.gz").write_bytes((f / "imagesTr/s2_0000.nii.gz").read_bytes()),
+            0,
+            "the same image in s1, s2",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named(raw: Path, spoil: Callable[[Path], object], code: int, said: str) -> None:
+    spoil(raw)
+    got, output = examine()
+    assert re.search(said, output), output
+    assert got == code, output
+
+
+def test_a_data_set_that_is_not_there(raw: Path) -> None:
+    code, said = examine("10")
+    assert code == 2 and "unknown data set" in said and "'10'" in said
