@@ -9,7 +9,7 @@ case are computed once. Tokens:
 
     none     the stock network
     random   a random ViT
-    taught   a ViT that was trained elsewhere; its timm state is the file --vit
+    taught   a ViT that benchmarks/teach.py taught on cases that are not used here; its file is --vit
     know     the share of every label in a token's cell, in a fixed random code, with noise of --sigma in every dimension
 
 nnU-Net's folders must be set and the data set planned and preprocessed. It uses one thread unless
@@ -27,6 +27,7 @@ import subprocess
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from nnunet_dino.nnunet.discovery.registry import resolve
 
 ITERATIONS_PER_EPOCH = 50
 CODE_SEED = 7
+PROBE_STEPS, PROBE_BATCH = 1500, 4096
 Case = tuple[Tensor, Tensor, list[Tensor]]  # image c d h w, labels d h w, maps d gh gw e
 
 
@@ -73,8 +75,7 @@ def make_trainer(arguments: argparse.Namespace, seed: int) -> Any:
 
         def do_split(self) -> tuple[list[str], list[str]]:
             training, validation = super().do_split()
-            few = sorted(random.Random(0).sample(sorted(training), min(len(training), arguments.cases)))
-            return few, sorted(validation)[: arguments.validation_cases]
+            return sorted(shuffled(training)[: arguments.cases]), sorted(validation)[: arguments.validation_cases]
 
         def print_to_log_file(self, *_: Any, **__: Any) -> None:
             pass
@@ -93,6 +94,11 @@ def make_trainer(arguments: argparse.Namespace, seed: int) -> Any:
     _seed(seed)
     trainer.initialize_from_scratch()
     return trainer
+
+
+def shuffled(cases: list[str]) -> list[str]:
+    """Returns ``cases`` in an order whose beginning is taken where few are wanted."""
+    return random.Random(0).sample(sorted(cases), len(cases))
 
 
 def _seed(seed: int) -> None:
@@ -129,9 +135,57 @@ def tokens(trainer: Any, image: Tensor, labels: Tensor, arguments: argparse.Name
     num_labels, width = len(trainer.label_manager.all_labels), encoder.backbone.embed_dim
     code = torch.randn(num_labels, width, generator=torch.Generator().manual_seed(CODE_SEED))
     code = F.normalize(code, dim=-1) * width**0.5
-    shares = F.avg_pool2d(F.one_hot(labels, num_labels).permute(0, 3, 1, 2).float(), arguments.stride, ceil_mode=True)
-    known = torch.einsum("dkhw,ke->dhwe", shares, code)
+    known = shares_of_labels(labels, num_labels, arguments.stride) @ code
     return [F.layer_norm(known + arguments.sigma * torch.randn(known.shape), (width,))] * encoder.num_maps
+
+
+def shares_of_labels(labels: Tensor, num_labels: int, stride: int) -> Tensor:
+    """Returns ``d gh gw labels``: the share of every label in the cells of ``stride`` pixels, given labels ``d h w``."""
+    one_hot = F.one_hot(labels, num_labels).permute(0, 3, 1, 2).float()
+    return F.avg_pool2d(one_hot, stride, ceil_mode=True).permute(0, 2, 3, 1)
+
+
+def linear_probe(training: list[Case], validation: list[Case], num_labels: int, stride: int) -> list[float]:
+    """Returns the mean Dice of every label by a linear layer on single tokens, trained to convergence."""
+
+    def flat(maps: list[Tensor]) -> Tensor:
+        return torch.cat(maps, dim=-1).flatten(0, 2)
+
+    x = torch.cat([flat(maps) for _, _, maps in training])
+    shares = torch.cat([shares_of_labels(labels, num_labels, stride).flatten(0, 2) for _, labels, _ in training])
+    mean, deviation = x.mean(0), x.std(0) + 1e-6
+    kept = (shares[:, 0] < 1) | (torch.rand(len(x)) < 0.2)  # most of the background says the same
+    x, shares = (x[kept] - mean) / deviation, shares[kept]
+    layer = nn.Linear(x.shape[1], num_labels)
+    optimizer = torch.optim.AdamW(layer.parameters(), 1e-2, weight_decay=1e-3)
+    for _ in range(PROBE_STEPS):
+        some = torch.randint(len(x), (PROBE_BATCH,))
+        predicted, truth = layer(x[some]).log_softmax(-1), shares[some]
+        overlap = 2 * (predicted.exp() * truth).sum(0) / (predicted.exp().sum(0) + truth.sum(0) + 1e-5)
+        loss = -(truth * predicted).sum(-1).mean() - overlap[1:].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def predict(labels: Tensor, maps: list[Tensor]) -> Tensor:
+        with torch.no_grad():
+            logits = layer((flat(maps) - mean) / deviation).view(*maps[0].shape[:3], -1).permute(3, 0, 1, 2)[None]
+        size = [labels.shape[0], *(side * stride for side in maps[0].shape[1:3])]
+        upsampled = F.interpolate(logits, size, mode="trilinear")[0].argmax(0)
+        return upsampled[:, : labels.shape[1], : labels.shape[2]]
+
+    return mean_dice(((predict(labels, maps), labels) for _, labels, maps in validation), num_labels)
+
+
+def mean_dice(pairs: Iterable[tuple[Tensor, Tensor]], num_labels: int) -> list[float]:
+    """Returns the mean Dice of every foreground label over (predicted, true) cases that have it."""
+    dice: dict[int, list[float]] = defaultdict(list)
+    for predicted, labels in pairs:
+        for label in range(1, num_labels):
+            a, b = predicted == label, labels == label
+            if b.any():
+                dice[label].append(2 * float((a & b).sum()) / float(a.sum() + b.sum()))
+    return [statistics.mean(dice[label]) for label in range(1, num_labels)]
 
 
 def batch(trainer: Any, cases: list[Case], rng: np.random.Generator, stride: int) -> tuple[dict[str, Any], list[Tensor]]:
@@ -163,19 +217,18 @@ def evaluate(trainer: Any, cases: list[Case]) -> list[float]:
     """Returns the mean Dice of every label over ``cases``, each predicted whole."""
     network = trainer.network.eval()
     trainer.set_deep_supervision_enabled(False)
-    num_labels, dice = len(trainer.label_manager.all_labels), defaultdict(list)
-    for image, labels, maps in cases:
+
+    def predict(image: Tensor, maps: list[Tensor]) -> Tensor:
         if maps:
             network.slice_encoder.maps = maps
         with torch.no_grad():
-            predicted = network(image[None])[0].argmax(0)
-        for label in range(1, num_labels):
-            a, b = predicted == label, labels == label
-            if b.any():
-                dice[label].append(2 * float((a & b).sum()) / float(a.sum() + b.sum()))
+            return network(image[None])[0].argmax(0)
+
+    pairs = ((predict(image, maps), labels) for image, labels, maps in cases)
+    dice = mean_dice(pairs, len(trainer.label_manager.all_labels))
     trainer.set_deep_supervision_enabled(True)
     network.train()
-    return [statistics.mean(dice[label]) for label in range(1, num_labels)]
+    return dice
 
 
 class Movement:
@@ -203,8 +256,9 @@ def run(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     if arguments.tokens == "taught":
         trainer.network.slice_encoder.backbone.backbone.vit.load_state_dict(torch.load(arguments.vit, weights_only=True))
     training, validation = (load_cases(trainer, names, arguments) for names in trainer.do_split())
-    network = trainer.network.train()
+    network, probe = trainer.network.train(), None
     if arguments.tokens != "none":
+        probe = linear_probe(training, validation, len(trainer.label_manager.all_labels), arguments.stride)
         network.slice_encoder = GivenTokens(network.slice_encoder)
     movement, curve, moved, started = Movement(network), {}, {}, time.process_time()
     for iteration in range(arguments.iterations):
@@ -222,7 +276,7 @@ def run(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
         k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items() if k not in ("seeds", "out", "table")
     }
     seconds = time.process_time() - started
-    return {**settings, "seed": seed, "curve": curve, "moved": moved, "seconds": seconds, "commit": commit}
+    return {**settings, "seed": seed, "curve": curve, "moved": moved, "probe": probe, "seconds": seconds, "commit": commit}
 
 
 def table(file: Path) -> str:
@@ -241,6 +295,8 @@ def table(file: Path) -> str:
             means = [statistics.mean(r["curve"][at]) for r in records]
             cells.append(f"{at}: {statistics.median(means):.3f} ({min(means):.3f}–{max(means):.3f})")
         parts = {part: statistics.median(r["moved"][part] for r in records) for part in records[0]["moved"]}
+        probes = [statistics.mean(r["probe"]) for r in records if r.get("probe")]
+        cells.append(f"probe {statistics.median(probes):.3f}" if probes else "probe –")
         moved = ", ".join(f"{part} {value:.3f}" for part, value in parts.items())
         rows.append(f"| {name} | {len(records)} | {' · '.join(cells)} | {moved} |")
     return "\n".join(rows)
@@ -278,6 +334,7 @@ def main() -> None:
         with arguments.out.open("a") as out:
             out.write(json.dumps(record) + "\n")
         means = {at: round(statistics.mean(dice), 3) for at, dice in record["curve"].items()}
+        means |= {"probe": round(statistics.mean(record["probe"]), 3)} if record["probe"] else {}
         moved = {part: round(share, 3) for part, share in record["moved"].items()}
         start = "prior" if arguments.prior else "nnU-Net's start"
         print(arguments.tokens, arguments.dino, arguments.optimizer, start, seed, means, moved, flush=True)

@@ -55,6 +55,32 @@ class NetworkContract:
             unchanged = [torch.equal(*pair) for pair in zip(before, skips_and_logits(network, changed), strict=True)]
             assert not any(unchanged), f"channel {channel}: {unchanged}"
 
+    @pytest.mark.parametrize("rgb", ["windows", "neighbours"])
+    def test_every_way_to_red_green_and_blue_shows_every_channel(self, num_axes: int, rgb: str) -> None:
+        if rgb == "neighbours" and num_axes == 2:
+            return
+        windows = [[-3.0, 3.0], [-2.0, 2.0], [-1.0, 1.0]]
+        network = self.build(num_axes, 2, rgb=rgb, channels=[{"windows": windows}] * 2).eval()
+        x = images(num_axes, 2)
+        before = skips_and_logits(network, x)
+        for channel in range(2):
+            changed = x.clone()
+            changed[:, channel] = torch.randn_like(changed[:, channel])
+            assert not any(torch.equal(*pair) for pair in zip(before, skips_and_logits(network, changed), strict=True))
+
+    def test_neighbours_are_reused_only_among_the_same_neighbours(self, num_axes: int) -> None:
+        if num_axes == 2:
+            return
+        network = self.build(num_axes, rgb="neighbours").eval()
+        volume = torch.cat([images(num_axes), images(num_axes)], dim=2)
+        first, second = volume[:, :, :6], volume[:, :, 1:7]
+        with torch.inference_mode():
+            remembered = [network(window) for window in (first, second)]
+            encoded = network.slice_encoder.reuse.num_encoded
+            network.slice_encoder.reuse.forget()
+            assert torch.equal(network(second), remembered[1])
+        assert encoded == 2 * (6 + 3)  # slices 1 and 5 have other neighbours now, slice 6 is new
+
     @pytest.mark.parametrize("channels", [1, 4])
     def test_shallow_stages_see_shallow_taps(self, num_axes: int, channels: int) -> None:
         network = self.build(num_axes, channels).eval()
@@ -88,6 +114,12 @@ class NetworkContract:
         assert [tuple(output.shape[2:]) for output in network(images(num_axes))][:2] == [full, half]
         network.decoder.deep_supervision = False
         assert tuple(network(images(num_axes)).shape) == (2, NUM_CLASSES, *full)
+
+    def test_encoding_and_decoding_is_the_whole(self, num_axes: int) -> None:
+        network = self.build(num_axes).eval()
+        if hasattr(network, "encode"):
+            x = images(num_axes)
+            assert torch.equal(network.decode(*network.encode(x)), network(x))
 
     def test_an_image_sees_only_itself(self, num_axes: int) -> None:
         network = self.build(num_axes).eval()
@@ -147,9 +179,9 @@ class NetworkContract:
     def test_label_channels_of_a_cascade_reach_the_logits_past_the_transformer(self, num_axes: int) -> None:
         if not self.sees_labels:
             with pytest.raises(UserError, match="got 2 label channels"):
-                self.build(num_axes, 3, num_image_channels=1)
+                self.build(num_axes, 3, channels=[{}])
             return
-        network = self.build(num_axes, 3, num_image_channels=1).eval()
+        network = self.build(num_axes, 3, channels=[{}]).eval()
         x = images(num_axes, 3)
         tokens, logits = network.slice_encoder(x), network(x)
         for channel in (1, 2):
@@ -203,7 +235,7 @@ class NetworkContract:
         with pytest.raises(UserError, match="'fro zen'; did you mean 'frozen'"):
             self.build(num_axes, adaptation="fro zen")
         with pytest.raises(UserError, match="at most 1 input channels · got 7"):
-            self.build(num_axes, num_image_channels=7)
+            self.build(num_axes, channels=[{}] * 7)
 
 
 def images(num_axes: int, channels: int = 1) -> Tensor:

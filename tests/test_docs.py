@@ -291,11 +291,14 @@ def test_nnunet_finds_the_trainer_of_the_example_and_it_builds(tmp_path: Path, m
     monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path))
     monkeypatch.setenv("nnUNet_dino_weights", "random")
     trainer = find_objects.recursive_find_trainer_class_by_name(name)
-    backbone = trainer.build_network_architecture(None, planned_configuration(), 1, 3, True).slice_encoder.backbone
+    backbone = trainer.build_network_architecture(PLANS, planned_configuration(), 1, 3, True).slice_encoder.backbone
     assert isinstance(backbone, AdaptedBackbone)
     assert (trainer.__name__, backbone.name, backbone.adaptation) == (name, "dinov3_vits16", "lora")
     ranks = {p.shape[0] for key, p in backbone.named_parameters() if ".lora_A." in key}
     assert ranks == {trainer.dino.lora.rank} == {8}
+
+
+PLANS = SimpleNamespace(foreground_intensity_properties_per_channel={})
 
 
 def planned_configuration() -> SimpleNamespace:
@@ -321,4 +324,10 @@ def planned_configuration() -> SimpleNamespace:
         "arch_kwargs": arguments,
         "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
     }
-    return SimpleNamespace(normalization_schemes=["ZScoreNormalization"], configuration={"architecture": architecture})
+    configuration = {
+        "architecture": architecture,
+        "normalization_schemes": ["ZScoreNormalization"],
+        "spacing": [1.0, 1.0],
+        "patch_size": [32, 32],
+    }
+    return SimpleNamespace(configuration=configuration)

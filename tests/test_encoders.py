@@ -7,7 +7,16 @@ import torch
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.precision import backbone_dtype
-from nnunet_dino.networks.channels import channels_to_images, num_images
+from nnunet_dino.backbones.rgb import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ChannelView,
+    channels_to_images,
+    num_images,
+    standardised,
+    windows_to_images,
+    with_neighbours,
+)
 from nnunet_dino.networks.injection import resample
 from nnunet_dino.networks.slices import fold_slices, token_grid, unfold_slices
 
@@ -34,6 +43,39 @@ def test_pixels_stay_square_within_half_a_patch(size: tuple[int, int], stride: i
     long, short = (0, 1) if size[0] > size[1] else (1, 0)
     assert 0 <= seen[short] - size[short] * 16 / stride < 16
     assert abs(seen[long] - size[long] * seen[short] / size[short]) <= 8
+
+
+@pytest.mark.parametrize(
+    ("size", "aspect", "grid"),
+    [((40, 40), 2.0, (10, 5)), ((40, 40), 0.5, (5, 10)), ((60, 40), 7.8 / 5.2, (11, 5)), ((40, 80), 2.0, (10, 10))],
+)
+def test_tokens_are_square_in_millimetres(size: tuple[int, int], aspect: float, grid: tuple[int, int]) -> None:
+    assert token_grid(size, 8, aspect) == grid
+
+
+def test_a_slice_is_shown_between_its_neighbours() -> None:
+    volume = torch.tensor([[5.0, 7.0, 2.0], [10.0, 30.0, 20.0]]).view(1, 2, 3, 1, 1).expand(4, 2, 3, 5, 6)
+    shown = fold_slices(with_neighbours(volume))[3:6, :, 4, 5].tolist()
+    assert shown == [[5, 5, 7, 10, 10, 30], [5, 7, 2, 10, 30, 20], [7, 2, 2, 30, 20, 20]]
+    red_green_blue = channels_to_images(fold_slices(with_neighbours(volume)))
+    assert [image[4, :, 0, 0].tolist() for image in red_green_blue] == [[5, 7, 2], [10, 30, 20]]
+
+
+def test_channels_are_standardised_before_they_are_shown() -> None:
+    slices = torch.tensor([5.0, 7.0]).view(1, 2, 1, 1).expand(3, 2, 4, 5)
+    views = [ChannelView(mean=1.0, std=2.0), ChannelView()]
+    assert standardised(slices, views)[2, :, 3, 4].tolist() == [2, 7]
+    tripled = slices.repeat_interleave(3, dim=1)
+    assert standardised(tripled, views)[2, :, 3, 4].tolist() == [2, 2, 2, 7, 7, 7]
+    assert standardised(slices, [ChannelView()] * 2) is slices
+
+
+def test_a_window_is_black_below_and_white_above() -> None:
+    channel = torch.tensor([-9.0, 0.0, 1.0, 9.0]).view(1, 1, 1, 4).expand(2, 1, 3, 4)
+    (image,) = windows_to_images(channel, [((-2.0, 2.0), (0.0, 2.0), (0.5, 1.5))])
+    unit = image * torch.tensor(IMAGENET_STD).view(3, 1, 1) + torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
+    expected = torch.tensor([[0, 0.5, 0.75, 1], [0, 0, 0.5, 1], [0, 0, 0.5, 1]])
+    torch.testing.assert_close(unit[1, :, 2], expected)
 
 
 def test_slices_are_folded_batch_first() -> None:

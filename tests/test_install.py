@@ -202,11 +202,11 @@ if __name__ == '__main__':
 """
     script.write_text(LOOK_UP + ask)
     assert call(installed.python, script).split()[-3:] == [TRAINERS, PLANNERS, TRAINERS]
-    assert installed.run(LOOK_UP + EXTENDED, nnUNet_dino_hook="0") == ["False"]
 
 
 @pytest.mark.parametrize("installed", [CASES[-1]], indirect=True, ids=str)
 def test_without_the_hook_the_external_folder_serves_trainers(installed: Environment) -> None:
+    assert installed.run(LOOK_UP + EXTENDED, nnUNet_dino_hook="0") == ["False"]
     folder = call(installed.python, installed.command, "trainers-path").strip()
     find = """
 import pickle

@@ -95,7 +95,7 @@ def test_only_the_network_differs_from_stock_plans(data_set: Path, stock_planner
         architecture = mine["architecture"]
         assert architecture["network_class_name"] == "nnunet_dino.networks.DINOv3UNet"
         assert architecture["arch_kwargs"]["unet"] == theirs["architecture"]["network_class_name"]
-        assert architecture["arch_kwargs"]["dino"]["num_image_channels"] == 2
+        assert architecture["arch_kwargs"]["dino"]["channels"] == 2 * [{"mean": 0.0, "std": 1.0, "windows": []}]
     cascade = ours["configurations"]["3d_cascade_fullres"]
     assert cascade == {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
     assert ours["configurations"]["3d_lowres"]["data_identifier"] == f"{our_planner.default_plans_name}_3d_lowres"
@@ -202,7 +202,7 @@ def test_stock_nnunet_builds_every_configuration(data_set: Path, configuration: 
             deep_supervision=True,
         )
     assert isinstance(network, DINOv3UNet)
-    assert network.slice_encoder.num_image_channels == 2
+    assert len(network.slice_encoder.channels) == 2
     assert not hasattr(network, "initialize")
 
 

@@ -20,8 +20,9 @@ from safetensors.torch import load_file, save_file
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.backbones import weights
+from nnunet_dino.backbones.rgb import IMAGENET_MEAN, IMAGENET_STD
 from nnunet_dino.cli.main import main
-from nnunet_dino.features.encoder import MEAN, STD, FrozenEncoder, default_batch, pick_device
+from nnunet_dino.features.encoder import FrozenEncoder, default_batch, pick_device
 from nnunet_dino.features.store.reader import FeatureStore
 
 ROOT = Path(__file__).parents[1]
@@ -83,7 +84,9 @@ def test_features_are_those_of_timm(pictures, whole):
         height = round(32 * 40 / 56)
         small = torch.nn.functional.interpolate(grey, (height, 32), mode="bilinear", antialias=True)
         square = torch.nn.functional.pad(small, (0, 0, (32 - height) // 2, 32 - height - (32 - height) // 2))
-        normal = (square.expand(1, 3, 32, 32) - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+        normal = (square.expand(1, 3, 32, 32) - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(
+            3, 1, 1
+        )
         with torch.no_grad():
             tokens = vit.forward_features(normal)[0]
         expected = torch.cat([tokens[0], tokens[5:].mean(0)])

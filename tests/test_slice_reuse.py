@@ -15,6 +15,7 @@ from sliding_window import MovingPredictor, image, predict, predictor
 from small_nets import TINY, planned, small_unet, volume
 from torch import Tensor, nn
 
+from nnunet_dino.backbones.rgb import ChannelView
 from nnunet_dino.networks.meddinov3 import MedDINOv3
 from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.networks.slices import SliceEncoder
@@ -62,7 +63,7 @@ class CountingNetwork(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.slice_encoder = SliceEncoder(MeanOfSlices(), 1, 16)
+        self.slice_encoder = SliceEncoder(MeanOfSlices(), [ChannelView()], 16)
 
     def forward(self, x: Tensor) -> Tensor:
         self.slice_encoder(x)
@@ -113,7 +114,7 @@ def test_a_network_that_nnunet_moves_in_inference_mode_reuses_all_the_same(
 
 
 def networks() -> list[Any]:
-    dino = {"backbone": TINY, "weights": "random", "gate_start": 0.5}
+    dino = {"backbone": TINY, "weights": "random"}
     return [
         pytest.param(lambda: small_unet(gate_start=0.5), 3, id="unet"),
         pytest.param(lambda: small_unet(gate_start=0.5, adaptation="lora"), 3, id="lora"),
@@ -205,10 +206,14 @@ def test_nothing_is_held_after_an_image_even_if_it_failed(monkeypatch: pytest.Mo
         nnUNetPredictor, "predict_sliding_window_return_logits", nnUNetPredictor.predict_sliding_window_return_logits
     )
     architecture = {"network_class_name": PLAIN_UNET, "arch_kwargs": planned(PLAIN_UNET, 3), "_kw_requires_import": []}
-    configuration = SimpleNamespace(normalization_schemes=["CT"], configuration={"architecture": architecture})
+    planned_2d = {"normalization_schemes": ["CT"], "spacing": (1, 1), "patch_size": (20, 12), "architecture": architecture}
+    configuration, plans = (
+        SimpleNamespace(configuration=planned_2d),
+        SimpleNamespace(foreground_intensity_properties_per_channel={}),
+    )
     trainer = type("TinyTrainer", (DINOv3Trainer,), {"dino": DinoOptions(TINY, weights="random")})
     for _ in range(2):
-        trainer.build_network_architecture(None, configuration, 1, 3, False)
+        trainer.build_network_architecture(plans, configuration, 1, 3, False)
     network = small_unet()
     predict(network, image(10, 20, 12), (6, 20, 12), (0, 1))
     assert network.slice_encoder.reuse.num_bytes == 0

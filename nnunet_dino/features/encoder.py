@@ -13,12 +13,10 @@ from nnunet_dino.backbones import weights
 from nnunet_dino.backbones.adapted import AdaptedBackbone
 from nnunet_dino.backbones.catalogue import get_spec
 from nnunet_dino.backbones.precision import backbone_dtype
+from nnunet_dino.backbones.rgb import IMAGENET_MEAN, IMAGENET_STD
 from nnunet_dino.backbones.vit import NUM_PREFIX_TOKENS, PATCH_PX, TOKENS_AT_ONCE
 
 RANDOM_SEED = 0
-# What DINOv3 was trained with (ImageNet's), for intensities in 0..1.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 
 
 class Features(NamedTuple):
@@ -67,8 +65,8 @@ class FrozenEncoder:
         self.digest = self._backbone.digest or weights.digest_of(self._backbone.backbone.vit.state_dict())
         self.dtype = backbone_dtype(device)
         self._backbone.to(device)
-        self._mean = torch.tensor(MEAN, device=device).view(3, 1, 1)
-        self._std = torch.tensor(STD, device=device).view(3, 1, 1)
+        self._mean = torch.tensor(IMAGENET_MEAN, device=device).view(3, 1, 1)
+        self._std = torch.tensor(IMAGENET_STD, device=device).view(3, 1, 1)
 
     @property
     def embed_dim(self) -> int:

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.quiet_timm import timm
 from nnunet_dino.backbones.vit import PATCH_PX
-from nnunet_dino.networks.options import DinoOptions, build_slice_encoder, refuse_label_channels
-from nnunet_dino.networks.slices import token_grid
+from nnunet_dino.networks.options import DinoOptions, build_slice_encoder, refuse_label_channels, refuse_unused
 from nnunet_dino.networks.unet import NEGATIVE_SLOPE, keep_buffers_out_of_ddp
 
 NUM_DOUBLINGS = PATCH_PX.bit_length() - 1  # 16 pixels per token: four
@@ -88,6 +87,7 @@ class MedDINOv3(nn.Module):
         _check(deep_supervision, unet_kwargs.get("conv_op", nn.Conv2d))
         options = DinoOptions.from_plans(dino)
         refuse_label_channels("MedDINOv3", options, input_channels)
+        refuse_unused("MedDINOv3", options, "gate_start", "neck_width", "token_head")
         self.slice_encoder = build_slice_encoder(options, input_channels)
         backbone = self.slice_encoder.backbone
         if options.drop_path:
@@ -108,7 +108,7 @@ class MedDINOv3(nn.Module):
 
     def compute_conv_feature_map_size(self, input_size: list[int]) -> int:
         """Counts the decoder's outputs for one sample, as nnU-Net's planner asks."""
-        gh, gw = token_grid(input_size, self.slice_encoder.token_stride_px)
+        gh, gw = self.slice_encoder.grid(input_size)
         widths = self.decoder.widths[1:]
         doubled = sum(width * gh * gw * 4**i for i, width in enumerate(widths, start=1))
         return doubled + self.decoder.seg_layers[0].out_channels * gh * gw * 4 ** len(widths)

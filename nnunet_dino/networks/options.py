@@ -7,6 +7,7 @@ from typing import Any
 
 from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.backbones.adapted import PRETRAINED, AdaptedBackbone, LoraOptions
+from nnunet_dino.backbones.rgb import REPEAT, RGB, WINDOWS, ChannelView
 from nnunet_dino.networks.slices import SliceEncoder
 
 
@@ -19,13 +20,16 @@ class DinoOptions:
         weights: ``"pretrained"`` or ``"random"``.
         adaptation: ``"frozen"``, ``"lora"`` or ``"full"``.
         lora: Used if ``adaptation`` is ``"lora"``.
-        token_stride_px: Pixels of the patch per token along ``h`` and ``w``.
+        token_stride_px: Pixels of the patch per token, along the axis with the smaller ones.
         taps_are_normalised: Pass tapped blocks through the transformer's final LayerNorm.
         drop_path: Stochastic depth rate of a fully trained backbone, in [0, 1).
         neck_width: Width of the aggregated tokens.
         gate_start: Factor on the start of the injections' projections; 0 starts as the stock network.
         token_head: Add a linear layer of the tokens to every output.
-        num_image_channels: Leading input channels that are images; 0 means all.
+        rgb: How image channels become red, green and blue: ``"repeat"``, ``"windows"`` or ``"neighbours"``, see
+            :mod:`nnunet_dino.backbones.rgb`.
+        channels: Leading input channels that are images, and how their intensities are shown; empty for all, as they arrive.
+        pixel_aspect: Height of a pixel over its width, in millimetres.
     """
 
     backbone: str
@@ -38,7 +42,13 @@ class DinoOptions:
     neck_width: int = 128
     gate_start: float = 0.0
     token_head: bool = True
-    num_image_channels: int = 0
+    rgb: str = REPEAT
+    channels: tuple[ChannelView, ...] = ()
+    pixel_aspect: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.rgb not in RGB:
+            raise UserError(f"dino.rgb: required one of {', '.join(RGB)} · got {self.rgb!r}{nearest(self.rgb, RGB)}")
 
     @classmethod
     def from_plans(cls, entry: dict[str, Any]) -> DinoOptions:
@@ -55,7 +65,8 @@ class DinoOptions:
         _refuse_unknown(lora, LoraOptions, "dino.lora")
         if "targets" in lora:
             lora["targets"] = tuple(lora["targets"])
-        return cls(lora=LoraOptions(**lora), **options)
+        channels = tuple(_channel_view(channel) for channel in options.pop("channels", ()))
+        return cls(lora=LoraOptions(**lora), channels=channels, **options)
 
     def to_plans(self) -> dict[str, Any]:
         """Returns the entry that :meth:`from_plans` reads."""
@@ -68,11 +79,14 @@ def build_slice_encoder(options: DinoOptions, input_channels: int) -> SliceEncod
     """Builds the slice encoder for a network with ``input_channels`` input channels.
 
     Raises:
-        UserError: the backbone or its options are unknown, or more image channels are asked for than there are.
+        UserError: the backbone or its options are unknown, there are more image channels than input channels, or windows are
+            asked for and not given.
     """
-    num_image_channels = options.num_image_channels or input_channels
-    if num_image_channels > input_channels:
-        raise UserError(f"num_image_channels: required at most {input_channels} input channels · got {num_image_channels}")
+    channels = options.channels or (ChannelView(),) * input_channels
+    if len(channels) > input_channels:
+        raise UserError(f"dino.channels: required at most {input_channels} input channels · got {len(channels)}")
+    if options.rgb == WINDOWS and not all(view.windows for view in channels):
+        raise UserError("dino.rgb windows: required the windows of every channel · got none · let the plans give them")
     backbone = AdaptedBackbone(
         name=options.backbone,
         weights=options.weights,
@@ -81,7 +95,7 @@ def build_slice_encoder(options: DinoOptions, input_channels: int) -> SliceEncod
         taps_are_normalised=options.taps_are_normalised,
         drop_path=options.drop_path,
     )
-    return SliceEncoder(backbone, num_image_channels, options.token_stride_px)
+    return SliceEncoder(backbone, channels, options.token_stride_px, options.pixel_aspect, options.rgb)
 
 
 def refuse_label_channels(network: str, options: DinoOptions, input_channels: int) -> None:
@@ -90,12 +104,29 @@ def refuse_label_channels(network: str, options: DinoOptions, input_channels: in
     Raises:
         UserError: there are channels that are not images.
     """
-    num_labels = input_channels - (options.num_image_channels or input_channels)
+    num_labels = input_channels - (len(options.channels) or input_channels)
     if num_labels > 0:
         raise UserError(
             f"{network}: required image channels only · got {num_labels} label channels of a cascade, which it could not see · "
             "use another trainer for 3d_cascade_fullres"
         )
+
+
+def refuse_unused(network: str, options: DinoOptions, *names: str) -> None:
+    """Refuses options that a network has no part for.
+
+    Raises:
+        UserError: one of ``names`` is not left as it is by default.
+    """
+    defaults = {f.name: f.default for f in fields(options)}
+    for name in names:
+        if (got := getattr(options, name)) != defaults[name]:
+            raise UserError(f"{network}: required no dino.{name}, which it has no part for · got {got} · leave it out")
+
+
+def _channel_view(entry: dict[str, Any]) -> ChannelView:
+    _refuse_unknown(entry, ChannelView, "dino.channels")
+    return ChannelView(**{**entry, "windows": tuple((low, high) for low, high in entry.get("windows", ()))})
 
 
 def _refuse_unknown(entry: dict[str, Any], cls: type, where: str) -> None:

@@ -10,24 +10,41 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunet_dino.backbones.adapted import AdaptedBackbone
+from nnunet_dino.backbones.rgb import (
+    NEIGHBOURS,
+    REPEAT,
+    WINDOWS,
+    ChannelView,
+    channels_to_images,
+    num_images,
+    standardised,
+    windows_to_images,
+    with_neighbours,
+)
 from nnunet_dino.backbones.vit import NUM_PREFIX_TOKENS, PATCH_PX, TOKENS_AT_ONCE
-from nnunet_dino.networks.channels import channels_to_images, num_images
 from nnunet_dino.networks.slice_reuse import SliceReuse
 
 CHUNK_TOKENS_ON_CPU = 2048  # as fast, and intermediate results stay small
 MIN_ROWS = 32
 
 
-def token_grid(size_px: Sequence[int], token_stride_px: int) -> tuple[int, int]:
+def token_grid(size_px: Sequence[int], token_stride_px: int, pixel_aspect: float = 1.0) -> tuple[int, int]:
     """Returns ``(gh, gw)``: how many tokens cover a slice of ``size_px = (h, w)`` at one token per ``token_stride_px``.
 
-    The shorter side decides by how much a slice is enlarged, the longer one follows. So pixels stay square but for the
-    rounding of the longer side to whole tokens, by which it is stretched or squeezed by at most half a patch.
+    The shorter side decides by how much a slice is enlarged, the longer one follows. So a millimetre is as long along ``h`` as
+    along ``w`` but for the rounding of the longer side to whole tokens, by which it is stretched or squeezed by at most half a
+    patch.
+
+    Args:
+        size_px: ``(h, w)``.
+        token_stride_px: Pixels per token, along the axis with the smaller ones.
+        pixel_aspect: Height of a pixel over its width.
     """
-    shorter, longer = sorted(size_px)
-    num_shorter = math.ceil(shorter / token_stride_px)
-    num_longer = round(longer * num_shorter / shorter)
-    return (num_shorter, num_longer) if size_px[0] <= size_px[1] else (num_longer, num_shorter)
+    height, width = size_px[0] * max(1.0, pixel_aspect), size_px[1] * max(1.0, 1 / pixel_aspect)
+    shorter, longer = sorted((height, width))
+    num_shorter = math.ceil(round(shorter / token_stride_px, 6))
+    num_longer = max(1, round(longer * num_shorter / shorter))
+    return (num_shorter, num_longer) if height <= width else (num_longer, num_shorter)
 
 
 def fold_slices(volume: Tensor) -> Tensor:
@@ -48,21 +65,33 @@ class SliceEncoder(nn.Module):
         b c d h w ─► (b·d) c h w ─► resize ─► (b·d) 3 16·gh 16·gw ─► backbone ─► per tap (b·d) gh gw e
 
     A slice is resized so that one token covers ``token_stride_px`` pixels of the input, which enlarges small slices: at a
-    stride of 8 a 56 × 40 slice is seen as 112 × 80 pixels and gives 7 × 5 tokens. Intensities are passed on as nnU-Net
-    normalised them (zero mean, unit variance, as the backbone was trained with); slices are never normalised one by one.
+    stride of 8 a 56 × 40 slice is seen as 112 × 80 pixels and gives 7 × 5 tokens. Pixels that are not square are resized until
+    they are. Intensities are passed on as nnU-Net normalised them where that is to zero mean and unit variance, as the backbone
+    was trained with; ``channels`` tell how else. Slices are never normalised one by one.
 
     Args:
         backbone: The backbone.
-        num_image_channels: Leading channels that are images. Further ones (the one-hot labels of a cascade) are not shown.
-        token_stride_px: Pixels of the input per token along ``h`` and ``w``.
+        channels: Leading channels that are images. Further ones (the one-hot labels of a cascade) are not shown.
+        token_stride_px: Pixels of the input per token, along the axis with the smaller ones.
+        pixel_aspect: Height of a pixel over its width, in millimetres.
+        rgb: How channels become red, green and blue, see :mod:`nnunet_dino.backbones.rgb`.
     """
 
-    def __init__(self, backbone: AdaptedBackbone, num_image_channels: int, token_stride_px: int) -> None:
+    def __init__(
+        self,
+        backbone: AdaptedBackbone,
+        channels: Sequence[ChannelView],
+        token_stride_px: int,
+        pixel_aspect: float = 1.0,
+        rgb: str = REPEAT,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.num_image_channels = num_image_channels
+        self.channels = tuple(channels)
         self.token_stride_px = token_stride_px
-        self.num_maps = backbone.num_taps * num_images(num_image_channels)
+        self.pixel_aspect = pixel_aspect
+        self.rgb = rgb
+        self.num_maps = backbone.num_taps * num_images(len(self.channels), rgb)
         self.reuse = SliceReuse()
 
     def train(self, mode: bool = True) -> SliceEncoder:
@@ -109,14 +138,19 @@ class SliceEncoder(nn.Module):
         weights = [self.backbone] if neck is None else [self.backbone, neck]
         return self.reuse.fetch(slices, encode, weights, self._at_least(slices), they_return=volume.ndim > 4)
 
+    def grid(self, size_px: Sequence[int]) -> tuple[int, int]:
+        """Returns ``(gh, gw)`` of a slice of ``size_px = (h, w)``."""
+        return token_grid(size_px, self.token_stride_px, self.pixel_aspect)
+
     def _slices(self, volume: Tensor) -> Tensor:
-        return fold_slices(volume[:, : self.num_image_channels])
+        images = volume[:, : len(self.channels)]
+        return fold_slices(with_neighbours(images) if self.rgb == NEIGHBOURS else images)
 
     def _at_least(self, slices: Tensor) -> int:
-        return math.ceil(MIN_ROWS / math.prod(token_grid(slices.shape[2:], self.token_stride_px)))
+        return math.ceil(MIN_ROWS / math.prod(self.grid(slices.shape[2:])))
 
     def _encode(self, slices: Tensor) -> tuple[Tensor, ...]:
-        gh, gw = token_grid(slices.shape[2:], self.token_stride_px)
+        gh, gw = self.grid(slices.shape[2:])
         size_px = gh * PATCH_PX, gw * PATCH_PX
         at_a_time = CHUNK_TOKENS_ON_CPU if slices.device.type == "cpu" else TOKENS_AT_ONCE
         num_chunks = min(len(slices), math.ceil(len(slices) * (gh * gw + NUM_PREFIX_TOKENS) / at_a_time))
@@ -130,7 +164,12 @@ class SliceEncoder(nn.Module):
     def _encode_chunk(self, slices: Tensor, size_px: tuple[int, int]) -> list[Tensor]:
         if slices.shape[2:] != size_px:
             slices = F.interpolate(slices.float(), size_px, mode="bilinear", antialias=False)
-        return [tap.movedim(1, -1) for image in channels_to_images(slices) for tap in self.backbone(image)]
+        return [tap.movedim(1, -1) for image in self._images(slices) for tap in self.backbone(image)]
+
+    def _images(self, slices: Tensor) -> list[Tensor]:
+        if self.rgb == WINDOWS:
+            return windows_to_images(slices, [view.windows for view in self.channels])
+        return channels_to_images(standardised(slices, self.channels))
 
 
 def _fill(num: int, chunks: Iterable[Sequence[Tensor]]) -> tuple[Tensor, ...]:

@@ -12,8 +12,10 @@ from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecod
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import Tensor, nn
 
+from nnunet_dino.networks.head import TokenHead
 from nnunet_dino.networks.injection import resample
-from nnunet_dino.networks.options import DinoOptions, build_slice_encoder, refuse_label_channels
+from nnunet_dino.networks.neck import TokenNeck
+from nnunet_dino.networks.options import DinoOptions, build_slice_encoder, refuse_label_channels, refuse_unused
 from nnunet_dino.networks.slices import unfold_slices
 from nnunet_dino.networks.unet import NEGATIVE_SLOPE, keep_buffers_out_of_ddp
 
@@ -21,7 +23,8 @@ from nnunet_dino.networks.unet import NEGATIVE_SLOPE, keep_buffers_out_of_ddp
 class TokensOnly(nn.Module):
     """Frozen slice tokens and a light convolutional decoder with skips (Benchmark paper, arXiv 2509.06467, sec. 2.3).
 
-    No convolution sees the image itself: every skip is made from tokens. Stages, strides and features are the planned ones.
+    No convolution sees the image itself: every skip is made from tokens. Stages, strides and features are the planned ones. A
+    linear layer of the tokens is added to every output, as in :class:`nnunet_dino.networks.unet.DINOv3UNet`.
 
     Args:
         input_channels: Channels ``c``.
@@ -40,6 +43,7 @@ class TokensOnly(nn.Module):
         super().__init__()
         options = DinoOptions.from_plans(dino)
         refuse_label_channels("TokensOnly", options, input_channels)
+        refuse_unused("TokensOnly", options, "gate_start")
         self.slice_encoder = build_slice_encoder(options, input_channels)
         backbone = self.slice_encoder.backbone
         self.encoder = TokenPyramid(
@@ -48,6 +52,12 @@ class TokensOnly(nn.Module):
             **{key: value for key, value in unet_kwargs.items() if key in TokenPyramid.PLANNED},
         )
         self.decoder = UNetDecoder(self.encoder, num_classes, 1, deep_supervision)
+        self.neck, self.token_head = None, None
+        if options.token_head:
+            self.neck = TokenNeck(
+                self.slice_encoder.num_maps, backbone.embed_dim, options.neck_width, not options.taps_are_normalised
+            )
+            self.token_head = TokenHead(self.encoder.conv_op, options.neck_width, num_classes)
         self.encoder.apply(InitWeights_He(NEGATIVE_SLOPE))
         self.decoder.apply(InitWeights_He(NEGATIVE_SLOPE))
         keep_buffers_out_of_ddp(self)
@@ -57,10 +67,22 @@ class TokensOnly(nn.Module):
         """Returns logits ``b classes d h w`` for ``b c d h w``; a list of them under deep supervision."""
         return self.slice_encoder.reuse.run(self, x)
 
+    def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """Returns the skips ``b f d h w``, and for the head tokens ``b k d gh gw``."""
+        maps = self.slice_encoder(x)
+        taps = [unfold_slices(tap.movedim(-1, 1), x.shape[0], x.ndim - 2) for tap in group_by_tap(maps, self.encoder.num_taps)]
+        skips = self.encoder(taps, x.shape[2:])
+        if self.neck is None:
+            return skips, None
+        return skips, unfold_slices(self.neck(maps).movedim(-1, 1), x.shape[0], x.ndim - 2)
+
+    def decode(self, skips: list[Tensor], tokens: Tensor | None) -> Tensor | list[Tensor]:
+        """Returns the logits: ``network.decode(*network.encode(x))`` is ``network(x)``."""
+        logits = self.decoder(skips)
+        return logits if self.token_head is None else self.token_head(logits, tokens)
+
     def _forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        taps = group_by_tap(self.slice_encoder(x), self.encoder.num_taps)
-        taps = [unfold_slices(tap.movedim(-1, 1), x.shape[0], x.ndim - 2) for tap in taps]
-        return self.decoder(self.encoder(taps, x.shape[2:]))
+        return self.decode(*self.encode(x))
 
     def compute_conv_feature_map_size(self, input_size: list[int]) -> int:
         """Counts the decoder's outputs for one sample, as nnU-Net's planner asks."""

@@ -79,7 +79,11 @@ class DINOv3UNet(nn.Module):
         """Returns logits ``b classes d h w`` for ``b c d h w``; a list of them under deep supervision."""
         return self.slice_encoder.reuse.run(self, x)
 
-    def _forward(self, x: Tensor) -> Tensor | list[Tensor]:
+    def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Returns the skips ``b f d h w`` with what the tokens add to them, and the tokens ``b k d gh gw``.
+
+        ``network.encoder(x)`` is the stock encoder alone: it knows no tokens.
+        """
         tokens = self.slice_encoder.project(x, self.neck).movedim(-1, 1)
         tokens = unfold_slices(tokens, x.shape[0], x.ndim - 2)
         features = self.encoder.stem(x) if getattr(self.encoder, "stem", None) is not None else x
@@ -87,8 +91,15 @@ class DINOv3UNet(nn.Module):
         for stage, inject in zip(self.encoder.stages, self.injections, strict=True):
             features = inject(stage(features), tokens)
             skips.append(features)
+        return skips, tokens
+
+    def decode(self, skips: list[Tensor], tokens: Tensor) -> Tensor | list[Tensor]:
+        """Returns the logits: ``network.decode(*network.encode(x))`` is ``network(x)``."""
         logits = self.decoder(skips)
         return logits if self.token_head is None else self.token_head(logits, tokens)
+
+    def _forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        return self.decode(*self.encode(x))
 
     def compute_conv_feature_map_size(self, input_size: list[int]) -> int:
         """Counts the convolutional part's outputs for one sample, as nnU-Net's planner asks."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from nnunet_dino.backbones.catalogue import get_spec
+from nnunet_dino.backbones.rgb import num_images
 from nnunet_dino.backbones.vit import NUM_PREFIX_TOKENS, TOKENS_AT_ONCE
-from nnunet_dino.networks.channels import num_images
 from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.networks.slices import token_grid
 
@@ -32,8 +32,8 @@ def backbone_outputs(options: DinoOptions, patch_size: Sequence[int], input_chan
         batch_size: Samples that share the fixed part.
     """
     spec = get_spec(options.backbone)
-    gh, gw = token_grid(patch_size[-2:], options.token_stride_px)
-    num_slices = int(np.prod(patch_size[:-2], dtype=int)) * num_images(input_channels)
+    gh, gw = token_grid(patch_size[-2:], options.token_stride_px, options.pixel_aspect)
+    num_slices = int(np.prod(patch_size[:-2], dtype=int)) * num_images(input_channels, options.rgb)
     tokens = num_slices * (gh * gw + NUM_PREFIX_TOKENS)
     per_token = len(spec.taps) * spec.embed_dim * 2 * 2
     if options.adaptation != "frozen":

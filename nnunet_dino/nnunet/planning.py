@@ -18,6 +18,7 @@ from nnunet_dino.nnunet.check_plans import check_planning
 from nnunet_dino.nnunet.memory import backbone_outputs
 from nnunet_dino.nnunet.plans import dino_architecture
 from nnunet_dino.nnunet.presets import DINOV3_UNET
+from nnunet_dino.nnunet.slice_view import fit_to_plans, pixel_aspect
 
 if TYPE_CHECKING:  # what it is mixed into; nnU-Net's residual planners are its subclasses
     from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner as _Planner
@@ -47,6 +48,7 @@ class DINOv3Planning(_Planner):
 
     dino: ClassVar[DinoOptions]
     default_plans_name: ClassVar[str]
+    _pixel_aspect: float = 1.0
 
     def __init__(
         self,
@@ -77,6 +79,11 @@ class DINOv3Planning(_Planner):
         )
         return f"{'nnUNetPlans' if shared else self.plans_identifier}_{configuration_name}"
 
+    def get_plans_for_configuration(self, spacing: Sequence[float], *arguments: Any) -> dict[str, Any]:
+        """Plans a configuration with a backbone that sees square pixels."""
+        self._pixel_aspect = pixel_aspect(spacing)
+        return super().get_plans_for_configuration(spacing, *arguments)
+
     def static_estimate_VRAM_usage(self, patch_size: Sequence[int], input_channels: int, *architecture: Any) -> int:
         """Adds the backbone to nnU-Net's estimate for the convolutions.
 
@@ -84,7 +91,8 @@ class DINOv3Planning(_Planner):
             UserError: nnU-Net asks for ever smaller patches and none can fit into the memory target.
         """
         self._refuse_to_shrink_for_ever(patch_size, input_channels)
-        return self._estimate(self.dino, patch_size, input_channels, *architecture)
+        dino = replace(self.dino, pixel_aspect=self._pixel_aspect)
+        return self._estimate(dino, patch_size, input_channels, *architecture)
 
     def _estimate(self, dino: DinoOptions, patch_size: Sequence[int], input_channels: int, *architecture: Any) -> int:
         with torch.device("meta"):  # nnU-Net builds a network for every patch size it tries; here it costs nothing
@@ -114,10 +122,8 @@ class DINOv3Planning(_Planner):
         plans["configurations"][FINE] = self._fine_configuration(plans["configurations"]["2d"])
         for name, configuration in plans["configurations"].items():
             if "architecture" in configuration:  # 3d_cascade_fullres inherits its own
-                options = replace(
-                    self._fine_dino() if name == FINE else self.dino,
-                    num_image_channels=len(configuration["normalization_schemes"]),
-                )
+                options = self._fine_dino() if name == FINE else self.dino
+                options = fit_to_plans(options, configuration, plans["foreground_intensity_properties_per_channel"])
                 configuration["architecture"] = dino_architecture(configuration["architecture"], DINOV3_UNET, options)
         super().save_plans(plans)
 

@@ -6,7 +6,7 @@ import pydoc
 from dataclasses import replace
 from typing import Any
 
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
 from nnunet_dino._errors import UserError
@@ -14,6 +14,7 @@ from nnunet_dino.backbones.catalogue import get_spec
 from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.networks.unet import check_stock_unet
 from nnunet_dino.nnunet.presets import DINOV3_UNET, MEDDINOV3, TOKENS_ONLY
+from nnunet_dino.nnunet.slice_view import fit_to_plans
 
 
 def dino_architecture(stock: dict[str, Any], network: str, options: DinoOptions) -> dict[str, Any]:
@@ -66,7 +67,20 @@ def planned_options(architecture: dict[str, Any]) -> DinoOptions | None:
     return options
 
 
+def planned_view(plans: PlansManager, configuration: ConfigurationManager, network: str, options: DinoOptions) -> DinoOptions:
+    """Returns ``options`` as a network of these plans has them.
+
+    Of the recipe's token stride and the one in the plans' ``dino`` entry, if any, the coarser counts: ``2d_896`` is planned
+    for one token per 16 pixels. MedDINOv3 keeps its paper's grid, in which pixels are taken for square.
+    """
+    planned = configuration.configuration["architecture"]["arch_kwargs"].get("dino", {}).get("token_stride_px", 0)
+    options = replace(options, token_stride_px=max(options.token_stride_px, planned))
+    options = fit_to_plans(options, configuration.configuration, plans.foreground_intensity_properties_per_channel)
+    return replace(options, pixel_aspect=1.0) if network == MEDDINOV3 else options
+
+
 def build_from_plans(
+    plans: PlansManager,
     configuration: ConfigurationManager,
     network: str,
     options: DinoOptions,
@@ -76,17 +90,10 @@ def build_from_plans(
 ) -> nn.Module:
     """Builds a network for one configuration of any plans, stock or made by this package's planners.
 
-    The number of image channels is the number of planned normalisation schemes: the one-hot channels that a cascade adds
-    have none. Of the recipe's token stride and the one in the plans' ``dino`` entry, if any, the coarser counts: ``2d_896`` is
-    planned for one token per 16 pixels.
+    See :func:`nnunet_dino.nnunet.slice_view.fit_to_plans` for what the plans tell of slices.
     """
+    options = planned_view(plans, configuration, network, options)
     stock = configuration.configuration["architecture"]
-    planned_stride_px = stock["arch_kwargs"].get("dino", {}).get("token_stride_px", 0)
-    options = replace(
-        options,
-        num_image_channels=len(configuration.normalization_schemes),
-        token_stride_px=max(options.token_stride_px, planned_stride_px),
-    )
     architecture = dino_architecture(stock, network, options)
     arguments = dict(architecture["arch_kwargs"])
     for key in architecture["_kw_requires_import"]:

@@ -21,13 +21,14 @@ from nnunet_dino._nnunet_folders import FACTS_FILE, read_json
 from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.nnunet.checks import check_training, check_weights
 from nnunet_dino.nnunet.command_errors import report_in_one_line
-from nnunet_dino.nnunet.plans import build_from_plans
+from nnunet_dino.nnunet.plans import build_from_plans, planned_view
 from nnunet_dino.nnunet.predictor import forget_slices_after_every_image
 from nnunet_dino.nnunet.presets import DINOV3_UNET
 from nnunet_dino.nnunet.pretrained import check_start, install_loader, unwrap
 from nnunet_dino.nnunet.prior import start_at_class_frequencies
 from nnunet_dino.nnunet.recipes import RECIPES, Recipe
 from nnunet_dino.nnunet.schedules import EpochSchedule
+from nnunet_dino.nnunet.slice_view import describe_plane
 
 _AFTER_A_FAILED_SAVE = "free disk space or make the folder writable, then continue with --c; the last good checkpoint is kept"
 
@@ -90,7 +91,7 @@ class DINOv3Trainer(nnUNetTrainer):
         if cls.network_class is None or cls.dino is None:
             return nnUNetTrainer.build_network_architecture(plans_manager, configuration_manager, *arguments)
         forget_slices_after_every_image()
-        return build_from_plans(configuration_manager, cls.network_class, cls.dino, *arguments)
+        return build_from_plans(plans_manager, configuration_manager, cls.network_class, cls.dino, *arguments)
 
     def run_training(self) -> None:
         """Makes the network ready, then trains as nnU-Net does."""
@@ -113,6 +114,10 @@ class DINOv3Trainer(nnUNetTrainer):
         if self.local_rank == 0:
             facts = {**network_facts(unwrap(self.network)), "output_biases": self._biases_at_start()}
             self.print_to_log_file("nnunet-dino:", json.dumps(facts))
+            if self.dino is not None and self.network_class is not None:
+                plans, configuration = self.plans_manager, self.configuration_manager
+                seen = planned_view(plans, configuration, self.network_class, self.dino)
+                self.print_to_log_file("nnunet-dino:", describe_plane(plans.plans, configuration.configuration, seen))
             Path(self.output_folder, FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n")
 
     def _biases_at_start(self) -> list[float] | None:

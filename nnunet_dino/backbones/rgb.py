@@ -1,0 +1,109 @@
+"""From image channels to the three that a vision transformer sees.
+
+The rule is fixed, not learned, so that the tokens of a slice are the same in every fold.
+
+``repeat``: channels are shown three at a time::
+
+    channels   images shown to the transformer (red, green, blue)
+    1          (0, 0, 0)
+    2          (0, 1, mean of 0 and 1)
+    3          (0, 1, 2)
+    4          (0, 1, 2) and (3, 3, 3)
+    5          (0, 1, 2) and (3, 4, mean of 3 and 4)
+
+``windows``: every channel by itself, through a wide, a medium and a narrow window of its intensities.
+``neighbours``: every channel by itself, as slices d − 1, d and d + 1 of its volume; at the ends the last slice repeats.
+
+No channel is dropped or mixed away. The tokens of several images of one slice are concatenated along ``e``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+REPEAT, WINDOWS, NEIGHBOURS = "repeat", "windows", "neighbours"
+RGB = (REPEAT, WINDOWS, NEIGHBOURS)
+
+
+@dataclass(frozen=True)
+class ChannelView:
+    """How the intensities of one channel are shown.
+
+    Attributes:
+        mean: Subtracted from the intensities as they arrive.
+        std: Divided by, so that zero mean and unit variance are shown, as backbones were trained with.
+        windows: Three pairs of a low and a high end, in intensities as they arrive; empty if ``windows`` is not asked for.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+    windows: tuple[tuple[float, float], ...] = ()
+
+
+def num_images(num_channels: int, rgb: str = REPEAT) -> int:
+    """Returns how many three-channel images show ``num_channels`` channels."""
+    return -(-num_channels // 3) if rgb == REPEAT else num_channels
+
+
+def with_neighbours(volume: Tensor) -> Tensor:
+    """Returns ``b 3·c d h w`` for ``b c d h w``: of every channel the slice before, the slice itself, the slice after."""
+    before = torch.cat([volume[:, :, :1], volume[:, :, :-1]], dim=2)
+    after = torch.cat([volume[:, :, 1:], volume[:, :, -1:]], dim=2)
+    return torch.stack([before, volume, after], dim=2).flatten(1, 2)
+
+
+def standardised(slices: Tensor, channels: Sequence[ChannelView]) -> Tensor:
+    """Returns ``(slices − mean) / std`` channel by channel; slices ``n c h w``, or ``n 3·c h w`` with neighbours."""
+    if all((view.mean, view.std) == (0, 1) for view in channels):
+        return slices
+    repeats = slices.shape[1] // len(channels)
+    mean, std = (
+        slices.new_tensor([value for value in values for _ in range(repeats)]).view(-1, 1, 1)
+        for values in zip(*((view.mean, view.std) for view in channels), strict=True)
+    )
+    return (slices - mean) / std
+
+
+def channels_to_images(slices: Tensor) -> list[Tensor]:
+    """Shows channels three at a time.
+
+    Args:
+        slices: ``n c h w``, with any number of channels.
+
+    Returns:
+        ``num_images(c)`` tensors ``n 3 h w``.
+    """
+    return [_three_channels(group) for group in slices.split(3, dim=1)]
+
+
+def windows_to_images(slices: Tensor, windows: Sequence[Sequence[tuple[float, float]]]) -> list[Tensor]:
+    """Shows every channel through three windows, each from 0 to 1 and then by ImageNet's statistics.
+
+    Args:
+        slices: ``n c h w``.
+        windows: Per channel three pairs of a low and a high end.
+
+    Returns:
+        ``c`` tensors ``n 3 h w``.
+    """
+    mean, std = (slices.new_tensor(values).view(-1, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    images = []
+    for channel, ends in zip(slices.split(1, dim=1), windows, strict=True):
+        low, high = (slices.new_tensor(side).view(-1, 1, 1) for side in zip(*ends, strict=True))
+        images.append((((channel - low) / (high - low)).clamp(0, 1) - mean) / std)
+    return images
+
+
+def _three_channels(group: Tensor) -> Tensor:
+    count = group.shape[1]
+    if count == 1:
+        return group.expand(-1, 3, -1, -1)
+    if count == 2:
+        return torch.cat([group, group.mean(dim=1, keepdim=True)], dim=1)
+    return group
