@@ -1,9 +1,8 @@
 """One record of a report, laid out as a page, as Markdown and for a terminal."""
 
 from nnunet_dino.reports.folder import check_folder, write_report
-from nnunet_dino.reports.origin import origin
-from nnunet_dino.reports.record import Block, Heading, Picture, Plot, Report, Table
-from nnunet_dino.reports.terminal import report_text
+from nnunet_dino.reports.layouts import report_text
+from nnunet_dino.reports.record import Block, Heading, Picture, Plot, Report, Table, origin
 
 __all__ = [
     "Block",

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.reports.markdown import picture_files, report_markdown
-from nnunet_dino.reports.page import report_page
+from nnunet_dino.reports.layouts import picture_files, report_markdown, report_page
 from nnunet_dino.reports.record import Report
 
 PAGE, TEXT, NUMBERS = "report.html", "report.md", "report.json"

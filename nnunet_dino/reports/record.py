@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import importlib.metadata
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +42,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot as SVG, for light and for dark screens.
+    """A plot as SVG.
 
     Attributes:
         name: Of its file, without ending; unique in a report.
@@ -98,3 +102,14 @@ class Report:
     @property
     def tables(self) -> list[Table]:
         return [block for block in self.blocks if isinstance(block, Table)]
+
+
+def origin(command: str | None, packages: Sequence[str]) -> list[tuple[str, str]]:
+    """Returns names and texts: the command line if known, the time, and the versions of those packages that are installed."""
+    versions = [f"Python {platform.python_version()}"]
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions.append(f"{package} {importlib.metadata.version(package)}")
+    now = datetime.datetime.now(datetime.timezone.utc)
+    made = [("Made on", now.strftime("%d %B %Y, %H:%M UTC")), ("Versions", ", ".join(versions))]
+    return [*([("Command", command)] if command else []), *made]
