@@ -12,9 +12,9 @@ from compare_tree import Tree, moving, reference, save, shifted
 from matplotlib.image import imread
 
 from nnunet_dino.compare import compare_folders, compare_results
-from nnunet_dino.compare.comparison import PairedComparison
 from nnunet_dino.compare.overlays import _crop, case_picture, changed_cases
 from nnunet_dino.compare.plots import forest_plot, paired_plot
+from nnunet_dino.compare.records import PairedComparison
 from nnunet_dino.compare.slice_choice import choose_slice
 from nnunet_dino.features.volume import EDGES, Volume, as_shown, read_to_compare
 from nnunet_dino.reports.plot import DARK, LIGHT

@@ -10,12 +10,11 @@ from scipy import stats
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.compare import Entry, Facts, compare_results, formatting
-from nnunet_dino.compare.baselines import choose_baselines
-from nnunet_dino.compare.comparison import compare_entries
-from nnunet_dino.compare.paths import Pictures
+from nnunet_dino.compare.comparison import choose_baselines, compare_entries
+from nnunet_dino.compare.records import Pictures
 from nnunet_dino.compare.statistics import Difference, SignedRank
 
-NO_PICTURES = Pictures({}, (), {}, ".nii.gz", "none")
+NO_PICTURES = Pictures({}, {}, "none")
 
 
 def entry(identifier: str, scores: dict[str, list[float]], tmp_path, **more) -> Entry:

@@ -4,9 +4,8 @@
 """
 
 from nnunet_dino.compare.api import compare_folders, compare_results, default_output
-from nnunet_dino.compare.comparison import Comparison, PairedComparison
-from nnunet_dino.compare.entries import Entry
 from nnunet_dino.compare.facts import Facts
+from nnunet_dino.compare.records import Comparison, Entry, PairedComparison
 from nnunet_dino.compare.report import make_report, write_report
 from nnunet_dino.compare.statistics import Difference, SignedRank
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from nnunet_dino._errors import UserError
 from nnunet_dino._nnunet_folders import dataset_name, require_folder
-from nnunet_dino.compare.comparison import Comparison, compare_entries
-from nnunet_dino.compare.paths import Pictures, first_channels, pictures_of_dataset
+from nnunet_dino.compare.comparison import compare_entries
+from nnunet_dino.compare.dataset import files_by_case, pictures_in, pictures_of_dataset
 from nnunet_dino.compare.read_folders import read_folders
 from nnunet_dino.compare.read_results import read_results
+from nnunet_dino.compare.records import Comparison, Pictures
 
 OUTPUT_NAME = "nnunet_dino_compare"
 
@@ -89,9 +90,10 @@ def compare_folders(
     file = Path(dataset_json) if dataset_json is not None else None
     entries, description = read_folders(folders, labels_folder=labels, dataset_json=file)
     ending = entries[0].file_ending
-    found = first_channels(images, ending) if images else {}
-    missing = None if found else f"{images} holds no *_0000{ending}" if images else "--images-folder was not given"
-    pictures = Pictures(found, (labels,) if labels else (), {}, ending, missing)
+    references = files_by_case(labels, ending) if labels else {}
+    pictures = Pictures({}, references, "--images-folder was not given")
+    if images is not None:
+        pictures = pictures_in(images, ending, references)
     title = str(description.get("name") or "Predicted folders")
     return compare_entries(entries, title=title, pictures=pictures, baseline=baseline, common=common)
 

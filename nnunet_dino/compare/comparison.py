@@ -2,86 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 
-from nnunet_dino._errors import UserError
-from nnunet_dino.compare.baselines import choose_baselines
-from nnunet_dino.compare.entries import Entry
-from nnunet_dino.compare.paths import Pictures
+from nnunet_dino._errors import UserError, nearest
+from nnunet_dino.compare.records import Comparison, Entry, PairedComparison, Pictures
 from nnunet_dino.compare.statistics import Difference, holm, paired_differences
 from nnunet_dino.compare.warnings import device_notes, split_warnings, training_warnings
 
-
-@dataclass(frozen=True, eq=False)
-class PairedComparison:
-    """One result against its baseline.
-
-    Attributes:
-        entry: The result.
-        baseline: What it is compared with.
-        mean: Difference of the mean Dice per case.
-        classes: Difference of the Dice of every label key.
-        num_one_sided: Pairs of case and label in which only one of both Dice is defined: the label is absent from the
-            reference and only one of both predicted some of it.
-    """
-
-    entry: Entry
-    baseline: Entry
-    mean: Difference
-    classes: Mapping[str, Difference]
-    num_one_sided: int
-
-    @property
-    def case_differences(self) -> pd.Series:
-        """Difference of the mean Dice of every case in which both are defined, worst first."""
-        return (self.entry.case_means - self.baseline.case_means).dropna().sort_values(kind="stable")
-
-
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """Results on the same cases, and how they differ.
-
-    Attributes:
-        title: What is compared, such as the data set's name.
-        entries: All results, on the same cases in the same order.
-        pairs: Every result that has a baseline, against it.
-        label_names: Name of every label key.
-        warnings: What a reader must know before the numbers.
-        notes: What a reader may want to know.
-        pictures: Finds images and references.
-    """
-
-    title: str
-    entries: Sequence[Entry]
-    pairs: Sequence[PairedComparison]
-    label_names: Mapping[str, str]
-    warnings: Sequence[str]
-    notes: Sequence[str]
-    pictures: Pictures
-
-    @property
-    def cases(self) -> list[str]:
-        return self.entries[0].cases
-
-    def pair_of(self, entry: Entry) -> PairedComparison | None:
-        return next((pair for pair in self.pairs if pair.entry is entry), None)
+STOCK_TRAINER = re.compile(r"nnUNetTrainer(_\d+epochs?)?")
 
 
 def compare_entries(
     entries: Sequence[Entry], *, title: str, pictures: Pictures, baseline: str | None = None, common: bool = False
 ) -> Comparison:
-    """Compares every result with its baseline.
-
-    Args:
-        entries: Results, with unique names.
-        title: What is compared.
-        pictures: Finds images and references.
-        baseline: Name of the baseline; without it the stock trainer with the same configuration, else the first result.
-        common: Restrict all results to the cases they share, instead of refusing different case sets.
+    """Compares every result with its baseline; see :func:`nnunet_dino.compare.compare_results`.
 
     Raises:
         UserError: Different labels or case sets, or no such baseline.
@@ -92,13 +31,51 @@ def compare_entries(
     if len({tuple(entry.cases) for entry in entries}) > 1:
         entries, warning = _restrict(entries, common)
         warnings.append(warning)
-    compared = _compare_all([(entries[other], entries[base]) for other, base in baselines])
+    compared = _with_holm([_pair(entries[other], entries[base]) for other, base in baselines])
     entries = _in_reading_order(entries, compared)
     pairs = [(pair.entry, pair.baseline) for pair in compared]
     warnings += split_warnings(pairs) + training_warnings(pairs)
     warnings += [note for entry in entries for note in entry.notes if "training cases" in note]
     notes = [note for entry in entries for note in entry.notes if note not in warnings] + device_notes(pairs)
     return Comparison(title, entries, compared, entries[0].label_names, warnings, notes, pictures)
+
+
+def choose_baselines(entries: Sequence[Entry], baseline: str | None) -> list[tuple[int, int]]:
+    """Returns pairs (result, its baseline) of positions in ``entries``.
+
+    Without a name, stock trainers are the baselines, else the first trainer without a DINOv3 backbone, else the first result.
+    Among several candidates (``baseline`` names a trainer, or there are stock results of several configurations) each
+    result takes the one with its own configuration, then its own training length, then its own plans. A candidate is
+    itself compared only if nothing is compared with it.
+    """
+    if baseline is None:
+        candidates = [i for i, entry in enumerate(entries) if STOCK_TRAINER.fullmatch(entry.trainer)]
+        without_backbone = [i for i, entry in enumerate(entries) if entry.trainer and not entry.facts.backbone]
+        candidates = candidates or without_backbone[:1] or [0]
+    else:
+        candidates = [i for i, entry in enumerate(entries) if baseline in (entry.name, entry.identifier, entry.trainer)]
+        if not candidates:
+            names = list(dict.fromkeys([*(e.name for e in entries), *(e.identifier for e in entries)]))
+            raise UserError(
+                f"--baseline: required the name of a result · got {baseline!r}{nearest(baseline, names)} · "
+                f"there are {', '.join(entry.name for entry in entries)}"
+            )
+    others = [i for i in range(len(entries)) if i not in candidates]
+    pairs = [(i, max(candidates, key=lambda j, i=i: _closeness(entries[i], entries[j]))) for i in others]
+    uses = Counter(base for _, base in pairs)
+    main = max(candidates, key=lambda j: (uses[j], entries[j].configuration == "3d_fullres"))
+    pairs += [(i, main) for i in candidates if i != main and not uses[i]]
+    return sorted(pairs)
+
+
+def _closeness(entry: Entry, candidate: Entry) -> tuple[bool, ...]:
+    lengths = [re.findall(r"\d+epochs?", one.trainer)[:1] for one in (entry, candidate)]
+    return (
+        entry.configuration == candidate.configuration,
+        lengths[0] == lengths[1],
+        entry.plans == candidate.plans,
+        candidate.plans == "nnUNetPlans",
+    )
 
 
 def _check_labels(entries: Sequence[Entry]) -> None:
@@ -112,6 +89,7 @@ def _check_labels(entries: Sequence[Entry]) -> None:
 
 
 def _restrict(entries: Sequence[Entry], common: bool) -> tuple[list[Entry], str]:
+    """Returns the results with only the cases that all share, and the warning that says so; refuses unless that is asked."""
     sets = [set(entry.cases) for entry in entries]
     shared = sorted(set.intersection(*sets))
     odd = sorted(set.union(*sets) - set(shared))
@@ -133,33 +111,29 @@ def _restrict(entries: Sequence[Entry], common: bool) -> tuple[list[Entry], str]
         f"Only the {len(shared)} cases that all results share are compared (--common). The results were computed on different "
         f"sets of cases. Left out: {left_out}."
     )
-    return [entry.restricted_to(shared) for entry in entries], warning
+    return [replace(entry, dice=entry.dice.loc[shared]) for entry in entries], warning
 
 
 def _folds(entry: Entry) -> str:
     return f" (fold{'s' if len(entry.folds) > 1 else ''} {', '.join(entry.folds)})" if entry.folds else ""
 
 
-def _compare_all(pairs: Sequence[tuple[Entry, Entry]]) -> list[PairedComparison]:
-    found = []
-    for entry, baseline in pairs:
-        labels = list(entry.dice.columns)
-        ours = np.column_stack([entry.case_means, entry.dice])
-        theirs = np.column_stack([baseline.case_means, baseline.dice[labels]])
-        mean, *classes = paired_differences(theirs, ours)
-        one_sided = int((np.isnan(ours[:, 1:]) != np.isnan(theirs[:, 1:])).sum())
-        found.append(PairedComparison(entry, baseline, mean, dict(zip(labels, classes, strict=True)), one_sided))
-    return _with_holm(found)
+def _pair(entry: Entry, baseline: Entry) -> PairedComparison:
+    labels = list(entry.dice.columns)
+    ours = np.column_stack([entry.case_means, entry.dice])
+    theirs = np.column_stack([baseline.case_means, baseline.dice[labels]])
+    mean, *classes = paired_differences(theirs, ours)
+    one_sided = int((np.isnan(ours[:, 1:]) != np.isnan(theirs[:, 1:])).sum())
+    return PairedComparison(entry, baseline, mean, dict(zip(labels, classes, strict=True)), one_sided)
 
 
-def _with_holm(found: list[PairedComparison]) -> list[PairedComparison]:
+def _with_holm(pairs: list[PairedComparison]) -> list[PairedComparison]:
     """Adjusts the tests of mean Dice as one family, and the tests of all labels of all results as another one."""
-    means = [pair.mean for pair in found]
-    classes = [difference for pair in found for difference in pair.classes.values()]
-    adjusted = iter(_adjusted(classes))
+    means = _adjusted([pair.mean for pair in pairs])
+    classes = iter(_adjusted([difference for pair in pairs for difference in pair.classes.values()]))
     return [
-        replace(pair, mean=mean, classes={key: next(adjusted) for key in pair.classes})
-        for pair, mean in zip(found, _adjusted(means), strict=True)
+        replace(pair, mean=mean, classes={key: next(classes) for key in pair.classes})
+        for pair, mean in zip(pairs, means, strict=True)
     ]
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import pandas as pd
 
-from nnunet_dino.compare.comparison import Comparison
-from nnunet_dino.compare.entries import Entry
+from nnunet_dino.compare.records import Comparison, Entry
 
 MEAN = "mean"
+COUNTS = ("num_pairs", "num_better", "num_worse", "num_equal")
+OF_TRAINING = (
+    *("num_params_total", "num_params_trained", "checkpoint_bytes", "epoch_s", "num_epochs", "num_iterations"),
+    *("device", "backbone", "adaptation", "weights"),
+)
 
 
 def summary_csv(comparison: Comparison) -> str:
@@ -33,7 +37,10 @@ def cases_csv(comparison: Comparison) -> str:
 
 def _row(comparison: Comparison, entry: Entry, key: str) -> dict:
     scores = entry.case_means if key == MEAN else entry.dice[key]
-    row = {
+    pair = comparison.pair_of(entry)
+    difference = None if pair is None else pair.mean if key == MEAN else pair.classes[key]
+    test = difference.test if difference else None
+    return {
         "result": entry.name,
         "trainer": entry.trainer,
         "plans": entry.plans,
@@ -46,27 +53,12 @@ def _row(comparison: Comparison, entry: Entry, key: str) -> dict:
         "dice_mean": scores.mean(),
         "dice_sd": scores.std(),
         "nnunet_foreground_mean": entry.foreground_mean,
-    }
-    pair, facts = comparison.pair_of(entry), entry.facts
-    difference = None if pair is None else pair.mean if key == MEAN else pair.classes[key]
-    row["baseline"] = pair.baseline.name if pair else ""
-    for name in ("mean", "low", "high", "num_pairs", "num_better", "num_worse", "num_equal", "p_holm"):
-        column = {"mean": "difference", "low": "ci95_low", "high": "ci95_high"}.get(name, name)
-        row[column] = getattr(difference, name, None)
-    row |= (
-        {"p": difference.test.p, "p_method": difference.test.method or difference.test.reason}
-        if difference
-        else {"p": None, "p_method": None}
-    )
-    return row | {
-        "num_params_total": facts.num_params_total,
-        "num_params_trained": facts.num_params_trained,
-        "checkpoint_bytes": facts.checkpoint_bytes,
-        "epoch_s": facts.epoch_s,
-        "num_epochs": facts.num_epochs,
-        "num_iterations": facts.num_iterations,
-        "device": facts.device,
-        "backbone": facts.backbone,
-        "adaptation": facts.adaptation,
-        "weights": facts.weights,
+        "baseline": pair.baseline.name if pair else "",
+        "difference": difference.mean if difference else None,
+        "ci95_low": difference.low if difference else None,
+        "ci95_high": difference.high if difference else None,
+        **{name: getattr(difference, name, None) for name in (*COUNTS, "p_holm")},
+        "p": test.p if test else None,
+        "p_method": test.method or test.reason if test else None,
+        **{name: getattr(entry.facts, name) for name in OF_TRAINING},
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,6 @@ class Facts:
         num_params_trained: Parameters that training changes.
         checkpoint_bytes: Median size over folds of the final checkpoint, else of the best or the latest one.
         epoch_s: Median epoch time in seconds over all epochs in the training logs.
-        num_epochs_timed: Epochs behind that median.
         num_epochs: Planned length of training.
         num_iterations: Iterations per epoch.
         optimizer: Class of the optimiser, such as ``"SGD"``.
@@ -41,7 +40,6 @@ class Facts:
     num_params_trained: int | None = None
     checkpoint_bytes: int | None = None
     epoch_s: float | None = None
-    num_epochs_timed: int = 0
     num_epochs: int | None = None
     num_iterations: int | None = None
     optimizer: str | None = None
@@ -56,46 +54,46 @@ class Facts:
 def read_facts(folds: Sequence[Path]) -> Facts:
     """Reads the cost of a trained configuration from the ``fold_*`` folders of one ``TRAINER__PLANS__CONFIGURATION`` folder."""
     notes: list[str] = []
-    found: dict = {}
     records = [_read_json(fold / FACTS_FILE, notes) for fold in folds]
+    debug = [_read_json(fold / "debug.json", notes) for fold in folds]
+
+    def shared(name: str, values: Iterable[object]) -> dict:
+        """The value that all folds share; None, with a note, where they differ."""
+        known = list(dict.fromkeys(value for value in values if isinstance(value, (str, int))))
+        if len(known) > 1:
+            notes.append(f"The folds differ in {name} ({', '.join(map(str, known))}); it is shown as unknown.")
+        return {name: known[0] if len(known) == 1 else None}
+
+    found: dict = {}
     for name in ("backbone", "adaptation", "weights"):
-        found[name] = _shared([record.get(name) for record in records], name, notes)
+        found |= shared(name, [record.get(name) for record in records])
     if any(record.get("weights") == RANDOM for record in records):
         found["weights"] = RANDOM  # one fold of random weights is enough to say so
-    starts = {bool(record.get("output_biases")) for record in records}
-    found["starts_at_class_frequencies"] = starts.pop() if len(starts) == 1 else None
-    debug = [_read_json(fold / "debug.json", notes) for fold in folds]
-    found["device"] = _shared([_device(entry) for entry in debug], "device", notes)
-    for name, key in (("num_epochs", "num_epochs"), ("num_iterations", "num_iterations_per_epoch")):
-        found[name] = _shared([_integer(entry.get(key)) for entry in debug], key, notes)
-    found["optimizer"] = _shared([_optimizer(entry) for entry in debug], "optimizer", notes)
-    times = [float(seconds) for fold in folds for seconds in _epoch_times(fold)]
-    found |= {"epoch_s": statistics.median(times) if times else None, "num_epochs_timed": len(times)}
-    checkpoints = _checkpoints(folds)
-    if checkpoints:
-        found["checkpoint_bytes"] = round(statistics.median(file.stat().st_size for file in checkpoints))
+    found |= shared("device", [entry.get("gpu_name") or entry.get("device") for entry in debug])
+    for name in ("num_epochs", "num_iterations_per_epoch"):
+        found |= shared(name, [_integer(entry.get(name)) for entry in debug])
+    found["num_iterations"] = found.pop("num_iterations_per_epoch")
+    found |= shared("optimizer", [_optimizer(entry) for entry in debug])
     for name in ("num_params_total", "num_params_trained"):
-        values = [_integer(record.get(name.replace("params", "parameters"))) for record in records]
-        found[name] = _shared(values, name, notes)
-    return Facts(**found, notes=tuple(dict.fromkeys(notes)))
+        found |= shared(name, [_integer(record.get(name.replace("params", "parameters"))) for record in records])
+    starts = {bool(record.get("output_biases")) for record in records}
+    times = [float(seconds) for fold in folds for seconds in _epoch_times(fold)]
+    checkpoint_bytes = _checkpoint_bytes(folds)
+    return Facts(
+        **found,
+        starts_at_class_frequencies=starts.pop() if len(starts) == 1 else None,
+        epoch_s=statistics.median(times) if times else None,
+        checkpoint_bytes=round(statistics.median(checkpoint_bytes)) if checkpoint_bytes else None,
+        notes=tuple(dict.fromkeys(notes)),
+    )
 
 
 def _read_json(file: Path, notes: list[str]) -> dict:
-    if not file.is_file():
-        return {}
     try:
-        return read_json(file, dict)
+        return read_json(file, dict) if file.is_file() else {}
     except UserError as error:
         notes.append(f"{error}; what the file says is left out.")
         return {}
-
-
-def _shared(values: Sequence[object], name: str, notes: list[str]) -> str | int | None:
-    """Returns the value that all folds share; None, with a note, where they differ."""
-    known = list(dict.fromkeys(value for value in values if isinstance(value, (str, int))))
-    if len(known) > 1:
-        notes.append(f"The folds differ in {name} ({', '.join(map(str, known))}); it is shown as unknown.")
-    return known[0] if len(known) == 1 else None
 
 
 def _integer(value: object) -> int | None:
@@ -108,19 +106,12 @@ def _optimizer(debug: dict) -> str | None:
     return name[1] if name else None
 
 
-def _device(debug: dict) -> str | None:
-    return debug.get("gpu_name") or debug.get("device")
-
-
 def _epoch_times(fold: Path) -> list[str]:
     logs = sorted(fold.glob("training_log_*.txt"))
     return [seconds for log in logs for seconds in EPOCH_TIME.findall(log.read_text(encoding="utf-8", errors="replace"))]
 
 
-def _checkpoints(folds: Sequence[Path]) -> list[Path]:
-    """Returns the best kind of checkpoint there is, of every fold that has it."""
-    for name in CHECKPOINTS:
-        found = [fold / name for fold in folds if (fold / name).is_file()]
-        if found:
-            return found
-    return []
+def _checkpoint_bytes(folds: Sequence[Path]) -> list[int]:
+    """Returns the sizes of the best kind of checkpoint there is, of every fold that has it."""
+    sizes = ([(fold / name).stat().st_size for fold in folds if (fold / name).is_file()] for name in CHECKPOINTS)
+    return next(filter(None, sizes), [])

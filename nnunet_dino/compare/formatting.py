@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 
-from nnunet_dino.compare.comparison import Comparison, PairedComparison
-from nnunet_dino.compare.entries import Entry
 from nnunet_dino.compare.facts import RANDOM
+from nnunet_dino.compare.records import Comparison, Entry, PairedComparison
 from nnunet_dino.compare.statistics import Difference
 
 UNKNOWN = "\N{EN DASH}"

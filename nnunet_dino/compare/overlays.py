@@ -15,7 +15,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
 from nnunet_dino.compare import formatting
-from nnunet_dino.compare.comparison import Comparison, PairedComparison
+from nnunet_dino.compare.records import Comparison, PairedComparison
 from nnunet_dino.compare.slice_choice import SliceChoice, choose_slice
 from nnunet_dino.compare.summary_json import label_values
 from nnunet_dino.features.volume import EDGES, Volume, as_shown, read_to_compare, take_plane
@@ -44,12 +44,12 @@ def case_picture(comparison: Comparison, pair: PairedComparison, role: str, case
     change = formatting.signed(after - before)
     heading = f"{role.capitalize()} change: {case}, mean Dice {formatting.dice(before)} → {formatting.dice(after)} ({change})"
     files = {
-        "image": comparison.pictures.image(case),
-        "reference segmentation": comparison.pictures.reference(case),
+        "image": comparison.pictures.images.get(case),
+        "reference segmentation": comparison.pictures.references.get(case),
         f"prediction of {pair.baseline.name}": pair.baseline.prediction(case),
         f"prediction of {pair.entry.name}": pair.entry.prediction(case),
     }
-    lost = [what for what, file in files.items() if file is None]
+    lost = [what for what, file in files.items() if file is None or not file.is_file()]
     if lost:
         why = comparison.pictures.missing if lost[0] == "image" and comparison.pictures.missing else "it was not found"
         return Picture(f"{role}-{case}", heading, f"No picture: {' and '.join(lost)} missing ({why}).", None)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from nnunet_dino.compare import formatting
-from nnunet_dino.compare.comparison import Comparison, PairedComparison
+from nnunet_dino.compare.records import Comparison, PairedComparison
 from nnunet_dino.compare.statistics import EQUAL_BELOW, Difference
 from nnunet_dino.reports import Plot
 from nnunet_dino.reports.plot import Theme, themed

@@ -10,8 +10,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.compare.entries import Entry
-from nnunet_dino.compare.paths import label_names, read_dataset_json
+from nnunet_dino.compare.dataset import in_order, read_dataset_json
+from nnunet_dino.compare.records import Entry
 from nnunet_dino.compare.segmentations import dice_of
 from nnunet_dino.compare.summary_json import label_values, read_summary
 
@@ -21,14 +21,7 @@ NUM_THREADS = 2
 def read_folders(
     folders: Sequence[str | Path], *, labels_folder: Path | None = None, dataset_json: Path | None = None
 ) -> tuple[list[Entry], dict]:
-    """Reads or computes the Dice of folders of predictions. Nothing is written into them.
-
-    Args:
-        folders: Paths, or ``NAME=PATH``; without a name the folder's own name is used.
-        labels_folder: Reference segmentations, named as the predictions. With it Dice is computed; without it every folder
-            needs a ``summary.json``.
-        dataset_json: Names the labels and the file ending; by default the one that ``nnUNetv2_predict`` left in a folder, or
-            the one beside ``labels_folder``.
+    """Reads or computes the Dice of folders of predictions; see :func:`nnunet_dino.compare.compare_folders`.
 
     Returns:
         The results, and the content of ``dataset.json`` (empty if there is none and none is needed).
@@ -41,7 +34,6 @@ def read_folders(
     if labels_folder is not None and not labels_folder.is_dir():
         raise UserError(f"--labels-folder: required a folder of reference segmentations · got {labels_folder} · check the path")
     ending = description.get("file_ending", ".nii.gz")
-    names = label_names(description) if description else {}
     entries = []
     for name, path in named:
         files = sorted(path.glob(f"*{ending}"))
@@ -49,9 +41,8 @@ def read_folders(
             table, notes = _computed(name, path, files, labels_folder, description)
         else:
             table, notes = _stored(name, path, files, ending)
-        order = [key for key in names if key in table.columns] + [key for key in table.columns if key not in names]
-        shown = {key: names.get(key, f"label {key}") for key in order}
-        entries.append(Entry(name, table[order], (path,), ending, shown, path, notes=notes))
+        dice, names = in_order(table, description)
+        entries.append(Entry(name, dice, (path,), ending, names, path, notes=notes))
     return entries, description
 
 
@@ -112,7 +103,7 @@ def _stored(name: str, path: Path, files: Sequence[Path], ending: str) -> tuple[
 def _computed(
     name: str, path: Path, files: Sequence[Path], labels_folder: Path, description: dict
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    ending = description.get("file_ending", ".nii.gz")
+    ending = description["file_ending"]
     if not files:
         raise UserError(f"required predictions (*{ending}) · got none in {path} · check the path or --dataset-json")
     lost = [file.name for file in files if not (labels_folder / file.name).is_file()]

@@ -10,10 +10,10 @@ from tqdm import tqdm
 
 from nnunet_dino import reports
 from nnunet_dino.compare import formatting
-from nnunet_dino.compare.comparison import Comparison
 from nnunet_dino.compare.csv_tables import cases_csv, summary_csv
 from nnunet_dino.compare.overlays import case_picture, changed_cases
 from nnunet_dino.compare.plots import forest_plot, paired_plot
+from nnunet_dino.compare.records import Comparison
 from nnunet_dino.compare.statistics import EQUAL_BELOW, MAX_ENUMERATED, MAX_EXACT, MIN_NONZERO
 from nnunet_dino.compare.tables import class_table, cost_table, difference_table, mean_table, source_table
 from nnunet_dino.reports import Block, Heading, Report

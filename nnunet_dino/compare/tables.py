@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from nnunet_dino.compare import formatting
-from nnunet_dino.compare.comparison import Comparison
-from nnunet_dino.compare.entries import Entry
+from nnunet_dino.compare.records import Comparison, Entry
 from nnunet_dino.compare.statistics import Difference
 from nnunet_dino.reports import Table
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nnunet_dino.compare.entries import Entry
 from nnunet_dino.compare.facts import RANDOM
+from nnunet_dino.compare.records import Entry
 
 
 def split_warnings(pairs: Sequence[tuple[Entry, Entry]]) -> list[str]:

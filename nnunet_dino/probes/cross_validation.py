@@ -11,34 +11,9 @@ import numpy as np
 import torch
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.probes.mil_training import MilOptions, train_mil
-from nnunet_dino.probes.numbers import check_number
+from nnunet_dino.probes.mil_training import train_mil
+from nnunet_dino.probes.options import MilOptions
 from nnunet_dino.probes.progress import progress
-
-
-@dataclass(frozen=True)
-class FoldOptions:
-    """Cross-validation.
-
-    Attributes:
-        folds: Number of parts, each of which is test once; 0 for the split instead.
-        repeats: How often, with other parts.
-        workers: Processes that train; 0 for as many as there are processors, or one on a GPU.
-
-    Raises:
-        UserError: A value is none of these.
-    """
-
-    folds: int = 0
-    repeats: int = 1
-    workers: int = 0
-
-    def __post_init__(self) -> None:
-        if self.folds == 1 or self.folds < 0:
-            raise UserError(f"--folds: required 0 or a number from 2 · got {self.folds}")
-        if self.repeats < 1 or (self.repeats > 1 and not self.folds):
-            raise UserError(f"--repeats: required a number from 1, and --folds with more than 1 · got {self.repeats}")
-        check_number("--workers", self.workers, least=0)
 
 
 @dataclass(frozen=True)
@@ -79,7 +54,7 @@ def train_splits(
         seeds: Added to the seed, one per split.
         options: How to train.
         device: Where to compute.
-        workers: Processes; see :class:`FoldOptions`.
+        workers: Processes; 0 for as many as there are processors, or one on a GPU.
 
     Raises:
         UserError: Training does not converge, or a process ended before its time.

@@ -7,48 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunet_dino._errors import UserError, nearest
+from nnunet_dino._errors import UserError
 from nnunet_dino.probes.labels import Labelled
-from nnunet_dino.probes.metrics import HALF, RULES, Metrics, auroc, compute_metrics, threshold_by
-from nnunet_dino.probes.numbers import MAX_SEED, check_number
-
-
-@dataclass(frozen=True)
-class EvaluationOptions:
-    """How scores are turned into decisions, and how sure the numbers are.
-
-    Attributes:
-        rule: See :func:`nnunet_dino.probes.metrics.threshold_by`.
-        tuned_on: Part on which the rule chooses thresholds: ``val``, or ``test``, which flatters.
-        num_rounds: Bootstrap rounds.
-        seed: Of the bootstrap.
-
-    Raises:
-        UserError: A value is none of these.
-    """
-
-    rule: str = "youden"
-    tuned_on: str = "val"
-    num_rounds: int = 1000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.rule not in RULES:
-            raise UserError(f"--threshold: required one of {', '.join(RULES)} · got {self.rule!r}{nearest(self.rule, RULES)}")
-        if self.tuned_on not in ("val", "test"):
-            raise UserError(f"--threshold-on: required val or test · got {self.tuned_on!r}")
-        check_number("--rounds", self.num_rounds, least=1)
-        check_number("--seed", self.seed, least=0, most=MAX_SEED)
-
-    @property
-    def needs_val(self) -> bool:
-        """Whether thresholds are chosen on a ``val`` part."""
-        return self.rule != HALF and self.tuned_on == "val"
-
-    @property
-    def words(self) -> str:
-        """The rule in words."""
-        return "0.5" if self.rule == HALF else f"{self.rule}, tuned on {self.tuned_on}"
+from nnunet_dino.probes.metrics import Metrics, auroc, compute_metrics, threshold_by
+from nnunet_dino.probes.options import HALF, EvaluationOptions
 
 
 @dataclass(frozen=True)

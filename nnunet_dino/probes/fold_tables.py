@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunet_dino.probes.cross_validation import BagScores, FoldOptions
-from nnunet_dino.probes.evaluation import Evaluation, EvaluationOptions, evaluate_folds, mean_auroc
+from nnunet_dino.probes.cross_validation import BagScores
+from nnunet_dino.probes.evaluation import Evaluation, evaluate_folds, mean_auroc
 from nnunet_dino.probes.labels import Labelled
+from nnunet_dino.probes.options import EvaluationOptions, FoldOptions
 from nnunet_dino.probes.result_tables import number
 from nnunet_dino.reports import Table
 

@@ -3,47 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.probes.numbers import check_number, whole_numbers
+from nnunet_dino.probes.options import NUM_NEIGHBOURS, KnnOptions
 
-NUM_NEIGHBOURS = (5, 10, 20, 50, 100, 200)
 UNIFORM, SOFTMAX = "uniform", "softmax"
 WEIGHTINGS = (UNIFORM, SOFTMAX)
-TEMPERATURE = 0.07
 QUERIES_AT_ONCE = 1024
-
-
-@dataclass(frozen=True)
-class KnnOptions:
-    """How neighbours vote.
-
-    Attributes:
-        numbers: Values of ``k``, as text with commas.
-        temperature: Of the softmax.
-        leave_one_out: Whether all inputs are asked against those of all other patients, without parts.
-
-    Raises:
-        UserError: A value is none of these.
-    """
-
-    numbers: str = ",".join(map(str, NUM_NEIGHBOURS))
-    temperature: float = TEMPERATURE
-    leave_one_out: bool = False
-
-    def __post_init__(self) -> None:
-        check_number("--temperature", self.temperature, least=1e-4)
-        if not self.num_neighbours:
-            raise UserError("-k: required at least one number of neighbours · got none")
-
-    @property
-    def num_neighbours(self) -> list[int]:
-        return sorted(set(whole_numbers("-k", self.numbers)))
 
 
 def knn_scores(
@@ -53,7 +23,7 @@ def knn_scores(
     queries: np.ndarray,
     query_patients: np.ndarray,
     num_neighbours: Sequence[int] = NUM_NEIGHBOURS,
-    temperature: float = TEMPERATURE,
+    temperature: float = KnnOptions.temperature,
     device: torch.device | None = None,
 ) -> dict[tuple[int, str], np.ndarray]:
     """Lets the nearest neighbours vote on every label.

@@ -10,12 +10,11 @@ import numpy as np
 
 from nnunet_dino.features.encoder import pick_device
 from nnunet_dino.features.store.reader import FeatureStore
-from nnunet_dino.probes.evaluation import EvaluationOptions, check_parts, evaluate, mean_auroc
-from nnunet_dino.probes.knn import UNIFORM, KnnOptions, knn_scores
+from nnunet_dino.probes.evaluation import check_parts, evaluate, mean_auroc
+from nnunet_dino.probes.knn import UNIFORM, knn_scores
 from nnunet_dino.probes.labels import Labelled, labelled_vectors
-from nnunet_dino.probes.metrics import HALF
+from nnunet_dino.probes.options import HALF, EvaluationOptions, KnnOptions, Request
 from nnunet_dino.probes.report import compose, write_report
-from nnunet_dino.probes.request import Request
 from nnunet_dino.probes.result_tables import number
 from nnunet_dino.probes.splits import divide
 from nnunet_dino.reports import Report, Table, check_folder

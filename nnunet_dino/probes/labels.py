@@ -13,8 +13,9 @@ import pandas as pd
 from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.features.inputs import PATH_COLUMNS, read_csv
 from nnunet_dino.features.store.reader import FeatureStore
+from nnunet_dino.probes.options import LabelColumns
 from nnunet_dino.probes.splits import PARTS, checked_split, refuse_two_spellings, split_names
-from nnunet_dino.probes.targets import LabelColumns, read_targets, refuse_missing, without_uncertain
+from nnunet_dino.probes.targets import read_targets, refuse_missing, without_uncertain
 
 ID_COLUMNS = ("id", *PATH_COLUMNS)
 

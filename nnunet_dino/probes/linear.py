@@ -11,58 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunet_dino._errors import UserError, nearest
-from nnunet_dino.probes.numbers import MAX_SEED, check_number
+from nnunet_dino._errors import UserError
+from nnunet_dino.probes.options import LinearOptions
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "adam": torch.optim.Adam,
     "sgd": lambda parameters, **options: torch.optim.SGD(parameters, momentum=0.9, **options),
 }
-SCHEDULES = ("constant", "cosine")
-KEEPS = ("last", "best")
 INITIAL_STD = 0.01
-
-
-@dataclass(frozen=True)
-class LinearOptions:
-    """How a linear layer is trained.
-
-    Attributes:
-        lr: Learning rate.
-        batch: Inputs per step.
-        epochs: Passes over the training part.
-        optimizer: ``adamw``, ``adam`` or ``sgd`` (with momentum 0.9).
-        weight_decay: Of the optimiser.
-        schedule: ``constant`` or ``cosine`` to zero.
-        keep: The ``last`` epoch or the ``best`` one by the loss on ``val``.
-        standardise: Whether features are given zero mean and unit variance, by the training part.
-        seed: Of the first weights and of the order.
-
-    Raises:
-        UserError: A value is none of these.
-    """
-
-    lr: float = 0.005
-    batch: int = 1024
-    epochs: int = 50
-    optimizer: str = "adamw"
-    weight_decay: float = 0.0
-    schedule: str = "constant"
-    keep: str = "last"
-    standardise: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("keep", KEEPS)):
-            value = getattr(self, name)
-            if value not in known:
-                raise UserError(f"--{name}: required one of {', '.join(known)} · got {value!r}{nearest(value, known)}")
-        check_number("--batch", self.batch, least=1)
-        check_number("--epochs", self.epochs, least=1)
-        check_number("--lr", self.lr, above=0)
-        check_number("--weight-decay", self.weight_decay, least=0)
-        check_number("--seed", self.seed, least=0, most=MAX_SEED)
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from nnunet_dino.features.store.layout import StoreFacts
 from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.evaluation import check_parts, evaluate
 from nnunet_dino.probes.labels import labelled_vectors
-from nnunet_dino.probes.linear import LinearOptions, LinearProbe, train_linear
+from nnunet_dino.probes.linear import LinearProbe, train_linear
+from nnunet_dino.probes.options import LinearOptions, Request
 from nnunet_dino.probes.report import compose, write_report
-from nnunet_dino.probes.request import Request
 from nnunet_dino.probes.splits import divide
 from nnunet_dino.reports import Report, check_folder
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import roc_curve
 
-HALF, YOUDEN, CORNER = "0.5", "youden", "corner"
-RULES = (HALF, YOUDEN, CORNER)
+from nnunet_dino.probes.options import HALF, YOUDEN, EvaluationOptions
+
 NUM_CORNER_THRESHOLDS = 100
-NUM_ROUNDS = 1000
 ROUNDS_AT_ONCE = 100
 QUANTILES = (0.025, 0.975)
 
@@ -78,7 +77,7 @@ def compute_metrics(
     patients: np.ndarray,
     thresholds: np.ndarray | None,
     seed: int = 0,
-    num_rounds: int = NUM_ROUNDS,
+    num_rounds: int = EvaluationOptions.num_rounds,
 ) -> Metrics:
     """Computes all metrics of one part.
 

@@ -14,14 +14,12 @@ from nnunet_dino.features.encoder import pick_device
 from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.attention_map import attention_pictures
 from nnunet_dino.probes.bags import bags_of, read_arrays
-from nnunet_dino.probes.cross_validation import FoldOptions, train_splits
-from nnunet_dino.probes.evaluation import EvaluationOptions, check_parts, evaluate
+from nnunet_dino.probes.cross_validation import train_splits
+from nnunet_dino.probes.evaluation import check_parts, evaluate
 from nnunet_dino.probes.fold_tables import fold_sentence, fold_table, label_scores, repeat_table, summarise, when_test
 from nnunet_dino.probes.labels import Labelled, read_labels
-from nnunet_dino.probes.mil_training import MilOptions
-from nnunet_dino.probes.numbers import check_number
+from nnunet_dino.probes.options import EvaluationOptions, FoldOptions, MilOptions, Request, check_number
 from nnunet_dino.probes.report import compose, write_report
-from nnunet_dino.probes.request import Request
 from nnunet_dino.probes.splits import divide, folds
 from nnunet_dino.reports import Report, check_folder
 

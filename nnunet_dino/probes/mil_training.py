@@ -11,68 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunet_dino._errors import UserError, nearest
+from nnunet_dino._errors import UserError
 from nnunet_dino.probes.linear import OPTIMIZERS
 from nnunet_dino.probes.mil import AttentionMIL
-from nnunet_dino.probes.numbers import MAX_SEED, check_number, whole_numbers
+from nnunet_dino.probes.options import MilOptions
 
 MAX_INSTANCES = 8192  # filled up, of bags that are looked at together without training on them
-
-
-@dataclass(frozen=True)
-class MilOptions:
-    """The network over bags, and how it is trained.
-
-    Attributes:
-        projection: Widths of the projection's layers, as text with commas; empty for none.
-        attention: Width of the gated attention.
-        relu: Whether a ReLU follows every layer of the projection.
-        dropout: Rate after every layer of the projection.
-        optimizer: ``sgd`` (with momentum 0.9), ``adam`` or ``adamw``.
-        lr: Learning rate.
-        weight_decay: Of the optimiser.
-        epochs: Passes over the training bags, at most.
-        patience: Epochs without a better loss on ``val`` after which training stops; 0 trains all epochs and keeps the last.
-        min_epochs: Epochs before it may stop.
-        bags: Bags per step; shorter ones are filled up.
-        balanced: Whether every class is drawn equally often.
-        standardise: Whether features are given zero mean and unit variance, by the training bags.
-        seed: Of the first weights and of the order.
-
-    Raises:
-        UserError: A value is none of these.
-    """
-
-    projection: str = "512"
-    attention: int = 256
-    relu: bool = False
-    dropout: float = 0.0
-    optimizer: str = "sgd"
-    lr: float = 2e-4
-    weight_decay: float = 1e-5
-    epochs: int = 200
-    patience: int = 20
-    min_epochs: int = 50
-    bags: int = 1
-    balanced: bool = True
-    standardise: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            hint = nearest(self.optimizer, OPTIMIZERS)
-            raise UserError(f"--optimizer: required one of {', '.join(OPTIMIZERS)} · got {self.optimizer!r}{hint}")
-        for name, least in (("attention", 1), ("epochs", 1), ("bags", 1), ("patience", 0), ("min_epochs", 0)):
-            check_number(f"--{name.replace('_', '-')}", getattr(self, name), least=least)
-        check_number("--dropout", self.dropout, least=0, below=1)
-        check_number("--lr", self.lr, above=0)
-        check_number("--weight-decay", self.weight_decay, least=0)
-        check_number("--seed", self.seed, least=0, most=MAX_SEED)
-        whole_numbers("--projection", self.projection)
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        return whole_numbers("--projection", self.projection)
 
 
 class PaddedBags:

@@ -15,7 +15,7 @@ from nnunet_dino import reports
 from nnunet_dino.features.store.layout import StoreFacts
 from nnunet_dino.probes.evaluation import Evaluation
 from nnunet_dino.probes.labels import Labelled
-from nnunet_dino.probes.request import Request
+from nnunet_dino.probes.options import Request
 from nnunet_dino.probes.result_tables import (
     METHOD_OF_METRICS,
     headline,

@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 
 from nnunet_dino.features.store.layout import StoreFacts
-from nnunet_dino.probes.evaluation import Evaluation, EvaluationOptions
+from nnunet_dino.probes.evaluation import Evaluation
 from nnunet_dino.probes.labels import Labelled, count_words
-from nnunet_dino.probes.metrics import HALF, Estimate
+from nnunet_dino.probes.metrics import Estimate
+from nnunet_dino.probes.options import HALF, EvaluationOptions
 from nnunet_dino.reports import Table
 
 OVERALL = {

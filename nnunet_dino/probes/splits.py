@@ -6,48 +6,16 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
-from nnunet_dino._errors import UserError, nearest
-from nnunet_dino.probes.numbers import MAX_SEED, check_number
+from nnunet_dino._errors import UserError
+from nnunet_dino.probes.options import RSNA, SplitOptions
 
 PARTS = ("train", "val", "test")
 ALSO_CALLED = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
-BY_PATIENT, RSNA = "patients", "rsna-mgca"
-RULES = (BY_PATIENT, RSNA)
 NUM_RSNA_PATIENTS = 26684
-
-
-@dataclass(frozen=True)
-class SplitOptions:
-    """Where the parts come from if the label file does not say.
-
-    Attributes:
-        rule: ``patients``: at random, by patient; ``rsna-mgca``: the published split of the RSNA pneumonia challenge.
-        fractions: Of patients in train, val and test.
-        val_fraction: Of the training patients held out for ``val`` where nobody names them; 0 for none.
-        seed: Of the shuffling.
-
-    Raises:
-        UserError: A value is none of these.
-    """
-
-    rule: str = BY_PATIENT
-    fractions: tuple[float, ...] = (0.7, 0.1, 0.2)
-    val_fraction: float = 0.1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.rule not in RULES:
-            raise UserError(f"--make-split: required one of {', '.join(RULES)} · got {self.rule!r}{nearest(self.rule, RULES)}")
-        if len(self.fractions) != 3 or not abs(sum(self.fractions) - 1) < 1e-6 or min(self.fractions) < 0:
-            got = ", ".join(f"{fraction:g}" for fraction in self.fractions)
-            raise UserError(f"--fractions: required three numbers from 0 that add up to 1 · got {got}")
-        check_number("--val-fraction", self.val_fraction, least=0, below=1)
-        check_number("--seed", self.seed, least=0, most=MAX_SEED)
 
 
 def split_names(texts: Sequence[str], column: str) -> np.ndarray:

@@ -4,57 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from nnunet_dino._errors import UserError, nearest
+from nnunet_dino._errors import UserError
+from nnunet_dino.probes.options import DROP, NO_FINDING, POSITIVE, LabelColumns
 
-NO_FINDING = "No Finding"
 BINARY = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0}
 BINARY |= {word: value for text, value in (("false", 0.0), ("true", 1.0)) for word in (text, text.title(), text.upper())}
 MISSING = {"nan", "na", "n/a", "<na>", "#n/a", "null", "nat"}  # as programs write that there is nothing, in any case
 UNCERTAIN = {"-1", "-1.0"}  # as CheXpert and MIMIC-CXR write it
-DROP, POSITIVE, NEGATIVE = "drop", "positive", "negative"
 # Of two words, those that mean that something is not there.
 NEGATIVE_WORDS = {"absent", "benign", "control", "false", "healthy", "neg", "negative", "no", "none", "normal"}
 MAX_CLASSES = 200
-
-
-@dataclass(frozen=True)
-class LabelColumns:
-    """Which columns of a CSV file mean what.
-
-    Attributes:
-        file: The CSV file.
-        targets: One column of classes, or columns of 0 and 1.
-        patient: Column that says whose an input is.
-        id: Column that names the inputs; one of the usual names by default.
-        split: Column with train, val and test.
-        separator: Text between the labels of one cell, where an input has several of them in one column.
-        negative: Word that means no label: in such a cell, or where a column has two words.
-        uncertain: What happens to -1 among 0 and 1: ``drop`` the row, ``positive``, ``negative``; empty to refuse it.
-
-    Raises:
-        UserError: ``uncertain`` is none of these.
-    """
-
-    file: Path
-    targets: tuple[str, ...]
-    patient: str
-    id: str | None = None
-    split: str | None = None
-    separator: str | None = None
-    negative: str = NO_FINDING
-    uncertain: str = ""
-
-    def __post_init__(self) -> None:
-        known = (DROP, POSITIVE, NEGATIVE)
-        if self.uncertain not in ("", *known):
-            hint = nearest(self.uncertain, known)
-            raise UserError(f"--uncertain: required one of {', '.join(known)} · got {self.uncertain!r}{hint}")
 
 
 def without_uncertain(found: pd.DataFrame, columns: LabelColumns, id_column: str) -> tuple[pd.DataFrame, list[str]]:

@@ -21,8 +21,12 @@ def report_page(report: Report) -> str:
     pages = jinja2.Environment(
         loader=jinja2.PackageLoader("nnunet_dino", "reports"), autoescape=True, trim_blocks=True, keep_trailing_newline=True
     )
-    pages.filters |= {"base64": lambda content: base64.b64encode(content).decode(), "held": _held, "breakable": _breakable}
+    pages.filters |= {"base64": _base64, "held": _held, "breakable": _breakable}
     return pages.get_template("page.html").render(report=report)
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
 
 
 def _held(text: str) -> str:
