@@ -189,7 +189,7 @@ def test_the_whole_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     """Every command, with trainings of a few steps."""
     monkeypatch.setenv("nnUNet_extTrainer", str(TRAINERS))
     monkeypatch.setenv("nnUNet_raw", "/elsewhere")
-    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    monkeypatch.setenv("nnUNet_n_proc_DA", "1")
     monkeypatch.setenv("nnUNet_def_n_proc", "1")
     lines: list[str] = []
     assert run_demo(tmp_path / "demo", SMALL, "cpu", say=lines.append) == 0, "\n".join(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from nnunet_dino.backbones.adaptation import (
     train_in_full,
 )
 from nnunet_dino.backbones.catalogue import get_spec
-from nnunet_dino.backbones.precision import backbone_dtype
+from nnunet_dino.backbones.precision import backbone_dtype, is_exporting
 from nnunet_dino.backbones.vit import Backbone, BackboneOutput
 
 PRETRAINED = "pretrained"
@@ -100,7 +101,8 @@ class AdaptedBackbone(nn.Module):
 
     @property
     def is_frozen(self) -> bool:
-        return self.adaptation == "frozen"
+        """No parameter is trained, neither by the adaptation nor because somebody asked for its gradient."""
+        return self.adaptation == "frozen" and not any(p.requires_grad for p in self.backbone.parameters())
 
     @property
     def embed_dim(self) -> int:
@@ -116,7 +118,10 @@ class AdaptedBackbone(nn.Module):
         self.backbone.vit.set_grad_checkpointing(self.training)
         return self
 
-    @torch.compiler.disable
+    def _apply(self, fn: Any, recurse: bool = True) -> AdaptedBackbone:
+        """Moves and casts, but keeps kernels with four axes in their own format: ``channels_last_3d`` asks for five."""
+        return super()._apply(lambda t: fn(t.flatten(1)).view(t.shape) if t.ndim == 4 else fn(t), recurse)
+
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Returns the patch maps of :meth:`tokens`: one ``n e gh gw`` per tapped block, shallow to deep."""
         return self.tokens(images).patch_maps
@@ -133,15 +138,30 @@ class AdaptedBackbone(nn.Module):
         self._refuse_without_weights()
         dtype = self.settle(images.device)
         if self.is_frozen:
-            with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-                return self.backbone(images.to(dtype))
+            has_graph = torch.is_grad_enabled() and images.requires_grad
+            with torch.set_grad_enabled(has_graph), torch.autocast(images.device.type, enabled=False):
+                return self._in_its_type(images.to(dtype), dtype)
+        if torch.is_grad_enabled():
+            self._note_training()
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
-            return self.backbone(images.float())
+            return self._in_its_type(images.float(), torch.float32)
+
+    def _in_its_type(self, images: Tensor, dtype: torch.dtype) -> BackboneOutput:
+        """Computes with parameters of ``dtype``, in whatever type they are stored."""
+        if self.backbone.vit.cls_token.dtype is dtype:
+            return self.backbone(images)
+        stored = chain(self.backbone.named_parameters(), self.backbone.named_buffers())
+        return torch.func.functional_call(self.backbone, {name: t.to(dtype) for name, t in stored}, (images,))
+
+    def _note_training(self) -> None:
+        """From the first step on, a frozen backbone that was set trainable is no longer the one of its file."""
+        if self.adaptation == "frozen" and self.digest is not None:
+            self.digest = None
 
     def settle(self, device: torch.device) -> torch.dtype:
         """Returns the type to compute in on ``device``, after storing frozen parameters in it."""
         dtype = backbone_dtype(device)
-        if self.is_frozen:
+        if self.is_frozen and not is_exporting():
             self._store_in(dtype)
         return dtype
 

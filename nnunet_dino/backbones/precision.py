@@ -12,16 +12,23 @@ ENVIRONMENT_VARIABLE = "nnUNet_dino_precision"
 _BY_NAME = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
+def is_exporting() -> bool:
+    """Tells whether a network is being written down (ONNX, ``torch.export``, ``torch.jit.trace``) rather than run."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
+
+
 def backbone_dtype(device: torch.device) -> torch.dtype:
     """Returns bfloat16 where the processor computes in it, else float32.
 
     DINOv3 overflows in float16, so nnU-Net's float16 autocast never reaches the backbone. bfloat16 is used on CUDA devices of
     compute capability 8 or higher and on CPUs with AVX512-BF16 or AMX. ``nnUNet_dino_precision`` (``bfloat16`` or
-    ``float32``) overrides the choice.
+    ``float32``) overrides the choice. While exporting it is always float32.
 
     Raises:
         UserError: the environment variable holds another word.
     """
+    if is_exporting():
+        return torch.float32
     wanted = os.environ.get(ENVIRONMENT_VARIABLE)
     if wanted:
         if wanted not in _BY_NAME:

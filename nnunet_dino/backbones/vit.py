@@ -71,7 +71,7 @@ class Backbone(nn.Module):
         )
         tokens, prefixes = zip(*tapped, strict=True)
         return BackboneOutput(
-            patch_maps=tuple(patches.unflatten(1, (gh, gw)).movedim(-1, 1) for patches in tokens),
+            patch_maps=tuple(patches.unflatten(1, (gh, gw)).movedim(3, 1) for patches in tokens),
             class_tokens=tuple(prefix[:, 0] for prefix in prefixes),
             register_tokens=tuple(prefix[:, 1:] for prefix in prefixes),
         )

@@ -28,7 +28,7 @@ from nnunet_dino.features.pixels import (
 Image.MAX_IMAGE_PIXELS = None
 PNG, TIFFS = b"\x89PNG", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PNG_COLOURS_WITH_SEVERAL_SAMPLES = (2, 4, 6)
-MAX_STRETCH = 4 / 3  # of pixels shown as squares: DINOv3 was trained on crops stretched by up to as much
+MAX_STRETCH = 4 / 3  # of pixels shown as squares: a limit chosen, not measured
 ORIENTATION = 274  # EXIF and TIFF
 # How to lay a picture h w right, by the number of its orientation.
 TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from nnunet_dino.backbones.precision import is_exporting
 
 
 def resample(maps: Tensor, size: Sequence[int]) -> Tensor:
@@ -20,28 +23,38 @@ def resample(maps: Tensor, size: Sequence[int]) -> Tensor:
         maps: ``b k d gh gw`` or ``b k gh gw``.
         size: Target size of the spatial axes.
     """
+    last = maps.ndim - 1
     for axis, target in enumerate(size, start=2):
         if maps.shape[axis] != target:
-            matrix = resampling_matrix(maps.shape[axis], target, maps.device, maps.dtype)
-            maps = torch.matmul(maps.movedim(axis, -1), matrix).movedim(-1, axis)
+            matrix = resampling_matrix(int(maps.shape[axis]), int(target), maps.device, maps.dtype)
+            maps = torch.matmul(maps.movedim(axis, last), matrix).movedim(last, axis)
     return maps
 
 
 @torch.compiler.assume_constant_result
 def resampling_matrix(have: int, want: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Returns ``have want``: averages of bins if ``want`` is smaller, else linear interpolation between pixel centres."""
+    if is_exporting():  # what exporters trace must not be remembered
+        return torch.tensor(_weights(have, want)).to(device, dtype)
     return _resampling_matrix(have, want, device, dtype)
 
 
 @lru_cache(maxsize=64)
 def _resampling_matrix(have: int, want: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(False), torch.no_grad():  # a tensor made in inference mode could not take part in training
-        identity = torch.eye(have)[None]
-        if want < have:
-            matrix = F.adaptive_avg_pool1d(identity, want)[0]
-        else:
-            matrix = F.interpolate(identity, want, mode="linear", align_corners=False)[0]
-        return matrix.to(device, dtype)
+        return torch.tensor(_weights(have, want)).to(device, dtype)
+
+
+def _weights(have: int, want: int) -> list[list[float]]:
+    if want < have:
+        weights = np.zeros((have, want))
+        for target in range(want):
+            part = slice(target * have // want, -(-(target + 1) * have // want))
+            weights[part, target] = 1 / (part.stop - part.start)
+    else:
+        positions = (np.arange(want) + 0.5) * have / want - 0.5
+        weights = np.stack([np.interp(positions, np.arange(have), row) for row in np.eye(have)])
+    return weights.tolist()
 
 
 class TokenInjection(nn.Module):
@@ -70,16 +83,17 @@ class TokenInjection(nn.Module):
         The last axis is interpolated while adding: one pass over the features, and none of that size is kept for the way back.
         """
         size = features.shape[2:]
-        coarse = [min(have, want) for have, want in zip(tokens.shape[2:], size, strict=True)]
+        coarse = [min(int(have), int(want)) for have, want in zip(tokens.shape[2:], size, strict=True)]
         added = self._project(resample(tokens, coarse))
         added = resample(added, (*size[:-1], coarse[-1]))
         if coarse[-1] == size[-1]:
             return features + added
-        matrix = resampling_matrix(coarse[-1], size[-1], features.device, features.dtype)
+        matrix = resampling_matrix(coarse[-1], int(size[-1]), features.device, features.dtype)
         with torch.autocast(features.device.type, enabled=False):
             total = torch.addmm(features.flatten(0, -2), added.flatten(0, -2).to(features.dtype), matrix)
         return total.view(features.shape)
 
     def _project(self, tokens: Tensor) -> Tensor:
         """Returns the 1 × 1 convolution of tokens as one product with the token's width last in memory."""
-        return F.linear(tokens.movedim(1, -1), self.project.weight.flatten(1), self.project.bias).movedim(-1, 1)
+        last = tokens.ndim - 1
+        return F.linear(tokens.movedim(1, last), self.project.weight.flatten(1), self.project.bias).movedim(last, 1)

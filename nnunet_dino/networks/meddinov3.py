@@ -12,6 +12,7 @@ from dynamic_network_architectures.initialization.weight_init import InitWeights
 from torch import Tensor, nn
 
 from nnunet_dino._errors import UserError
+from nnunet_dino.backbones.precision import is_exporting
 from nnunet_dino.backbones.quiet_timm import timm
 from nnunet_dino.backbones.vit import PATCH_PX
 from nnunet_dino.networks.options import DinoOptions, build_slice_encoder, refuse_label_channels, refuse_unused
@@ -95,13 +96,12 @@ class MedDINOv3(nn.Module):
         self.decoder = TokenDecoder(self.slice_encoder.num_maps * backbone.embed_dim, num_classes)
         keep_buffers_out_of_ddp(self)
 
-    @torch.compiler.disable(recursive=False)
     def forward(self, x: Tensor) -> Tensor:
         """Returns logits ``b classes h w`` for images ``b c h w``."""
-        return self.slice_encoder.reuse.run(self, x)
+        return self._forward(x) if is_exporting() else self.slice_encoder.reuse.run(self, x)
 
     def _forward(self, x: Tensor) -> Tensor:
-        logits = self.decoder(torch.cat(self.slice_encoder(x), dim=-1).movedim(-1, 1))
+        logits = self.decoder(torch.cat(self.slice_encoder(x), dim=-1).movedim(3, 1))
         if logits.shape[2:] == x.shape[2:]:
             return logits
         return F.interpolate(logits, x.shape[2:], mode="bilinear", align_corners=False)

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import any_torch_dispatch_mode_on_stack
 
 from nnunet_dino.backbones.adapted import AdaptedBackbone
+from nnunet_dino.backbones.precision import is_exporting
 from nnunet_dino.backbones.rgb import (
     NEIGHBOURS,
     REPEAT,
@@ -40,7 +42,7 @@ def token_grid(size_px: Sequence[int], token_stride_px: int, pixel_aspect: float
         token_stride_px: Pixels per token, along the axis with the smaller ones.
         pixel_aspect: Height of a pixel over its width.
     """
-    height, width = size_px[0] * max(1.0, pixel_aspect), size_px[1] * max(1.0, 1 / pixel_aspect)
+    height, width = int(size_px[0]) * max(1.0, pixel_aspect), int(size_px[1]) * max(1.0, 1 / pixel_aspect)
     shorter, longer = sorted((height, width))
     num_shorter = math.ceil(round(shorter / token_stride_px, 6))
     num_longer = max(1, round(longer * num_shorter / shorter))
@@ -100,7 +102,6 @@ class SliceEncoder(nn.Module):
         self.reuse.forget()
         return self
 
-    @torch.compiler.disable
     def forward(self, volume: Tensor) -> tuple[Tensor, ...]:
         """Encodes slices in chunks, so that memory does not grow with their number.
 
@@ -112,9 +113,13 @@ class SliceEncoder(nn.Module):
         Returns:
             ``num_maps`` maps, each ``(b·d) gh gw e`` (or ``b gh gw e``).
         """
-        if self._predicts():
-            return self._once(volume)
-        return self._encode(self._slices(volume))
+        if is_exporting():
+            return self._encode(self._slices(volume))
+        return self._outside_graphs(volume)
+
+    @torch.compiler.disable
+    def _outside_graphs(self, volume: Tensor) -> tuple[Tensor, ...]:
+        return self._once(volume) if self._predicts() else self._encode(self._slices(volume))
 
     def project(self, volume: Tensor, neck: nn.Module) -> Tensor:
         """Returns ``neck(self(volume))``, tokens ``(b·d) gh gw k``; at prediction the neck, too, sees every slice once."""
@@ -123,7 +128,9 @@ class SliceEncoder(nn.Module):
         return neck(self(volume))
 
     def _predicts(self) -> bool:
-        return not self.training and torch.is_inference_mode_enabled()
+        if self.training or is_exporting() or not torch.is_inference_mode_enabled():
+            return False
+        return not any_torch_dispatch_mode_on_stack()  # who counts operations wants those of every slice
 
     @torch.compiler.disable
     def _once(self, volume: Tensor, neck: nn.Module | None = None) -> tuple[Tensor, ...]:
@@ -157,14 +164,14 @@ class SliceEncoder(nn.Module):
         if num_chunks == 1:
             return tuple(m.contiguous() for m in self._encode_chunk(slices, size_px))
         chunks = (self._encode_chunk(part, size_px) for part in slices.tensor_split(num_chunks))
-        if self.backbone.is_frozen:
+        if self.backbone.is_frozen and not (slices.requires_grad or is_exporting()):
             return _fill(len(slices), chunks)
         return tuple(torch.cat(maps) for maps in zip(*chunks, strict=True))
 
     def _encode_chunk(self, slices: Tensor, size_px: tuple[int, int]) -> list[Tensor]:
         if slices.shape[2:] != size_px:
             slices = F.interpolate(slices.float(), size_px, mode="bilinear", antialias=False)
-        return [tap.movedim(1, -1) for image in self._images(slices) for tap in self.backbone(image)]
+        return [tap.movedim(1, 3) for image in self._images(slices) for tap in self.backbone(image)]
 
     def _images(self, slices: Tensor) -> list[Tensor]:
         if self.rgb == WINDOWS:

@@ -12,6 +12,7 @@ from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecod
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import Tensor, nn
 
+from nnunet_dino.backbones.precision import is_exporting
 from nnunet_dino.networks.head import TokenHead
 from nnunet_dino.networks.injection import resample
 from nnunet_dino.networks.neck import TokenNeck
@@ -62,19 +63,18 @@ class TokensOnly(nn.Module):
         self.decoder.apply(InitWeights_He(NEGATIVE_SLOPE))
         keep_buffers_out_of_ddp(self)
 
-    @torch.compiler.disable(recursive=False)
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Returns logits ``b classes d h w`` for ``b c d h w``; a list of them under deep supervision."""
-        return self.slice_encoder.reuse.run(self, x)
+        return self._forward(x) if is_exporting() else self.slice_encoder.reuse.run(self, x)
 
     def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor | None]:
         """Returns the skips ``b f d h w``, and for the head tokens ``b k d gh gw``."""
         maps = self.slice_encoder(x)
-        taps = [unfold_slices(tap.movedim(-1, 1), x.shape[0], x.ndim - 2) for tap in group_by_tap(maps, self.encoder.num_taps)]
+        taps = [unfold_slices(tap.movedim(3, 1), x.shape[0], x.ndim - 2) for tap in group_by_tap(maps, self.encoder.num_taps)]
         skips = self.encoder(taps, x.shape[2:])
         if self.neck is None:
             return skips, None
-        return skips, unfold_slices(self.neck(maps).movedim(-1, 1), x.shape[0], x.ndim - 2)
+        return skips, unfold_slices(self.neck(maps).movedim(3, 1), x.shape[0], x.ndim - 2)
 
     def decode(self, skips: list[Tensor], tokens: Tensor | None) -> Tensor | list[Tensor]:
         """Returns the logits: ``network.decode(*network.encode(x))`` is ``network(x)``."""
@@ -131,7 +131,9 @@ class TokenPyramid(nn.Module):
         self.num_taps = num_taps
         self.output_channels: list[int] = list(planned.pop("features_per_stage"))
         for name in self.PLANNED[1:]:
-            setattr(self, name, planned.pop(name))
+            setattr(self, name, planned.pop(name, None))
+        if isinstance(self.kernel_sizes, int):  # PlainConvUNet takes one number for all
+            self.kernel_sizes = [self.kernel_sizes] * len(self.output_channels)
         num_stages = len(self.output_channels)
         self.tap_of_stage = [round(i * (num_taps - 1) / (num_stages - 1)) for i in range(num_stages)]
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in self.output_channels)
@@ -157,10 +159,10 @@ class TokenPyramid(nn.Module):
 
     def forward(self, taps: Sequence[Tensor], size: Sequence[int]) -> list[Tensor]:
         """Returns one map ``b f d h w`` per stage, given taps ``b k d gh gw`` of an input of ``size = (d, h, w)``."""
-        sizes = np.asarray(size) // np.cumprod(np.asarray(self.strides), axis=0)
+        sizes = np.asarray([int(n) for n in size]) // np.cumprod(np.asarray(self.strides), axis=0)
         skips = []
         for stage, target in enumerate(sizes.tolist()):
-            tokens = taps[self.tap_of_stage[stage]].movedim(1, -1)
-            tokens = self.norms[stage](tokens.to(self.norms[stage].weight.dtype)).movedim(-1, 1)
+            tokens = taps[self.tap_of_stage[stage]].movedim(1, len(size) + 1)
+            tokens = self.norms[stage](tokens.to(self.norms[stage].weight.dtype)).movedim(len(size) + 1, 1)
             skips.append(self.convs[stage](resample(self.projections[stage](tokens), target)))
         return skips

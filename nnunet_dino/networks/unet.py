@@ -5,10 +5,10 @@ from __future__ import annotations
 import pydoc
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from nnunet_dino._errors import UserError
+from nnunet_dino.backbones.precision import is_exporting
 from nnunet_dino.networks.head import TokenHead
 from nnunet_dino.networks.injection import TokenInjection
 from nnunet_dino.networks.neck import TokenNeck
@@ -74,17 +74,16 @@ class DINOv3UNet(nn.Module):
         self.token_head = TokenHead(self.encoder.conv_op, options.neck_width, num_classes) if options.token_head else None
         keep_buffers_out_of_ddp(self)
 
-    @torch.compiler.disable(recursive=False)
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Returns logits ``b classes d h w`` for ``b c d h w``; a list of them under deep supervision."""
-        return self.slice_encoder.reuse.run(self, x)
+        return self._forward(x) if is_exporting() else self.slice_encoder.reuse.run(self, x)
 
     def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """Returns the skips ``b f d h w`` with what the tokens add to them, and the tokens ``b k d gh gw``.
 
         ``network.encoder(x)`` is the stock encoder alone: it knows no tokens.
         """
-        tokens = self.slice_encoder.project(x, self.neck).movedim(-1, 1)
+        tokens = self.slice_encoder.project(x, self.neck).movedim(3, 1)
         tokens = unfold_slices(tokens, x.shape[0], x.ndim - 2)
         features = self.encoder.stem(x) if getattr(self.encoder, "stem", None) is not None else x
         skips = []

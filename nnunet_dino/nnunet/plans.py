@@ -75,7 +75,9 @@ def planned_view(plans: PlansManager, configuration: ConfigurationManager, netwo
     """
     planned = configuration.configuration["architecture"]["arch_kwargs"].get("dino", {}).get("token_stride_px", 0)
     options = replace(options, token_stride_px=max(options.token_stride_px, planned))
-    options = fit_to_plans(options, configuration.configuration, plans.foreground_intensity_properties_per_channel)
+    options = fit_to_plans(
+        options, configuration.configuration, plans.plans.get("foreground_intensity_properties_per_channel", {})
+    )
     return replace(options, pixel_aspect=1.0) if network == MEDDINOV3 else options
 
 

@@ -38,16 +38,24 @@ def store_folder() -> Path:
     """
     with _readable():
         setting = _setting()
-        if setting and setting != RANDOM and Path(setting).expanduser().is_dir():
-            return Path(setting).expanduser()
-        return _default_store()
+        if setting and setting != RANDOM and _expanded(setting).is_dir():
+            return _expanded(setting)
+        store = _default_store()
+    if store.parts[0] == "~":
+        raise UserError(f"store: required a home folder · got none for this user · name a folder in {STORE_VARIABLE}")
+    return store
 
 
 def _default_store() -> Path:
+    """Returns the store beside the environment variable; one in ``~`` where this user has no home folder, and so none."""
     if named := os.environ.get(STORE_VARIABLE, "").strip():
-        return Path(named).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME", "").strip()
-    return (Path(cache) if cache else Path.home() / ".cache") / "nnunet_dino" / "weights"
+        return _expanded(named)
+    cache = os.environ.get("XDG_CACHE_HOME", "").strip() or "~/.cache"
+    return _expanded(cache) / "nnunet_dino" / "weights"
+
+
+def _expanded(path: str) -> Path:
+    return Path(os.path.expanduser(path))  # which leaves what it cannot expand, where pathlib's raises
 
 
 @contextlib.contextmanager
@@ -73,7 +81,7 @@ def locate(name: str) -> Path | None:
         return None
     if (named := named_model()) is not None:
         return named
-    folders = [Path(_setting()).expanduser()] if _setting() else []
+    folders = [_expanded(_setting())] if _setting() else []
     with _readable():
         for folder in (*folders, _default_store()):
             if candidates := _candidates(spec, folder):
@@ -90,7 +98,7 @@ def named_model() -> Path | None:
     setting = _setting()
     if not setting or setting == RANDOM:
         return None
-    place = Path(setting).expanduser()
+    place = _expanded(setting)
     with _readable():
         if not place.exists():
             raise UserError(

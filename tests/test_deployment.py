@@ -1,0 +1,122 @@
+"""Networks written down by torch's exporters, counted, moved between formats, unfrozen, and built where nobody has a home."""
+
+from __future__ import annotations
+
+import copy
+import pwd
+from typing import Any
+
+import pytest
+import torch
+from small_nets import TINY, small_unet, volume
+from torch.utils.flop_counter import FlopCounterMode
+
+from nnunet_dino.backbones.adapted import AdaptedBackbone
+
+ADAPTATIONS = pytest.mark.parametrize("adaptation", ["frozen", "lora", "full"])
+
+
+def network(**dino: Any) -> Any:
+    """Builds a network whose tokens count, as after a training."""
+    torch.manual_seed(0)
+    return small_unet(gate_start=1.0, **dino).eval()
+
+
+@pytest.fixture
+def float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_dino_precision", "float32")
+
+
+@ADAPTATIONS
+def test_an_exported_program_gives_the_logits(adaptation: str, float32: None) -> None:
+    net, x = network(adaptation=adaptation), volume(1, seed=1)
+    with torch.no_grad():
+        program = torch.export.export(net, (volume(1),), strict=False).module()
+        torch.testing.assert_close(program(x), net(x), rtol=0, atol=1e-4)
+
+
+@ADAPTATIONS
+def test_a_trace_made_after_predicting_gives_the_logits(adaptation: str, float32: None) -> None:
+    net, x = network(adaptation=adaptation), volume(1, seed=1)
+    with torch.inference_mode():
+        net(volume(1))
+        traced = torch.jit.trace(net, volume(1), check_trace=False)
+        torch.testing.assert_close(traced(x), net(x), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+def test_an_onnx_file_opens_and_gives_the_logits(precision: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    net, x, file = network(), volume(1, seed=1), str(tmp_path / "network.onnx")
+    monkeypatch.setenv("nnUNet_dino_precision", "float32")
+    with torch.no_grad():
+        right = copy.deepcopy(net)(x)
+        monkeypatch.setenv("nnUNet_dino_precision", precision)
+        torch.onnx.export(net, (volume(1),), file, input_names=["image"], opset_version=17, dynamo=False)
+    session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {"image": x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), right, rtol=0, atol=1e-4)
+
+
+def test_operations_are_counted_for_every_call() -> None:
+    net, x = network(), volume()
+
+    def count() -> int:
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            net(x)
+        return counter.get_total_flops()
+
+    assert count() == count()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda net: net.to(memory_format=torch.channels_last_3d),
+        lambda net: net.slice_encoder.half() and net,
+        lambda net: net.slice_encoder.bfloat16() and net,
+    ],
+    ids=["channels_last_3d", "half", "bfloat16"],
+)
+@ADAPTATIONS
+def test_a_converted_network_runs(change: Any, adaptation: str) -> None:
+    net, x = network(adaptation=adaptation), volume()
+    with torch.no_grad():
+        right = net(x)
+        torch.testing.assert_close(change(net)(x), right, rtol=0, atol=0.1)
+
+
+def test_a_frozen_backbone_that_is_set_trainable_is_trained() -> None:
+    backbone = AdaptedBackbone(TINY, "random")
+    backbone.digest = "of a file"
+    backbone.requires_grad_(True)
+    backbone(torch.randn(1, 3, 32, 48))[-1].square().sum().backward()
+    assert all(p.grad is not None for p in backbone.backbone.vit.blocks.parameters())
+    assert backbone.digest is None, "it would not be written into checkpoints"
+
+
+def test_the_gradient_of_the_image_passes_through_a_frozen_backbone(float32: None) -> None:
+    backbone = AdaptedBackbone(TINY, "random")
+    images = torch.randn(1, 3, 32, 48)
+    direction = torch.randn(images.shape)
+
+    def value(at: torch.Tensor) -> torch.Tensor:
+        return sum(tap.double().square().sum() for tap in backbone(at)) + 0  # type: ignore[return-value]
+
+    along = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(value(along), along)
+    step = 1e-2
+    difference = (value(images + step * direction) - value(images - step * direction)) / (2 * step)
+    torch.testing.assert_close((gradient * direction).sum().double(), difference, rtol=0.02, atol=0.5)
+
+
+def test_a_network_is_built_for_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "XDG_CACHE_HOME", "nnUNet_dino_store", "nnUNet_dino_weights"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert AdaptedBackbone("dinov3_vits16").digest is None
