@@ -35,6 +35,7 @@ def test_an_exported_program_gives_the_logits(adaptation: str, float32: None) ->
         torch.testing.assert_close(program(x), net(x), rtol=0, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore")  # what tracing says of constants and of its age
 @ADAPTATIONS
 def test_a_trace_made_after_predicting_gives_the_logits(adaptation: str, float32: None) -> None:
     net, x = network(adaptation=adaptation), volume(1, seed=1)

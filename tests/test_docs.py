@@ -298,7 +298,7 @@ def test_nnunet_finds_the_trainer_of_the_example_and_it_builds(tmp_path: Path, m
     assert ranks == {trainer.dino.lora.rank} == {8}
 
 
-PLANS = SimpleNamespace(foreground_intensity_properties_per_channel={})
+PLANS = SimpleNamespace(plans={}, foreground_intensity_properties_per_channel={})
 
 
 def planned_configuration() -> SimpleNamespace:

@@ -209,7 +209,7 @@ def test_nothing_is_held_after_an_image_even_if_it_failed(monkeypatch: pytest.Mo
     planned_2d = {"normalization_schemes": ["CT"], "spacing": (1, 1), "patch_size": (20, 12), "architecture": architecture}
     configuration, plans = (
         SimpleNamespace(configuration=planned_2d),
-        SimpleNamespace(foreground_intensity_properties_per_channel={}),
+        SimpleNamespace(plans={}, foreground_intensity_properties_per_channel={}),
     )
     trainer = type("TinyTrainer", (DINOv3Trainer,), {"dino": DinoOptions(TINY, weights="random")})
     for _ in range(2):

@@ -130,10 +130,11 @@ class TokenPyramid(nn.Module):
         super().__init__()
         self.num_taps = num_taps
         self.output_channels: list[int] = list(planned.pop("features_per_stage"))
+        planned_kernels = planned["kernel_sizes"]  # PlainConvUNet takes one number for all
         for name in self.PLANNED[1:]:
             setattr(self, name, planned.pop(name, None))
-        if isinstance(self.kernel_sizes, int):  # PlainConvUNet takes one number for all
-            self.kernel_sizes = [self.kernel_sizes] * len(self.output_channels)
+        kernels: Any = planned_kernels
+        self.kernel_sizes = [kernels] * len(self.output_channels) if isinstance(kernels, int) else kernels
         num_stages = len(self.output_channels)
         self.tap_of_stage = [round(i * (num_taps - 1) / (num_stages - 1)) for i in range(num_stages)]
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in self.output_channels)

@@ -29,10 +29,6 @@ def _base64(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
 
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode()
-
-
 def _held(text: str) -> str:
     """Keeps ``n = 20``, ``[0.1, 0.2]`` and ``(random weights)`` on one line each."""
     return re.sub(r" [=<] |\[[^\]]*\]|\(random weights\)", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
