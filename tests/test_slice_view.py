@@ -71,7 +71,7 @@ def test_pixels_are_square_in_millimetres() -> None:
 
 def test_the_plane_is_named() -> None:
     plans, options = {"transpose_forward": [1, 0, 2]}, fitted("CTNormalization")
-    said = describe_plane(plans, {"spacing": [1.0, 3.0, 2.0]}, options)
+    said = describe_plane(plans, {"spacing": [1.0, 3.0, 2.0]}, options.token_stride_px, options.rgb)
     assert "axis 1" in said and "coronal" in said and "3 × 2 mm" in said and "per 16 mm" in said
 
 

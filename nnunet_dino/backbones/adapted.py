@@ -141,8 +141,8 @@ class AdaptedBackbone(nn.Module):
             has_graph = torch.is_grad_enabled() and images.requires_grad
             with torch.set_grad_enabled(has_graph), torch.autocast(images.device.type, enabled=False):
                 return self._in_its_type(images.to(dtype), dtype)
-        if torch.is_grad_enabled():
-            self._note_training()
+        if torch.is_grad_enabled() and self.adaptation == "frozen":
+            self.digest = None  # it was set trainable, and from now on is no longer the one of its file
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
             return self._in_its_type(images.float(), torch.float32)
 
@@ -152,11 +152,6 @@ class AdaptedBackbone(nn.Module):
             return self.backbone(images)
         stored = chain(self.backbone.named_parameters(), self.backbone.named_buffers())
         return torch.func.functional_call(self.backbone, {name: t.to(dtype) for name, t in stored}, (images,))
-
-    def _note_training(self) -> None:
-        """From the first step on, a frozen backbone that was set trainable is no longer the one of its file."""
-        if self.adaptation == "frozen" and self.digest is not None:
-            self.digest = None
 
     def settle(self, device: torch.device) -> torch.dtype:
         """Returns the type to compute in on ``device``, after storing frozen parameters in it."""

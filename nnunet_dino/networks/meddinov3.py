@@ -12,7 +12,6 @@ from dynamic_network_architectures.initialization.weight_init import InitWeights
 from torch import Tensor, nn
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.backbones.precision import is_exporting
 from nnunet_dino.backbones.quiet_timm import timm
 from nnunet_dino.backbones.vit import PATCH_PX
 from nnunet_dino.networks.options import DinoOptions, build_slice_encoder, refuse_label_channels, refuse_unused
@@ -98,7 +97,7 @@ class MedDINOv3(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns logits ``b classes h w`` for images ``b c h w``."""
-        return self._forward(x) if is_exporting() else self.slice_encoder.reuse.run(self, x)
+        return self.slice_encoder.reuse.run(self, x)
 
     def _forward(self, x: Tensor) -> Tensor:
         logits = self.decoder(torch.cat(self.slice_encoder(x), dim=-1).movedim(3, 1))

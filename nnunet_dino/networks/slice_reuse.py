@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nnunet_dino.backbones.precision import is_exporting
 from nnunet_dino.networks.fingerprint import slice_keys
 from nnunet_dino.networks.inference_tensors import make_ordinary
 from nnunet_dino.networks.memo_bytes import budget_bytes
@@ -87,13 +88,16 @@ class SliceReuse:
 
         return self._memo.fetch(slice_keys(slices), compute, budget)
 
-    @torch.compiler.disable(recursive=False)
     def run(self, network: nn.Module, x: Tensor) -> Any:
         """Returns ``network._forward(x)``; if memory runs out and some is held here, frees it and calls once more.
 
         nnU-Net takes any such error for its own and begins the image anew, so it is met here. From then on half as much may be
-        held.
+        held. While a network is exported nothing is held, and nothing but its forward pass is written down.
         """
+        return network._forward(x) if is_exporting() else self._run(network, x)
+
+    @torch.compiler.disable(recursive=False)
+    def _run(self, network: nn.Module, x: Tensor) -> Any:
         if torch.is_inference_mode_enabled():
             make_ordinary(network)
         try:

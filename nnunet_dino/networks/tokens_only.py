@@ -12,7 +12,6 @@ from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecod
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import Tensor, nn
 
-from nnunet_dino.backbones.precision import is_exporting
 from nnunet_dino.networks.head import TokenHead
 from nnunet_dino.networks.injection import resample
 from nnunet_dino.networks.neck import TokenNeck
@@ -65,7 +64,7 @@ class TokensOnly(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Returns logits ``b classes d h w`` for ``b c d h w``; a list of them under deep supervision."""
-        return self._forward(x) if is_exporting() else self.slice_encoder.reuse.run(self, x)
+        return self.slice_encoder.reuse.run(self, x)
 
     def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor | None]:
         """Returns the skips ``b f d h w``, and for the head tokens ``b k d gh gw``."""
@@ -130,12 +129,11 @@ class TokenPyramid(nn.Module):
         super().__init__()
         self.num_taps = num_taps
         self.output_channels: list[int] = list(planned.pop("features_per_stage"))
-        planned_kernels = planned["kernel_sizes"]  # PlainConvUNet takes one number for all
+        num_stages = len(self.output_channels)
+        if isinstance(planned["kernel_sizes"], int):  # PlainConvUNet takes one number for all
+            planned["kernel_sizes"] = [planned["kernel_sizes"]] * num_stages
         for name in self.PLANNED[1:]:
             setattr(self, name, planned.pop(name, None))
-        kernels: Any = planned_kernels
-        self.kernel_sizes = [kernels] * len(self.output_channels) if isinstance(kernels, int) else kernels
-        num_stages = len(self.output_channels)
         self.tap_of_stage = [round(i * (num_taps - 1) / (num_stages - 1)) for i in range(num_stages)]
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in self.output_channels)
         self.projections = nn.ModuleList(self.conv_op(width, f, kernel_size=1) for f in self.output_channels)

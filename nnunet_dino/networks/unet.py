@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.backbones.precision import is_exporting
 from nnunet_dino.networks.head import TokenHead
 from nnunet_dino.networks.injection import TokenInjection
 from nnunet_dino.networks.neck import TokenNeck
@@ -76,7 +75,7 @@ class DINOv3UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Returns logits ``b classes d h w`` for ``b c d h w``; a list of them under deep supervision."""
-        return self._forward(x) if is_exporting() else self.slice_encoder.reuse.run(self, x)
+        return self.slice_encoder.reuse.run(self, x)
 
     def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """Returns the skips ``b f d h w`` with what the tokens add to them, and the tokens ``b k d gh gw``.

@@ -67,20 +67,6 @@ def planned_options(architecture: dict[str, Any]) -> DinoOptions | None:
     return options
 
 
-def planned_view(plans: PlansManager, configuration: ConfigurationManager, network: str, options: DinoOptions) -> DinoOptions:
-    """Returns ``options`` as a network of these plans has them.
-
-    Of the recipe's token stride and the one in the plans' ``dino`` entry, if any, the coarser counts: ``2d_896`` is planned
-    for one token per 16 pixels. MedDINOv3 keeps its paper's grid, in which pixels are taken for square.
-    """
-    planned = configuration.configuration["architecture"]["arch_kwargs"].get("dino", {}).get("token_stride_px", 0)
-    options = replace(options, token_stride_px=max(options.token_stride_px, planned))
-    options = fit_to_plans(
-        options, configuration.configuration, plans.plans.get("foreground_intensity_properties_per_channel", {})
-    )
-    return replace(options, pixel_aspect=1.0) if network == MEDDINOV3 else options
-
-
 def build_from_plans(
     plans: PlansManager,
     configuration: ConfigurationManager,
@@ -92,10 +78,17 @@ def build_from_plans(
 ) -> nn.Module:
     """Builds a network for one configuration of any plans, stock or made by this package's planners.
 
-    See :func:`nnunet_dino.nnunet.slice_view.fit_to_plans` for what the plans tell of slices.
+    See :func:`nnunet_dino.nnunet.slice_view.fit_to_plans` for what the plans tell of slices. Of the recipe's token stride and
+    the one in the plans' ``dino`` entry, if any, the coarser counts: ``2d_896`` is planned for one token per 16 pixels.
+    MedDINOv3 keeps its paper's grid, in which pixels are taken for square.
     """
-    options = planned_view(plans, configuration, network, options)
     stock = configuration.configuration["architecture"]
+    planned_stride_px = stock["arch_kwargs"].get("dino", {}).get("token_stride_px", 0)
+    options = replace(options, token_stride_px=max(options.token_stride_px, planned_stride_px))
+    intensities = plans.plans.get("foreground_intensity_properties_per_channel", {})
+    options = fit_to_plans(options, configuration.configuration, intensities)
+    if network == MEDDINOV3:
+        options = replace(options, pixel_aspect=1.0)
     architecture = dino_architecture(stock, network, options)
     arguments = dict(architecture["arch_kwargs"])
     for key in architecture["_kw_requires_import"]:

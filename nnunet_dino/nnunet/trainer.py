@@ -21,7 +21,7 @@ from nnunet_dino._nnunet_folders import FACTS_FILE, read_json
 from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.nnunet.checks import check_training, check_weights
 from nnunet_dino.nnunet.command_errors import report_in_one_line
-from nnunet_dino.nnunet.plans import build_from_plans, planned_view
+from nnunet_dino.nnunet.plans import build_from_plans
 from nnunet_dino.nnunet.predictor import forget_slices_after_every_image
 from nnunet_dino.nnunet.presets import DINOV3_UNET
 from nnunet_dino.nnunet.pretrained import check_start, install_loader, unwrap
@@ -114,10 +114,10 @@ class DINOv3Trainer(nnUNetTrainer):
         if self.local_rank == 0:
             facts = {**network_facts(unwrap(self.network)), "output_biases": self._biases_at_start()}
             self.print_to_log_file("nnunet-dino:", json.dumps(facts))
-            if self.dino is not None and self.network_class is not None:
-                plans, configuration = self.plans_manager, self.configuration_manager
-                seen = planned_view(plans, configuration, self.network_class, self.dino)
-                self.print_to_log_file("nnunet-dino:", describe_plane(plans.plans, configuration.configuration, seen))
+            if encoder := getattr(unwrap(self.network), "slice_encoder", None):
+                plans, configuration = self.plans_manager.plans, self.configuration_manager.configuration
+                plane = describe_plane(plans, configuration, encoder.token_stride_px, encoder.rgb)
+                self.print_to_log_file("nnunet-dino:", plane)
             Path(self.output_folder, FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n")
 
     def _biases_at_start(self) -> list[float] | None:
