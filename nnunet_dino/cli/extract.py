@@ -99,6 +99,8 @@ def parse_shard(text: str | None) -> tuple[int, int]:
 
 def _report(store: str, outcome: Outcome) -> int:
     """Says what was done and what could not be read; returns the exit code."""
+    from nnunet_dino.features.store.reader import about
+
     facts, failed = outcome.facts, outcome.failed
     weights = (
         "random weights: the features say nothing about DINOv3" if facts.weights_are_random else f"digest {facts.weights[:12]}"
@@ -113,7 +115,7 @@ def _report(store: str, outcome: Outcome) -> int:
     for name, note in outcome.noted:
         ids_of.setdefault(note, []).append(name)
     for note, names in list(ids_of.items())[:NUM_SHOWN]:
-        click.echo(f"Note: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}: {note}")
+        click.echo(f"Note: {about(note, names)}")
     if len(ids_of) > NUM_SHOWN:
         click.echo(f"Note: {len(ids_of) - NUM_SHOWN} more notes, see the column `note` of {store}/index.csv")
     if not failed:

@@ -17,11 +17,11 @@ from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.features.encode import FREE_THE_MACHINE, Reading, encode_units
 from nnunet_dino.features.encoder import FrozenEncoder, default_batch, pick_device
 from nnunet_dino.features.inputs import IMAGES, SLIDES, VOLUMES, find_items
-from nnunet_dino.features.items import Item, Source, is_of_the_machine
+from nnunet_dino.features.items import NOTE, Item, Source, is_of_the_machine
 from nnunet_dino.features.picture import open_image
 from nnunet_dino.features.pixels import Preprocessing
 from nnunet_dino.features.slide import Tiling, open_slide, require_openslide
-from nnunet_dino.features.store.index import NOTE, missing_units, write_index
+from nnunet_dino.features.store.index import missing_units, write_index
 from nnunet_dino.features.store.layout import DTYPES, StoreFacts, begin, unit_file
 from nnunet_dino.features.store.reader import TOKENS_OF
 from nnunet_dino.features.store.units import read_records, write_unit

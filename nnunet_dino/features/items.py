@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
+NOTE = "note"  # of a source's facts, and a column of the index
 OF_THE_MACHINE = (
     "start new thread",
     "create a thread",
@@ -62,6 +63,11 @@ class Item:
     series: str = ""
 
 
+def with_notes(facts: dict[str, Any], notes: Sequence[str]) -> dict[str, Any]:
+    """Returns what the index says about an input, with what had to be decided while it was read."""
+    return {**facts, **({NOTE: "; ".join(notes)} if notes else {})}
+
+
 @dataclass(frozen=True)
 class Source:
     """An opened input.
@@ -82,3 +88,8 @@ class Source:
     shows_image: Tensor
     coordinates: Tensor | None = None
     close: Callable[[], object] = field(default=lambda: None)
+
+    @property
+    def notes(self) -> list[str]:
+        """What had to be decided, as one text; nothing if it is none."""
+        return [self.facts[NOTE]] if NOTE in self.facts else []

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from nnunet_dino.features.items import Unreadable, decoding
-from nnunet_dino.features.orientation import Volume, in_patient_axes
+from nnunet_dino.features.orientation import Volume, chosen_volume, in_patient_axes, refuse_further_volumes
+from nnunet_dino.features.pixels import as_torch_type, require_finite
 
 ENDINGS = (".nii", ".nii.gz", ".hdr", ".img")
 GZIP = b"\x1f\x8b"
@@ -50,15 +51,12 @@ def read_nifti(path: str, number: int | None = None) -> Volume:
         shape = shape[:-1]
     notes = []
     if len(shape) == 4:
-        if number is None or not 0 <= number < shape[3]:
-            got = "" if number is None else f", --volume is {number}"
-            text = " × ".join(map(str, shape))
-            raise Unreadable(f"required three axes, has 4 ({text}){got} · choose one with --volume 0 to {shape[3] - 1}")
+        number = chosen_volume(number, shape[3], f"required three axes, has 4 ({' × '.join(map(str, shape))})")
         notes.append(f"volume {number} of {shape[3]}")
     elif len(shape) != 3:
         raise Unreadable(f"required three axes, has {len(shape)} ({' × '.join(map(str, shape))})")
-    elif number not in (None, 0):
-        raise Unreadable(f"--volume: required 0, as there is one volume, got {number}")
+    else:
+        refuse_further_volumes(number)
     values = _plain(image, number if len(shape) == 4 else None)
     affine = np.diag([-1, -1, 1, 1]) @ image.affine  # RAS to LPS
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
@@ -127,23 +125,13 @@ def _plain(image: Any, number: int | None = None) -> np.ndarray:
     if values.dtype.kind not in "iuf":
         what = "complex values" if values.dtype.kind == "c" else "colours"
         raise Unreadable(f"required one real value in every voxel, has {what} · save the magnitude or one channel")
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise Unreadable("required finite values, holds NaN or infinity · save it again with numbers in their place")
+    require_finite(values)
     if (slope, intercept) != (1, 0):
         scaled = values.astype(np.float32)
         scaled *= np.float32(slope)
         scaled += np.float32(intercept)
         return scaled
     return as_torch_type(values)
-
-
-def as_torch_type(values: np.ndarray) -> np.ndarray:
-    """Returns values of a type that torch calculates with, in the machine's byte order."""
-    if values.dtype == np.uint16:
-        return values.astype(np.int32)
-    if values.dtype in (np.uint8, np.int8, np.int16, np.int32):
-        return values.astype(values.dtype.newbyteorder("="), copy=False)
-    return values.astype(np.float32, copy=False)
 
 
 def _notes_on_geometry(image: Any, directions: np.ndarray) -> list[str]:

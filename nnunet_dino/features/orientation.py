@@ -34,6 +34,28 @@ class Volume:
     padding: tuple[float, float] | None = None
 
 
+def chosen_volume(number: int | None, count: int, otherwise: str) -> int:
+    """Returns which of ``count`` volumes to take.
+
+    Raises:
+        Unreadable: ``otherwise``, as none is chosen or there is none of that number.
+    """
+    if number is None or not 0 <= number < count:
+        got = "" if number is None else f", --volume is {number}"
+        raise Unreadable(f"{otherwise}{got} · choose one with --volume 0 to {count - 1}")
+    return number
+
+
+def refuse_further_volumes(number: int | None, because: str = "there is one volume") -> None:
+    """Refuses any number but the first.
+
+    Raises:
+        Unreadable: It is another one.
+    """
+    if number not in (None, 0):
+        raise Unreadable(f"--volume: required 0, as {because}, got {number}")
+
+
 def in_patient_axes(values: np.ndarray, directions: np.ndarray, spacing_mm: tuple[float, ...]) -> Volume:
     """Turns a volume to the nearest axes of the patient.
 

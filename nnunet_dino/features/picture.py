@@ -13,14 +13,14 @@ import torch
 from PIL import Image, ImageOps
 
 from nnunet_dino.features import dicom
-from nnunet_dino.features.items import Item, Source, Unreadable, decoding
-from nnunet_dino.features.nifti import as_torch_type
+from nnunet_dino.features.items import Item, Source, Unreadable, decoding, with_notes
 from nnunet_dino.features.pixels import (
     Preprocessing,
+    as_torch_type,
     fit_square,
-    full_range,
-    notes_on_range,
     placement,
+    require_finite,
+    shown_range,
     shows_image,
     to_unit,
 )
@@ -74,17 +74,15 @@ def open_image(item: Item, preprocessing: Preprocessing) -> Source:
 
 def show_picture(picture: Picture, preprocessing: Preprocessing) -> Source:
     """Returns a picture as one resized image."""
-    notes, window, values = list(picture.notes), preprocessing.range(), picture.values
-    is_named = window is not None or picture.as_header_asks is not None
+    window, values = preprocessing.range(), picture.values
     if window is None and picture.as_header_asks is not None:
         values, window = picture.as_header_asks
-    low, high = window or full_range(values, notes, picture.padding, is_picture=True)
-    notes += notes_on_range(values, low, high, picture.is_inverted, is_named)
+    (low, high), notes = shown_range(values, window, picture.padding, picture.is_inverted, is_picture=True)
     image = to_unit(torch.from_numpy(np.ascontiguousarray(values)).permute(2, 0, 1)[None], low, high, picture.is_inverted)
     square = fit_square(image, preprocessing.size_px, preprocessing.fit, picture.pixel_hw)
     height, width = values.shape[:2]
     place = placement((height, width), preprocessing.size_px, preprocessing.fit, picture.pixel_hw)
-    facts = {"shape": f"{height} × {width}", **({"note": "; ".join(notes)} if notes else {})}
+    facts = with_notes({"shape": f"{height} × {width}"}, [*picture.notes, *notes])
     return Source(1, lambda start, stop: square[start:stop], facts, shows_image(place, preprocessing.size_px))
 
 
@@ -98,8 +96,7 @@ def read_picture(path: str) -> Picture:
         raise Unreadable("no such file")
     with decoding():
         picture = _read_dicom(path) if dicom.is_dicom(path) or path.lower().endswith(".dcm") else _read_other(path)
-    if picture.values.dtype.kind == "f" and not np.isfinite(picture.values).all():
-        raise Unreadable("required finite values, holds NaN or infinity · save it again with numbers in their place")
+    require_finite(picture.values)
     return picture
 
 

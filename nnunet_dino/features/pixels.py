@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.backbones.vit import PATCH_PX
+from nnunet_dino.features.items import Unreadable
 
 # Low and high end in HU, from the usual centre and width.
 WINDOWS_HU: dict[str, tuple[float, float]] = {
@@ -85,38 +86,72 @@ class Preprocessing:
         }
 
 
-def full_range(
-    values: np.ndarray, notes: list[str], padding: tuple[float, float] | None = None, is_picture: bool = False
-) -> tuple[float, float]:
-    """Returns the range in which values are shown where nobody named one.
+def require_finite(values: np.ndarray) -> None:
+    """Refuses values that cannot be shown.
 
-    Eight bits of a picture or of colours are shown as they are, everything else from its 0.5 to its 99.5 percentile, or from
-    its lowest to its highest value where these two are the same. Of a large array only every n-th value is looked at.
+    Raises:
+        Unreadable: Some are not finite.
+    """
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise Unreadable("required finite values, holds NaN or infinity · save it again with numbers in their place")
+
+
+def as_torch_type(values: np.ndarray) -> np.ndarray:
+    """Returns values of a type that torch calculates with, in the machine's byte order."""
+    if values.dtype == np.uint16:
+        return values.astype(np.int32)
+    if values.dtype in (np.uint8, np.int8, np.int16, np.int32):
+        return values.astype(values.dtype.newbyteorder("="), copy=False)
+    return values.astype(np.float32, copy=False)
+
+
+def shown_range(
+    values: np.ndarray,
+    window: tuple[float, float] | None,
+    padding: tuple[float, float] | None = None,
+    is_inverted: bool = False,
+    is_picture: bool = False,
+) -> tuple[tuple[float, float], list[str]]:
+    """Returns the range in which values are shown, and what must be known of it.
+
+    Where no window is named, eight bits of a picture or of colours are shown as they are, everything else from its 0.5 to its
+    99.5 percentile, or from its lowest to its highest value where these two are the same. Of a large array only every n-th
+    value is looked at.
 
     Args:
         values: Of a picture, or of a volume.
-        notes: Takes what had to be decided.
+        window: Low and high end that a user or the file's header names.
         padding: Range of values that stand for nothing and do not count.
+        is_inverted: Whether high values are dark.
         is_picture: Whether eight bits are shown as they are.
     """
-    if values.dtype == np.uint8 and (is_picture or values.ndim == 4):
-        return 0.0, 255.0
+    if window is not None:
+        return window, _notes_on_range(values, window, "window", is_inverted)
+    notes: list[str] = []
+    found = (0.0, 255.0)
+    if values.dtype != np.uint8 or not (is_picture or values.ndim == 4):
+        found, notes = _range_of(values, padding)
+    return found, notes + _notes_on_range(values, found, "range", is_inverted)
+
+
+def _range_of(values: np.ndarray, padding: tuple[float, float] | None) -> tuple[tuple[float, float], list[str]]:
     sample = _sample(values, NUM_FOR_PERCENTILES)
     if padding is not None and ((sample < padding[0]) | (sample > padding[1])).any():
         sample = sample[(sample < padding[0]) | (sample > padding[1])]
     low, high = (float(end) for end in np.percentile(sample, PERCENTILES))
     if high > low:
-        return low, high
+        return (low, high), []
     low, high = float(values.min()), float(values.max())
     if high > low:
-        notes.append(f"both percentiles are the same: shown from the lowest to the highest value, {low:g} to {high:g}")
+        note = f"both percentiles are the same: shown from the lowest to the highest value, {low:g} to {high:g}"
     else:
-        notes.append(f"constant: every value is {low:g}, shown as black")
-    return low, high
+        note = f"constant: every value is {low:g}, shown as black"
+    return (low, high), [note]
 
 
-def notes_on_range(values: np.ndarray, low: float, high: float, is_inverted: bool, is_named: bool) -> list[str]:
+def _notes_on_range(values: np.ndarray, ends: tuple[float, float], source: str, is_inverted: bool) -> list[str]:
     """Returns what must be known of values of which nearly all are shown as black or as white."""
+    low, high = ends
     if not high > low:
         return []
     sample = _sample(values, NUM_FOR_NOTES)
@@ -126,7 +161,6 @@ def notes_on_range(values: np.ndarray, low: float, high: float, is_inverted: boo
     for share, end in ((dark, "white" if is_inverted else "black"), (bright, "black" if is_inverted else "white")):
         if share > MUCH:
             outside = float(((sample < low) | (sample > high)).mean())
-            source = "window" if is_named else "range"
             notes.append(
                 f"the {source} {low:g} to {high:g} shows {share:.1%} of the values nearly {end} ({outside:.1%} are cut off)"
             )

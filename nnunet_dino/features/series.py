@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from nnunet_dino.features import dicom
 from nnunet_dino.features.items import Item, Unreadable
-from nnunet_dino.features.orientation import Volume, in_patient_axes
+from nnunet_dino.features.orientation import Volume, chosen_volume, in_patient_axes, refuse_further_volumes
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -157,8 +157,7 @@ def as_volume(slices: list[Slice], notes: list[str], number: int | None = None) 
     """
     slices, notes = _of_one_kind(slices, list(notes))
     if any(one.position is None for one in slices):
-        if number not in (None, 0):
-            raise Unreadable(f"--volume: required 0, as there are no positions to tell volumes apart, got {number}")
+        refuse_further_volumes(number, because="there are no positions to tell volumes apart")
         return _without_positions(slices, notes)
     axes = slices[0].axes
     assert axes is not None
@@ -206,8 +205,7 @@ def _of_one_time(slices: list[Slice], normal: np.ndarray, number: int | None) ->
     place = np.cumsum(is_new) - 1
     counts = np.bincount(place)
     if counts.max() == 1:
-        if number not in (None, 0):
-            raise Unreadable(f"--volume: required 0, as there is one volume, got {number}")
+        refuse_further_volumes(number)
         return slices, []
     where = int(counts.argmax())
     twice = [one.name for one, at in zip(slices, place, strict=True) if at == where][:2]
@@ -216,12 +214,8 @@ def _of_one_time(slices: list[Slice], normal: np.ndarray, number: int | None) ->
             f"required one slice at every position, has {counts.max()} at {heights[place == where][0]:g} mm "
             f"({' and '.join(twice)}) and {counts.min()} elsewhere · remove the doubled ones"
         )
-    if number is None or not 0 <= number < counts[0]:
-        got = "" if number is None else f", --volume is {number}"
-        raise Unreadable(
-            f"required one volume, has {counts[0]} slices at every position (such as {' and '.join(twice)}){got} · choose with "
-            f"--volume 0 to {counts[0] - 1}"
-        )
+    otherwise = f"required one volume, has {counts[0]} slices at every position (such as {' and '.join(twice)})"
+    number = chosen_volume(number, int(counts[0]), otherwise)
     chosen = [
         sorted((one for one, at in zip(slices, place, strict=True) if at == p), key=_order)[number] for p in range(len(counts))
     ]

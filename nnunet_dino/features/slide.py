@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.features.items import Item, Source, Unreadable, decoding
+from nnunet_dino.features.items import Item, Source, Unreadable, decoding, with_notes
 from nnunet_dino.features.pixels import Placement, Preprocessing, fit_square, shows_image
 from nnunet_dino.features.tissue import REFERENCE_PX, TISSUE_RULES, tile_corners, tissue_mask, tissue_rule
 
@@ -100,7 +100,7 @@ def _tiles_of(slide: AbstractSlide, path: str, preprocessing: Preprocessing, til
 
     width, height = slide.dimensions
     facts = {"shape": f"{height} × {width}", "tile_px": tile_px, "mpp": own_mpp or ""}
-    facts |= {"note": note} if note else {}
+    facts = with_notes(facts, [note] if note else [])
     all_tokens = shows_image(Placement(0, 0, preprocessing.size_px, preprocessing.size_px), preprocessing.size_px)
     return Source(len(corners), images, facts, all_tokens, torch.from_numpy(corners), slide.close)
 

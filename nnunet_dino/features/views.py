@@ -102,7 +102,7 @@ def look(
             content = _slide(items[0], prepared(224), tiling, encode, at, notes)
         else:
             opened = _picture(items[0], prepared) if found == IMAGES else _volume(items[0], prepared, slicing, slices)
-            notes += [text for text in (opened.source.facts.get("note"),) if text]
+            notes += opened.source.notes
             place = None if at is None else (0, *_token_at(at, opened))
             view = _view(opened, f"{items[0].id}: patch tokens of {backbone}", notes, encode)
             content = _drawn(view, place, target)
@@ -214,7 +214,7 @@ def _slide(
     require_openslide()
     source = open_slide(item, preprocessing, tiling)
     assert source.coordinates is not None
-    notes += [text for text in (source.facts.get("note"),) if text]
+    notes += source.notes
     corners, tile_px = source.coordinates.numpy(), int(source.facts["tile_px"])
     place = None
     if point is not None:

@@ -12,15 +12,16 @@ from torch import Tensor
 
 from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.features.dicom import is_dicom
-from nnunet_dino.features.items import Item, Source, Unreadable, decoding
-from nnunet_dino.features.nifti import as_torch_type, is_nifti, read_flat, read_nifti
-from nnunet_dino.features.orientation import Volume
+from nnunet_dino.features.items import Item, Source, Unreadable, decoding, with_notes
+from nnunet_dino.features.nifti import is_nifti, read_flat, read_nifti
+from nnunet_dino.features.orientation import Volume, chosen_volume
 from nnunet_dino.features.pixels import (
     Preprocessing,
+    as_torch_type,
     fit_square,
-    full_range,
-    notes_on_range,
     placement,
+    require_finite,
+    shown_range,
     shows_image,
     to_unit,
 )
@@ -72,10 +73,7 @@ def show_slices(volume: Volume, preprocessing: Preprocessing, slicing: Slicing) 
     """Returns the slices of a volume as images; they are prepared on demand."""
     slices, pixel_hw = take_plane(volume, slicing.plane)
     slices = slices[:: slicing.every]
-    notes = list(volume.notes)
-    window = preprocessing.range()
-    low, high = window or full_range(volume.values, notes, volume.padding)
-    notes += notes_on_range(volume.values, low, high, volume.is_inverted, window is not None)
+    (low, high), notes = shown_range(volume.values, preprocessing.range(), volume.padding, volume.is_inverted)
 
     def images(start: int, stop: int) -> Tensor:
         part = torch.from_numpy(np.array(slices[start:stop], order="C"))  # torch knows no negative strides
@@ -87,8 +85,7 @@ def show_slices(volume: Volume, preprocessing: Preprocessing, slicing: Slicing) 
         "shape": " × ".join(map(str, volume.values.shape)),
         "spacing_mm": " × ".join(f"{length:g}" for length in volume.spacing_mm),
     }
-    if notes:
-        facts["note"] = "; ".join(notes)
+    facts = with_notes(facts, [*volume.notes, *notes])
     height, width = slices.shape[1:3]
     place = placement((height, width), preprocessing.size_px, preprocessing.fit, pixel_hw)
     return Source(len(slices), images, facts, shows_image(place, preprocessing.size_px))
@@ -140,9 +137,7 @@ def read_volume(item: Item, number: int | None = None) -> Volume:
     if image.GetDimension() == 4:
         count = image.GetSize()[3]
         number = 0 if number is None and count == 1 else number
-        if number is None or not 0 <= number < count:
-            got = "" if number is None else f", --volume is {number}"
-            raise Unreadable(f"required three axes, has 4 ({shape}){got} · choose a volume with --volume 0 to {count - 1}")
+        number = chosen_volume(number, count, f"required three axes, has 4 ({shape})")
         image = sitk.Extract(image, [*image.GetSize()[:3], 0], [0, 0, 0, number])
     if image.GetDimension() != 3:
         raise Unreadable(f"required three axes, has {image.GetDimension()} ({shape})")
@@ -192,6 +187,5 @@ def _oriented(image: sitk.Image) -> Volume:
 
 def _plain(values: np.ndarray) -> np.ndarray:
     """Returns finite values of a type that torch has."""
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise Unreadable("required finite values, holds NaN or infinity · save it again with numbers in their place")
+    require_finite(values)
     return as_torch_type(values)

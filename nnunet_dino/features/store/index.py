@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nnunet_dino.features.items import Item
+from nnunet_dino.features.items import NOTE, Item
 from nnunet_dino.features.store.layout import FEATURES, INDEX, StoreFacts, unit_file, write_text
 from nnunet_dino.features.store.units import read_records
 
 COLUMNS = ("id", "path", "error", "file", "row", "first_instance", "num_instances")
-NOTE = "note"  # what had to be decided while an input was read
 
 
 def missing_units(store: Path, facts: StoreFacts) -> list[int]:

@@ -11,7 +11,8 @@ import pandas as pd
 from safetensors import SafetensorError, safe_open
 
 from nnunet_dino._errors import UserError, nearest
-from nnunet_dino.features.store.index import COLUMNS, NOTE, missing_units
+from nnunet_dino.features.items import NOTE
+from nnunet_dino.features.store.index import COLUMNS, missing_units
 from nnunet_dino.features.store.layout import INDEX, StoreFacts, read_facts
 from nnunet_dino.features.store.units import COORDINATES, INSTANCES
 
@@ -76,7 +77,7 @@ class FeatureStore:
         if NOTE not in self.index:
             return []
         noted = self.good[self.good[NOTE] != ""]
-        return [about(note, rows["id"].tolist()) for note, rows in noted.groupby(NOTE, sort=False)]
+        return [f"{about(note, rows['id'].tolist())}." for note, rows in noted.groupby(NOTE, sort=False)]
 
     def vectors(self, features: str = BOTH) -> tuple[list[str], np.ndarray]:
         """Returns one vector per input that could be read: of volumes the mean over slices, of slides the mean over tiles.
@@ -180,7 +181,7 @@ def _read_index(file: Path, num_items: int) -> pd.DataFrame:
     try:
         index = pd.read_csv(
             file,
-            dtype=dict.fromkeys(("id", "path", "error", "note", "file", "backbone", "weights"), str),
+            dtype=dict.fromkeys(("id", "path", "error", NOTE, "file", "backbone", "weights"), str),
             keep_default_na=False,
             na_values={name: [""] for name in NUMBERS},
         )
@@ -195,7 +196,7 @@ def _read_index(file: Path, num_items: int) -> pd.DataFrame:
 def about(note: str, ids: Sequence[str]) -> str:
     """Returns a note with the inputs that it is about."""
     more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
-    return f"{', '.join(ids[:3])}{more}: {note}."
+    return f"{', '.join(ids[:3])}{more}: {note}"
 
 
 def open_store(folder: str | Path) -> FeatureStore:
