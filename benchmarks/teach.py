@@ -28,8 +28,8 @@ def teach(arguments: argparse.Namespace) -> None:
     """Trains until the time is over and saves timm's state of the ViT."""
     trainer = make_trainer(arguments, arguments.seed)
     arguments.cases = 10**9
-    few = set(shuffled(trainer.do_split()[0])[: arguments.few])
-    cases = load_cases(trainer, sorted(set(trainer.do_split()[0]) - few), argparse.Namespace(tokens="none"))
+    others = shuffled(trainer.do_split()[0])[arguments.few :]
+    cases = load_cases(trainer, sorted(others), argparse.Namespace(tokens="none"))
     encoder, num_labels = trainer.network.slice_encoder.train(), len(trainer.label_manager.all_labels)
     vit = encoder.backbone.backbone.vit.float()
     for name, parameter in vit.named_parameters():
