@@ -2,7 +2,7 @@
 #
 #   PYTHON=python3.12 make install      another Python
 #   make demo ARGS="--epochs 50"        options of nnunet-dino demo
-#   make test ARGS="-k doctor -n 0"     options of pytest; three workers unless -n says otherwise
+#   make test ARGS="-k doctor -n 0"     options of pytest; two workers unless -n says otherwise
 
 PYTHON ?= python3
 ARGS ?=
@@ -28,7 +28,7 @@ demo: $(INSTALLED)
 	@$(BIN)/nnunet-dino demo $(ARGS)
 
 test: $(INSTALLED)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not weights" -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not weights" -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-gpu: $(INSTALLED)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m gpu -rs tests/test_gpu.py $(ARGS)
