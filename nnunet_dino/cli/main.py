@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from nnunet_dino import __version__
-from nnunet_dino.cli import compare, demo, doctor, export, extract, look, plan, probe, weights
+from nnunet_dino.cli import compare, demo, doctor, export, extract, look, plan, pretrain, probe, weights
 from nnunet_dino.cli._group import OneLineGroup
 
 
@@ -29,6 +29,7 @@ for verb in (
     extract.extract,
     probe.probe,
     look.look,
+    pretrain.pretrain,
 ):
     main.add_command(verb)
 

@@ -1,0 +1,223 @@
+"""What each step sees, as a function of the seed and the position alone.
+
+So an interrupted run goes on as if it had not been, with any number of workers and of processes::
+
+    position  0 1 2 3 │ 4 5 6 7 │ 8 …      batch 4, two processes: step 1 shows positions 4 5 to the first and 6 7 to the second
+    step         0    │    1    │ 2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from nnunet_dino._errors import UserError
+from nnunet_dino.backbones.rgb import shown
+from nnunet_dino.backbones.vit import PATCH_PX
+from nnunet_dino.pretrain.crops import Crop, body_of, draw_crop, draw_scene, render, scene_size, with_other_intensities
+from nnunet_dino.pretrain.masks import block_mask, masked_counts
+from nnunet_dino.pretrain.recipe import Recipe
+from nnunet_dino.pretrain.slices import Case, slices_in
+
+NUM_GLOBAL = 2
+TRIES = 50
+OF_SAMPLE, OF_MASK, OF_STEP, OF_EPOCH = range(4)
+
+
+@dataclass
+class Batch:
+    """What one process sees in one step: ``b`` slices.
+
+    Attributes:
+        global_views: ``2·b 3 g g``: the first crop of every slice, then the second.
+        local_views: ``l·b 3 s s``, crop by crop likewise.
+        gram_views: The global crops, larger, for the Gram teacher; None without one.
+        masks: Hidden patches of the global crops, ``2·b gh gw``.
+        rope_scales: Factor on the position coordinates of global and of local crops.
+        names: Of the slices.
+    """
+
+    global_views: Tensor
+    local_views: Tensor
+    gram_views: Tensor | None
+    masks: Tensor
+    rope_scales: tuple[float, float]
+    names: list[str]
+
+    def to(self, device: torch.device) -> Batch:
+        """Returns the batch on a device."""
+        moved = {key: value.to(device, non_blocking=True) for key, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
+
+
+def generator(seed: int, *what: int) -> np.random.Generator:
+    """Returns the source of chance for one purpose and position."""
+    return np.random.default_rng(np.random.SeedSequence([seed, *what]))
+
+
+class Stream(Dataset[Any]):
+    """Batches by step.
+
+    Args:
+        cases: Cases to draw from; each is drawn once before any is drawn again.
+        recipe: What is drawn.
+        rank: Number of this process.
+        world_size: Number of processes; divides the batch.
+    """
+
+    def __init__(self, cases: Sequence[Case], recipe: Recipe, rank: int = 0, world_size: int = 1) -> None:
+        self.cases, self.recipe = cases, recipe
+        self.num_own = recipe.batch // world_size
+        self.first_own = rank * self.num_own
+        self._order: tuple[int, NDArray[np.int64]] = (-1, np.zeros(0, np.int64))
+
+    def __getitem__(self, step: int) -> Batch | UserError:
+        """Returns the batch of a step; an error as a value, since a worker would add its traceback."""
+        try:
+            return self._batch(step)
+        except UserError as error:
+            return error
+
+    def _batch(self, step: int) -> Batch:
+        recipe = self.recipe
+        rng = generator(recipe.seed, OF_STEP, step)
+        shares = np.array(recipe.size_shares) / sum(recipe.size_shares)
+        size = int(rng.choice(len(shares), p=shares))
+        global_px, local_px = recipe.global_px[size], recipe.local_px[size]
+        scales = tuple(float(recipe.rope_rescale ** rng.uniform(-1, 1)) for _ in range(2))
+        positions = [step * recipe.batch + self.first_own + index for index in range(self.num_own)]
+        samples = [self.sample(position, global_px, local_px) for position in positions]
+        has_gram = recipe.gram_weight > 0
+        return Batch(
+            global_views=_joined([sample.global_views for sample in samples]),
+            local_views=_joined([sample.local_views for sample in samples]),
+            gram_views=_joined([sample.gram_views for sample in samples]) if has_gram else None,
+            masks=self._masks(rng, positions, global_px // PATCH_PX),
+            rope_scales=(scales[0], scales[1]),
+            names=[sample.name for sample in samples],
+        )
+
+    def _masks(self, rng: np.random.Generator, positions: Sequence[int], edge: int) -> Tensor:
+        recipe = self.recipe
+        counts = masked_counts(rng, NUM_GLOBAL * recipe.batch, edge * edge, recipe.mask_share, recipe.mask_ratio)
+        masks = [
+            block_mask(
+                generator(recipe.seed, OF_MASK, position, view),
+                (edge, edge),
+                counts[view * recipe.batch + position % recipe.batch],
+            )
+            for view in range(NUM_GLOBAL)
+            for position in positions
+        ]
+        return torch.from_numpy(np.stack(masks))
+
+    def _order_of(self, epoch: int) -> NDArray[np.int64]:
+        if self._order[0] != epoch:
+            self._order = epoch, generator(self.recipe.seed, OF_EPOCH, epoch).permutation(len(self.cases))
+        return self._order[1]
+
+    def sample(self, position: int, global_px: int, local_px: int) -> Sample:
+        """Returns the crops of the slice at a position.
+
+        Raises:
+            UserError: A case cannot be read, or there is nothing but air.
+        """
+        recipe = self.recipe
+        rng = generator(recipe.seed, OF_SAMPLE, position)
+        epoch, place = divmod(position, len(self.cases))
+        start = int(self._order_of(epoch)[place])
+        for attempt in range(TRIES):
+            case = self.cases[(start + (attempt + 4) // 5) % len(self.cases)]  # after the first, five slices of each
+            index = int(rng.integers(slices_in(case)))
+            pixels = case.read(index, recipe.rgb)
+            size = pixels.shape[1:]
+            aspect = case.source.pixel_aspect
+            scene = draw_scene(
+                rng, body_of(pixels), scene_size(size, global_px, recipe.global_area, recipe.token_stride_px, aspect)
+            )
+            if scene is None:
+                continue
+            crops = [
+                draw_crop(rng, scene, area, recipe.flips)
+                for area, count in ((recipe.global_area, NUM_GLOBAL), (recipe.local_area, recipe.num_local))
+                for _ in range(count)
+            ]
+            image = int(rng.integers(case.source.num_images(recipe.rgb)))
+            return self._rendered(rng, case, f"{case.title}[{index}]", pixels, crops, image, (global_px, local_px))
+        raise UserError(
+            f"slices: required some with more than air · got {TRIES} in a row without, the last of {case.title} · leave such "
+            "cases out with --exclude"
+        )
+
+    def _rendered(
+        self,
+        rng: np.random.Generator,
+        case: Case,
+        name: str,
+        pixels: Tensor,
+        crops: Sequence[Crop],
+        image: int,
+        edges: tuple[int, int],
+    ) -> Sample:
+        recipe = self.recipe
+        plain = pixels
+        if rng.random() < recipe.intensity_share:
+            deviations = [view.std for view in case.source.channels]
+            pixels = with_other_intensities(
+                rng, pixels, deviations, recipe.intensity_scale, recipe.intensity_shift, recipe.noise
+            )
+
+        def show(of: Tensor, some: Sequence[Crop], edge: int) -> Tensor:
+            if not some:
+                return torch.zeros(0, 3, edge, edge)
+            views = torch.stack([render(of, crop, edge) for crop in some])
+            return shown(views, case.source.channels, recipe.rgb)[image]
+
+        gram_px = PATCH_PX * round(edges[0] * recipe.gram_scale / PATCH_PX) if recipe.gram_weight else 0
+        return Sample(
+            show(pixels, crops[:NUM_GLOBAL], edges[0]),
+            show(pixels, crops[NUM_GLOBAL:], edges[1]),
+            show(plain, crops[:NUM_GLOBAL], gram_px) if gram_px else torch.zeros(0),
+            name,
+        )
+
+
+@dataclass
+class Sample:
+    """Crops of one slice: ``2 3 g g``, ``l 3 s s``, and for the Gram teacher ``2 3 m m``."""
+
+    global_views: Tensor
+    local_views: Tensor
+    gram_views: Tensor
+    name: str
+
+
+def _joined(views: Sequence[Tensor]) -> Tensor:
+    """Returns crops ``b`` times ``v 3 h w`` as ``(v·b) 3 h w``, the first crop of every slice first."""
+    return torch.stack(list(views), dim=1).flatten(0, 1).contiguous()
+
+
+def batches(stream: Stream, first: int, last: int, num_workers: int) -> Iterator[Batch]:
+    """Yields the batches of steps ``first`` to ``last``, the end excluded, prepared in ``num_workers`` processes.
+
+    Raises:
+        UserError: A case cannot be read, or there is nothing but air.
+    """
+    loader = DataLoader(
+        stream,
+        batch_size=None,
+        sampler=range(first, last),
+        num_workers=num_workers,
+        prefetch_factor=4 if num_workers else None,
+    )
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
