@@ -51,8 +51,9 @@ def body_of(pixels: Tensor) -> NDArray[np.bool_]:
 
     Values that are not finite count as body, so that they are seen and named rather than passed over.
     """
-    lowest = pixels.nan_to_num(0.0, 0.0, 0.0).amin(dim=(1, 2), keepdim=True)
-    return (~(pixels <= lowest + AIR_BELOW)).any(dim=0).numpy()
+    values = pixels.numpy()
+    lowest = np.fmin.reduce(values, axis=(1, 2), keepdims=True)
+    return (~(values <= lowest + AIR_BELOW)).any(axis=0)
 
 
 def scene_size(
@@ -66,9 +67,9 @@ def scene_size(
 
 
 def draw_scene(rng: np.random.Generator, body: NDArray[np.bool_], size: tuple[int, int]) -> Box | None:
-    """Returns a scene around a pixel of the body, inside the slice; None for a slice that is air."""
+    """Returns a scene around a pixel of the body, inside the slice; None for a slice with too little in it."""
     inside = np.flatnonzero(body)
-    if len(inside) < BODY_SHARE * body.size:
+    if len(inside) < BODY_SHARE * size[0] * size[1]:
         return None
     centre = np.unravel_index(inside[rng.integers(len(inside))], body.shape)
     top, left = (

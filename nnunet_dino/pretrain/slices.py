@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.nnunet.check_plans import planned_configuration
 from nnunet_dino.nnunet.slice_view import describe_plane, fit_to_plans
 from nnunet_dino.pretrain.recipe import Recipe
+
+
+MOST_OPEN_FILES = 64
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class Case:
         return torch.from_numpy(pixels.astype(np.float32))
 
 
+@lru_cache(maxsize=MOST_OPEN_FILES)
 def _open(case: Case) -> Any:
     """Returns the volume ``c d h w`` without reading it whole, where its format allows."""
     import blosc2
@@ -240,9 +244,3 @@ def split_cases(cases: Sequence[Case], left_out: Sequence[Case], num_held_out: i
     for index, case in enumerate(seen):
         parts[index in chosen].append(case)
     return Split(tuple(parts[False]), tuple(parts[True]), tuple(left_out))
-
-
-@cache
-def slices_in(case: Case) -> int:
-    """Returns :meth:`Case.num_slices`, remembered."""
-    return case.num_slices()

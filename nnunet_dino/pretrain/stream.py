@@ -24,7 +24,7 @@ from nnunet_dino.backbones.vit import PATCH_PX
 from nnunet_dino.pretrain.crops import Crop, body_of, draw_crop, draw_scene, render, scene_size, with_other_intensities
 from nnunet_dino.pretrain.masks import block_mask, masked_counts
 from nnunet_dino.pretrain.recipe import Recipe
-from nnunet_dino.pretrain.slices import Case, slices_in
+from nnunet_dino.pretrain.slices import Case
 
 NUM_GLOBAL = 2
 TRIES = 50
@@ -76,6 +76,7 @@ class Stream(Dataset[Any]):
         self.cases, self.recipe = cases, recipe
         self.num_own = recipe.batch // world_size
         self.first_own = rank * self.num_own
+        self._air: set[tuple[Case, int]] = set()  # need not be read again
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.zeros(0, np.int64))
 
     def __getitem__(self, step: int) -> Batch | UserError:
@@ -135,7 +136,9 @@ class Stream(Dataset[Any]):
         start = int(self._order_of(epoch)[place])
         for attempt in range(TRIES):
             case = self.cases[(start + (attempt + 4) // 5) % len(self.cases)]  # after the first, five slices of each
-            index = int(rng.integers(slices_in(case)))
+            index = int(rng.integers(case.num_slices()))
+            if (case, index) in self._air:
+                continue
             pixels = case.read(index, recipe.rgb)
             size = pixels.shape[1:]
             aspect = case.source.pixel_aspect
@@ -143,6 +146,7 @@ class Stream(Dataset[Any]):
                 rng, body_of(pixels), scene_size(size, global_px, recipe.global_area, recipe.token_stride_px, aspect)
             )
             if scene is None:
+                self._air.add((case, index))
                 continue
             crops = [
                 draw_crop(rng, scene, area, recipe.flips)
