@@ -9,7 +9,6 @@ from typing import Any
 import click
 
 from nnunet_dino.cli._group import OneLineGroup
-from nnunet_dino.cli._options import BACKBONE
 
 DEFAULT_VERB = "train"
 
@@ -36,7 +35,8 @@ def pretrain() -> None:
 @click.argument("datasets", nargs=-1, required=True)
 @click.option("-c", "configuration", required=True, metavar="NAME", help="Configuration whose preprocessed data are read.")
 @click.option("-p", "plans", default="nnUNetPlans", show_default=True, metavar="NAME", help="Plans.")
-@BACKBONE
+@click.option("--backbone", metavar="NAME", help="See nnunet-dino weights list, or a file; default: dinov3_vits16.")
+@click.option("--from", "from_folder", type=click.Path(path_type=Path), metavar="DIR", help="Begin with that run's heads, too.")
 @click.option(
     "--recipe", "recipe_name", default="adapt", show_default=True, metavar="NAME", help="adapt, anchor, sharpen, scratch."
 )
@@ -46,7 +46,9 @@ def pretrain() -> None:
 @click.option("--holdout", "num_held_out", type=int, metavar="N", help="Cases kept for the monitors; default: one in twenty.")
 @click.option("--workers", "num_workers", default=2, show_default=True, metavar="N", help="Processes that prepare batches.")
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="cpu or cuda; auto: CUDA if any.")
-def train(recipe_name: str, changes: Sequence[str], datasets: Sequence[str], **given: Any) -> None:
+@click.option("--compile", "compiles", is_flag=True, help="Compile the transformer; worth it on GPUs.")
+@click.option("--plan", "only_plan", is_flag=True, help="Say what it would take, from twenty timed steps; train nothing.")
+def train(recipe_name: str, changes: Sequence[str], only_plan: bool, **given: Any) -> None:
     """Pretrain a backbone on DATASETS that nnU-Net has preprocessed; the same command goes on with an interrupted run.
 
     \b
@@ -59,4 +61,4 @@ def train(recipe_name: str, changes: Sequence[str], datasets: Sequence[str], **g
     from nnunet_dino.pretrain.run import Options
     from nnunet_dino.pretrain.run import pretrain as run
 
-    run(Options(datasets=datasets, recipe=get_recipe(recipe_name, changes), **given), click.echo)
+    run(Options(recipe=get_recipe(recipe_name, changes), **given), click.echo, only_plan)

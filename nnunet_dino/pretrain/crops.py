@@ -82,7 +82,7 @@ def draw_scene(rng: np.random.Generator, body: NDArray[np.bool_], size: tuple[in
 def draw_crop(rng: np.random.Generator, scene: Box, area: tuple[float, float], flips: bool) -> Crop:
     """Returns a random crop of a scene, with an area between two shares of it."""
     share = rng.uniform(*area)
-    stretch = math.exp(rng.uniform(*(math.log(aspect) for aspect in ASPECTS)) / 2)
+    stretch = math.exp(rng.uniform(math.log(ASPECTS[0]), math.log(ASPECTS[1])) / 2)
     height = min(scene.height, max(1, round(scene.height * math.sqrt(share) / stretch)))
     width = min(scene.width, max(1, round(scene.width * math.sqrt(share) * stretch)))
     top = scene.top + int(rng.integers(scene.height - height + 1))

@@ -18,8 +18,8 @@ _INPUT = re.compile(r"backbone\.(patch_embed|cls_token|reg_token)|mask_token")
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """Returns groups for AdamW; beside ``params`` each has ``part``, ``lr_factor`` and ``decay_factor``.
 
-    The factor of the learning rate is ``layer_decay ** (L + 1 − id)``: id 0 is the input, block ``i`` has id ``i + 1``, heads and
-    the last norm have ``L + 1``.
+    The factor of the learning rate is ``layer_decay ** (L + 1 − id)``: id 0 is the input, block ``i`` has id ``i + 1``, heads
+    and the last norm have ``L + 1``.
     """
     num_blocks = len(model.backbone.blocks)
     groups: dict[tuple[str, float, float], list[nn.Parameter]] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,7 +28,7 @@ class ProjectionHead(nn.Module):
     def __init__(self, embed_dim: int, num_prototypes: int, recipe: Recipe) -> None:
         super().__init__()
         widths = (embed_dim, recipe.head_hidden, recipe.head_hidden, recipe.head_bottleneck)
-        layers = [nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+        layers = [nn.Linear(a, b) for a, b in pairwise(widths)]
         self.mlp = nn.Sequential(layers[0], nn.GELU(), layers[1], nn.GELU(), layers[2])
         self.prototypes = nn.Linear(recipe.head_bottleneck, num_prototypes, bias=False)
         self.has_batch_norm, self.has_unit_prototypes = recipe.head_batch_norm, recipe.unit_prototypes

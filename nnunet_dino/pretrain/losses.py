@@ -1,6 +1,7 @@
 """The losses of DINOv3 as pure functions.
 
-Sources: DINO (arXiv 2104.14294), iBOT (arXiv 2111.07832), KoLeo (arXiv 1806.03198), Gram anchoring (arXiv 2508.10104, sec. 4.2).
+Sources: DINO (arXiv 2104.14294), iBOT (arXiv 2111.07832), KoLeo (arXiv 1806.03198), Gram anchoring
+(arXiv 2508.10104, sec. 4.2).
 In the shapes ``s`` and ``t`` count crops of student and teacher, ``b`` samples, ``k`` prototypes, ``m`` masked patches, ``n``
 images, ``p`` patches, ``e`` the width of a token.
 """

@@ -393,7 +393,8 @@ def recipe_from_json(entry: Mapping[str, Any]) -> Recipe:
             f"recipe: required the fields of this version · got one that differs in {', '.join(odd[:4])} · use the version of "
             "nnunet-dino that began the run, or begin another folder"
         )
-    return Recipe(**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+    return Recipe(**values)
 
 
 def _parsed(key: str, text: str, like: Any) -> Any:

@@ -20,7 +20,6 @@ from nnunet_dino.nnunet.check_plans import planned_configuration
 from nnunet_dino.nnunet.slice_view import describe_plane, fit_to_plans
 from nnunet_dino.pretrain.recipe import Recipe
 
-
 MOST_OPEN_FILES = 64
 
 
@@ -175,13 +174,13 @@ def _check_alike(names: Sequence[str], plans_name: str, configurations: Sequence
         for name, count in zip(names, counts, strict=True):
             if count != counts[0]:
                 raise UserError(
-                    f"data sets: required equally many {what} · got {counts[0]} in {names[0]} and {count} in {name} ({plans_name}) "
-                    "· pretrain them one after the other, with --from"
+                    f"data sets: required equally many {what} · got {counts[0]} in {names[0]} and {count} in {name} "
+                    f"({plans_name}) · pretrain them one after the other, with --from"
                 )
 
 
 def excluded(cases: Sequence[Case], file: Path | None) -> list[Case]:
-    """Returns the cases that ``file`` names, one a line: ``case`` or ``DatasetXXX_NAME/case``; empty lines and ``#`` are passed.
+    """Returns the cases that ``file`` names, one a line: ``case`` or ``DatasetXXX_NAME/case``, and after ``#`` a remark.
 
     Raises:
         UserError: The file cannot be read, or names a case that there is not.
@@ -204,8 +203,8 @@ def excluded(cases: Sequence[Case], file: Path | None) -> list[Case]:
         name = line.partition("#")[0].strip()
         if name and name not in by_name:
             raise UserError(
-                f"--exclude: required names of cases · got {name!r} in line {number} of {file}{nearest(name, by_name)} · correct "
-                "or remove the line"
+                f"--exclude: required names of cases · got {name!r} in line {number} of {file}{nearest(name, by_name)} "
+                "· correct or remove the line"
             )
         found |= dict.fromkeys(by_name.get(name, []))
     return list(found)
@@ -236,8 +235,8 @@ def split_cases(cases: Sequence[Case], left_out: Sequence[Case], num_held_out: i
     count = min(20, max(1, len(seen) // 20)) if num_held_out is None else num_held_out
     if count < 1 or count >= len(seen):
         raise UserError(
-            f"--holdout: required from 1 to all but one of the {len(seen)} cases that are not excluded · got {count} · hold out "
-            "fewer, or add cases"
+            f"--holdout: required from 1 to all but one of the {len(seen)} cases that are not excluded · got {count} "
+            "· hold out fewer, or add cases"
         )
     chosen = set(np.random.default_rng([seed, 0x5EED]).permutation(len(seen))[:count].tolist())
     parts: dict[bool, list[Case]] = {True: [], False: []}

@@ -10,13 +10,15 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from nnunet_dino._errors import UserError
+from nnunet_dino._nnunet_folders import read_json
 from nnunet_dino.backbones import weights as weight_files
 from nnunet_dino.backbones.catalogue import CATALOGUE, NO_LICENCE, get_spec
 from nnunet_dino.backbones.vit import Backbone
-from nnunet_dino.pretrain.recipe import Recipe
+from nnunet_dino.pretrain.folder import LICENCE_KEY, RECORD, read
+from nnunet_dino.pretrain.recipe import Recipe, recipe_from_json
 from nnunet_dino.pretrain.student import SelfSupervisedViT
 
-LICENCE_KEY = "licence"
+OF_HEADS = ("prototypes", "patch_prototypes", "head_hidden", "head_bottleneck", "unit_prototypes", "head_batch_norm")
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,33 @@ def start_from_weights(backbone: str, recipe: Recipe) -> Start:
     vit.load_state_dict(loaded.state)
     licence = _licence_in(Path(loaded.source)) or spec.licence
     return Start(SelfSupervisedViT(vit, spec.embed_dim, recipe), spec.name, loaded.digest, loaded.source, licence)
+
+
+def start_from_run(folder: Path, backbone: str | None, recipe: Recipe) -> Start:
+    """Returns the teacher of an earlier pretraining, transformer and heads, for the next stage.
+
+    Raises:
+        UserError: It is no such folder, has another backbone, or heads of other sizes.
+    """
+    if not (folder / RECORD).is_file():
+        raise UserError(f"--from: required the folder of a pretraining · got {folder}, without {RECORD} · check the path")
+    record = read_json(folder / RECORD, dict)
+    if backbone not in (None, record["backbone"]):
+        raise UserError(
+            f"--backbone: required the one of {folder}, {record['backbone']} · got {backbone!r} · leave --backbone out"
+        )
+    earlier = recipe_from_json(record["recipe"])
+    odd = [name for name in OF_HEADS if getattr(recipe, name) != getattr(earlier, name)]
+    if odd:
+        settings = " ".join(f"--set {name}={str(getattr(earlier, name)).lower()}" for name in odd)
+        raise UserError(f"--from: required a recipe with the heads of {folder} · got other {', '.join(odd)} · add {settings}")
+    state = read(folder)
+    spec = get_spec(record["backbone"])
+    vit = Backbone(spec, random=True, drop_path=recipe.drop_path).vit
+    model = SelfSupervisedViT(vit, spec.embed_dim, recipe)
+    model.load_state_dict(state["teacher"])
+    digest = weight_files.digest_of({name: value.float() for name, value in vit.state_dict().items()})
+    return Start(model, spec.name, digest, f"step {state['step']} of {folder.name}", record[LICENCE_KEY])
 
 
 def _set_layer_scale(vit: nn.Module, value: float) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_dino.backbones.precision import backbone_dtype
+from nnunet_dino.networks.unet import keep_buffers_out_of_ddp
 from nnunet_dino.pretrain.distributed import all_sum, gather_objects, gathered, rank, world_size
 from nnunet_dino.pretrain.groups import BACKBONE, LAST_LAYER, parameter_groups
 from nnunet_dino.pretrain.losses import dino_loss, gram_loss, ibot_loss, koleo_loss
@@ -66,26 +67,31 @@ class Engine:
         student: The network to train.
         recipe: How.
         device: Where.
-        wrap: Makes the student one of several processes.
+        compiles: Compile the blocks of the transformers.
 
     Attributes:
         skipped: Steps that were left out because something was not finite.
         skipped_in_a_row: Those up to now without a good one between.
     """
 
-    def __init__(self, student: SelfSupervisedViT, recipe: Recipe, device: torch.device) -> None:
+    def __init__(self, student: SelfSupervisedViT, recipe: Recipe, device: torch.device, compiles: bool = False) -> None:
         self.recipe, self.device = recipe, device
         self.student = student.to(device).train()
         self.teacher = standing_copy(self.student)
         self.gram_teacher = standing_copy(self.student) if recipe.gram_weight else None
+        if compiles:
+            for model in (self.student, self.teacher, *([self.gram_teacher] if self.gram_teacher else [])):
+                for block in model.backbone.blocks:
+                    block.compile()
         self.schedules = schedules_of(recipe)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.student, recipe), lr=0.0, betas=(0.9, recipe.beta2), fused=True
         )
         self.parallel: nn.Module = self.student
         if world_size() > 1:
+            keep_buffers_out_of_ddp(self.student)
             devices = [device] if device.type == "cuda" else None
-            self.parallel = nn.parallel.DistributedDataParallel(self.student, devices, broadcast_buffers=False)
+            self.parallel = nn.parallel.DistributedDataParallel(self.student, devices)
         self.skipped = 0
         self.skipped_in_a_row = 0
 
@@ -98,7 +104,7 @@ class Engine:
         torch.manual_seed(_seed(recipe.seed, step))  # of drop path
         self._set_rates(step)
         temperature = self.schedules.temperature(step)
-        with self._autocast():
+        with self.autocast():
             targets = targets_of(self.teacher, batch, temperature)
             output = self.parallel(batch)
             losses = self._losses(batch, output, targets)
@@ -159,13 +165,14 @@ class Engine:
             parameters.append(self.student.mask_token)
         return torch.nn.utils.clip_grad_norm_(parameters, self.recipe.clip)
 
-    def _autocast(self) -> Any:
+    def autocast(self) -> Any:
+        """Returns the context in which the networks compute: bfloat16 where the processor has it."""
         dtype = backbone_dtype(self.device)
         return torch.autocast(self.device.type, dtype) if dtype is torch.bfloat16 else nullcontext()
 
     def suspects(self, batch: Batch) -> list[str]:
         """Returns the slices of all processes whose pixels or class tokens are not finite; all slices if none stands out."""
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), self.autocast():
             tokens = self.teacher.tokens(batch.global_views).class_tokens.float()
         finite = batch.global_views.flatten(1).isfinite().all(dim=1) & tokens.isfinite().all(dim=1)
         good = finite.unflatten(0, (NUM_GLOBAL, -1)).all(dim=0).tolist()

@@ -27,7 +27,7 @@ from nnunet_dino.pretrain.recipe import Recipe
 from nnunet_dino.pretrain.slices import Case
 
 NUM_GLOBAL = 2
-TRIES = 50
+TRIES, TRIES_PER_CASE = 60, 6
 OF_SAMPLE, OF_MASK, OF_STEP, OF_EPOCH = range(4)
 
 
@@ -135,7 +135,7 @@ class Stream(Dataset[Any]):
         epoch, place = divmod(position, len(self.cases))
         start = int(self._order_of(epoch)[place])
         for attempt in range(TRIES):
-            case = self.cases[(start + (attempt + 4) // 5) % len(self.cases)]  # after the first, five slices of each
+            case = self.cases[(start + attempt // TRIES_PER_CASE) % len(self.cases)]
             index = int(rng.integers(case.num_slices()))
             if (case, index) in self._air:
                 continue
