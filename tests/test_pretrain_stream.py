@@ -115,8 +115,17 @@ class TestStream:
         assert sorted(names[:6]) == sorted(names[6:]) == sorted(case.title for case in cases)
 
     def test_half_of_the_global_crops_have_masks_of_exact_size(self, cases: list[Case]) -> None:
-        counts = Stream(cases, small())[0].masks.flatten(1).sum(dim=1).tolist()
-        assert sorted(counts) == [0] * 4 + [3, 4, 6, 8]
+        batch = Stream(cases, small("scratch", "mask_share=0.5", "air_is_predicted=true"))[0]
+        assert sorted(batch.masks.flatten(1).sum(dim=1).tolist()) == [0] * 4 + [3, 4, 6, 8]
+        assert torch.equal(batch.predicted, batch.masks)
+
+    def test_masked_air_is_predicted_only_where_the_recipe_says_so(self, cases: list[Case]) -> None:
+        batch = Stream(cases, small("scratch", "mask_share=1", "mask_ratio=1,1", "intensity_share=0"))[0]
+        assert batch.masks.all()
+        brightest = torch.nn.functional.max_pool2d(batch.global_views[:, 0], 16)
+        assert (brightest[batch.predicted] > -0.7).all()
+        assert (brightest[~batch.predicted] < 0).all()
+        assert 0 < (~batch.predicted).sum() < batch.predicted.sum()
 
     def test_several_sizes_are_drawn_alike_by_all_processes(self, cases: list[Case]) -> None:
         recipe = small("scratch", "global_px=64,96", "local_px=32,48", "size_shares=0.5,0.5")

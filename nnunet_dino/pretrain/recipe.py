@@ -73,6 +73,7 @@ class Recipe:
         flips: Mirror crops.
         mask_share: Share of global crops with masked patches.
         mask_ratio: Smallest and largest share of patches masked in them.
+        air_is_predicted: Whether masked patches that show air alone are predicted as well.
         intensity_share: Share of slices whose intensities are changed, all crops alike.
         intensity_scale: Largest relative change of contrast.
         intensity_shift: Largest change of brightness, in standard deviations.
@@ -133,6 +134,7 @@ class Recipe:
     flips: bool = True
     mask_share: float = 0.5
     mask_ratio: tuple[float, float] = (0.1, 0.5)
+    air_is_predicted: bool = True
     intensity_share: float = 0.3
     intensity_scale: float = 0.25
     intensity_shift: float = 0.25
@@ -336,7 +338,8 @@ def scratch() -> Recipe:
         temperature_warmup=0.3,
         drop_path=0.0,
         layer_scale=1.0,
-        rope_rescale=1.5,
+        mask_share=0.75,
+        air_is_predicted=False,
         prototypes=256,
         patch_prototypes=512,
         head_hidden=512,

@@ -145,9 +145,12 @@ class Engine:
         temperature = recipe.student_temperature
         num_same = NUM_GLOBAL * (NUM_GLOBAL - 1)
         num_local = NUM_GLOBAL * recipe.num_local
+        weights = _patch_weights(batch.predicted)
         losses = {
             "dino": num_same / (num_same + num_local) * dino_loss(output.global_logits, targets.classes, temperature, True),
-            "ibot": ibot_loss(output.patch_logits, targets.patches, _patch_weights(batch.masks), len(batch.masks), temperature),
+            "ibot": ibot_loss(
+                output.patch_logits, targets.patches, _patch_weights(batch.predicted), len(batch.masks), temperature
+            ),
         }
         if num_local:
             local = dino_loss(output.local_logits, targets.classes, temperature)
@@ -181,10 +184,10 @@ class Engine:
         return [name for some, _ in found for name in some] or [name for _, names in found for name in names]
 
 
-def _patch_weights(masks: Tensor) -> Tensor:
-    """Returns for every masked patch one over the number of them in its crop."""
-    counts = masks.flatten(1).sum(dim=1, keepdim=True).clamp(min=1)
-    return (1 / counts).expand(-1, masks[0].numel())[masks.flatten(1)]
+def _patch_weights(predicted: Tensor) -> Tensor:
+    """Returns for every predicted patch one over the number of them in its crop."""
+    counts = predicted.flatten(1).sum(dim=1, keepdim=True).clamp(min=1)
+    return (1 / counts).expand(-1, predicted[0].numel())[predicted.flatten(1)]
 
 
 def _entropy(probabilities: Tensor) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,17 @@ from torch.utils.data import DataLoader, Dataset
 from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.rgb import shown
 from nnunet_dino.backbones.vit import PATCH_PX
-from nnunet_dino.pretrain.crops import Crop, body_of, draw_crop, draw_scene, render, scene_size, with_other_intensities
+from nnunet_dino.pretrain.crops import (
+    Box,
+    Crop,
+    body_of,
+    draw_crop,
+    draw_scene,
+    render,
+    scene_size,
+    shares_of_patches,
+    with_other_intensities,
+)
 from nnunet_dino.pretrain.masks import block_mask, masked_counts
 from nnunet_dino.pretrain.recipe import Recipe
 from nnunet_dino.pretrain.slices import Case
@@ -40,6 +50,7 @@ class Batch:
         local_views: ``l·b 3 s s``, crop by crop likewise.
         gram_views: The global crops, larger, for the Gram teacher; None without one.
         masks: Hidden patches of the global crops, ``2·b gh gw``.
+        predicted: Those of them that are to be predicted, ``2·b gh gw``.
         rope_scales: Factor on the position coordinates of global and of local crops.
         names: Of the slices.
     """
@@ -48,6 +59,7 @@ class Batch:
     local_views: Tensor
     gram_views: Tensor | None
     masks: Tensor
+    predicted: Tensor
     rope_scales: tuple[float, float]
     names: list[str]
 
@@ -96,11 +108,14 @@ class Stream(Dataset[Any]):
         positions = [step * recipe.batch + self.first_own + index for index in range(self.num_own)]
         samples = [self.sample(position, global_px, local_px) for position in positions]
         has_gram = recipe.gram_weight > 0
+        masks = self._masks(rng, positions, global_px // PATCH_PX)
+        bodies = torch.stack([sample.has_body for sample in samples], dim=1).flatten(0, 1)
         return Batch(
             global_views=_joined([sample.global_views for sample in samples]),
             local_views=_joined([sample.local_views for sample in samples]),
             gram_views=_joined([sample.gram_views for sample in samples]) if has_gram else None,
-            masks=self._masks(rng, positions, global_px // PATCH_PX),
+            masks=masks,
+            predicted=masks if recipe.air_is_predicted else masks & bodies,
             rope_scales=(scales[0], scales[1]),
             names=[sample.name for sample in samples],
         )
@@ -132,6 +147,36 @@ class Stream(Dataset[Any]):
         """
         recipe = self.recipe
         rng = generator(recipe.seed, OF_SAMPLE, position)
+        found = self._find(rng, position, global_px)
+        source = found.case.source
+        global_crops, local_crops = (
+            [draw_crop(rng, found.scene, area, recipe.flips) for _ in range(count)]
+            for area, count in ((recipe.global_area, NUM_GLOBAL), (recipe.local_area, recipe.num_local))
+        )
+        image = int(rng.integers(source.num_images(recipe.rgb)))
+        pixels = found.pixels
+        if rng.random() < recipe.intensity_share:
+            deviations = [view.std for view in source.channels]
+            changes = recipe.intensity_scale, recipe.intensity_shift, recipe.noise
+            pixels = with_other_intensities(rng, pixels, deviations, *changes)
+
+        def show(of: Tensor, crops: Sequence[Crop], edge_px: int) -> Tensor:
+            if not crops or not edge_px:
+                return torch.zeros(0, 3, edge_px, edge_px)
+            return shown(torch.stack([render(of, crop, edge_px) for crop in crops]), source.channels, recipe.rgb)[image]
+
+        gram_px = PATCH_PX * round(global_px * recipe.gram_scale / PATCH_PX) if recipe.gram_weight else 0
+        return Sample(
+            global_views=show(pixels, global_crops, global_px),
+            local_views=show(pixels, local_crops, local_px),
+            gram_views=show(found.pixels, global_crops, gram_px),
+            has_body=torch.stack([shares_of_patches(found.body, crop, global_px // PATCH_PX) > 0 for crop in global_crops]),
+            name=f"{found.case.title}[{found.index}]",
+        )
+
+    def _find(self, rng: np.random.Generator, position: int, global_px: int) -> _Found:
+        """Returns the slice at a position: of the case whose turn it is, the first of several that is more than air."""
+        recipe = self.recipe
         epoch, place = divmod(position, len(self.cases))
         start = int(self._order_of(epoch)[place])
         for attempt in range(TRIES):
@@ -140,66 +185,33 @@ class Stream(Dataset[Any]):
             if (case, index) in self._air:
                 continue
             pixels = case.read(index, recipe.rgb)
-            size = pixels.shape[1:]
-            aspect = case.source.pixel_aspect
-            scene = draw_scene(
-                rng, body_of(pixels), scene_size(size, global_px, recipe.global_area, recipe.token_stride_px, aspect)
-            )
-            if scene is None:
-                self._air.add((case, index))
-                continue
-            crops = [
-                draw_crop(rng, scene, area, recipe.flips)
-                for area, count in ((recipe.global_area, NUM_GLOBAL), (recipe.local_area, recipe.num_local))
-                for _ in range(count)
-            ]
-            image = int(rng.integers(case.source.num_images(recipe.rgb)))
-            return self._rendered(rng, case, f"{case.title}[{index}]", pixels, crops, image, (global_px, local_px))
+            body = body_of(pixels)
+            stride_px, aspect = recipe.token_stride_px, case.source.pixel_aspect
+            scene = draw_scene(rng, body, scene_size(body.shape, global_px, recipe.global_area, stride_px, aspect))
+            if scene is not None:
+                return _Found(case, index, pixels, body, scene)
+            self._air.add((case, index))
         raise UserError(
             f"slices: required some with more than air · got {TRIES} in a row without, the last of {case.title} · leave such "
             "cases out with --exclude"
         )
 
-    def _rendered(
-        self,
-        rng: np.random.Generator,
-        case: Case,
-        name: str,
-        pixels: Tensor,
-        crops: Sequence[Crop],
-        image: int,
-        edges: tuple[int, int],
-    ) -> Sample:
-        recipe = self.recipe
-        plain = pixels
-        if rng.random() < recipe.intensity_share:
-            deviations = [view.std for view in case.source.channels]
-            pixels = with_other_intensities(
-                rng, pixels, deviations, recipe.intensity_scale, recipe.intensity_shift, recipe.noise
-            )
 
-        def show(of: Tensor, some: Sequence[Crop], edge: int) -> Tensor:
-            if not some:
-                return torch.zeros(0, 3, edge, edge)
-            views = torch.stack([render(of, crop, edge) for crop in some])
-            return shown(views, case.source.channels, recipe.rgb)[image]
-
-        gram_px = PATCH_PX * round(edges[0] * recipe.gram_scale / PATCH_PX) if recipe.gram_weight else 0
-        return Sample(
-            show(pixels, crops[:NUM_GLOBAL], edges[0]),
-            show(pixels, crops[NUM_GLOBAL:], edges[1]),
-            show(plain, crops[:NUM_GLOBAL], gram_px) if gram_px else torch.zeros(0),
-            name,
-        )
+class _Found(NamedTuple):
+    case: Case
+    index: int
+    pixels: Tensor
+    body: NDArray[np.bool_]
+    scene: Box
 
 
-@dataclass
-class Sample:
-    """Crops of one slice: ``2 3 g g``, ``l 3 s s``, and for the Gram teacher ``2 3 m m``."""
+class Sample(NamedTuple):
+    """Crops of one slice: ``2 3 g g``, ``l 3 s s``, for the Gram teacher ``2 3 m m``; where the global ones show a body."""
 
     global_views: Tensor
     local_views: Tensor
     gram_views: Tensor
+    has_body: Tensor
     name: str
 
 

@@ -30,7 +30,7 @@ class StudentOutput(NamedTuple):
         class_tokens: Of the global crops, before the head, ``2 b e``.
         global_logits: ``2 b k``.
         local_logits: ``l b k``.
-        patch_logits: Of the masked patches, ``m k``.
+        patch_logits: Of the predicted patches, ``m k``.
         patches: Of the global crops, ``2·b p e``.
     """
 
@@ -95,7 +95,7 @@ class SelfSupervisedViT(nn.Module):
             class_tokens=seen.class_tokens.unflatten(0, (NUM_GLOBAL, num_slices)),
             global_logits=global_logits.unflatten(0, (NUM_GLOBAL, num_slices)),
             local_logits=local_logits.unflatten(0, (-1, num_slices)),
-            patch_logits=self.ibot_head(seen.patches[batch.masks.flatten(1)]),
+            patch_logits=self.ibot_head(seen.patches[batch.predicted.flatten(1)]),
             patches=seen.patches,
         )
 

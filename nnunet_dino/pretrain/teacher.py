@@ -16,7 +16,7 @@ from nnunet_dino.pretrain.student import SelfSupervisedViT
 
 
 class Targets(NamedTuple):
-    """What the student is to predict: of class tokens ``2 b k``, of masked patches ``m k``."""
+    """What the student is to predict: of class tokens ``2 b k``, of predicted patches ``m k``."""
 
     classes: Tensor
     patches: Tensor
@@ -40,7 +40,7 @@ def targets_of(teacher: SelfSupervisedViT, batch: Batch, temperature: float) -> 
     """Returns the teacher's view of the global crops, nothing hidden."""
     seen = teacher.tokens(batch.global_views)
     classes = sinkhorn_targets(teacher.dino_head(seen.class_tokens), temperature)
-    patches = sinkhorn_targets(teacher.ibot_head(seen.patches[batch.masks.flatten(1)]), temperature)
+    patches = sinkhorn_targets(teacher.ibot_head(seen.patches[batch.predicted.flatten(1)]), temperature)
     return Targets(classes.unflatten(0, (NUM_GLOBAL, -1)), patches)
 
 
