@@ -123,8 +123,8 @@ class TestStream:
         batch = Stream(cases, small("scratch", "mask_share=1", "mask_ratio=1,1", "intensity_share=0"))[0]
         assert batch.masks.all()
         brightest = torch.nn.functional.max_pool2d(batch.global_views[:, 0], 16)
-        assert (brightest[batch.predicted] > -0.7).all()
-        assert (brightest[~batch.predicted] < 0).all()
+        assert (brightest[batch.predicted] > -1).all()
+        assert (brightest[~batch.predicted] <= -0.8).all()
         assert 0 < (~batch.predicted).sum() < batch.predicted.sum()
 
     def test_several_sizes_are_drawn_alike_by_all_processes(self, cases: list[Case]) -> None:

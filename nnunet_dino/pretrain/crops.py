@@ -99,12 +99,10 @@ def render(pixels: Tensor, crop: Crop, edge_px: int) -> Tensor:
     return part.flip(2) if flipped else part
 
 
-def shares_of_patches(body: NDArray[np.bool_], crop: Crop, edge: int) -> Tensor:
-    """Returns which share of each of ``edge × edge`` patches of a crop is body."""
-    (top, left, height, width), flipped = crop
-    part = torch.from_numpy(body[top : top + height, left : left + width].astype(np.float32))
-    shares = F.adaptive_avg_pool2d(part[None, None], edge)[0, 0]
-    return shares.flip(1) if flipped else shares
+def has_body(body: NDArray[np.bool_], crop: Crop, edge_px: int) -> Tensor:
+    """Returns which patches of a rendered crop show any of the body, ``gh gw``."""
+    view = render(torch.from_numpy(body[None].astype(np.float32)), crop, edge_px)
+    return F.max_pool2d(view, PATCH_PX)[0] > 0
 
 
 def with_other_intensities(

@@ -148,9 +148,7 @@ class Engine:
         weights = _patch_weights(batch.predicted)
         losses = {
             "dino": num_same / (num_same + num_local) * dino_loss(output.global_logits, targets.classes, temperature, True),
-            "ibot": ibot_loss(
-                output.patch_logits, targets.patches, _patch_weights(batch.predicted), len(batch.masks), temperature
-            ),
+            "ibot": ibot_loss(output.patch_logits, targets.patches, weights, len(batch.masks), temperature),
         }
         if num_local:
             local = dino_loss(output.local_logits, targets.classes, temperature)

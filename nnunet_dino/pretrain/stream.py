@@ -27,9 +27,9 @@ from nnunet_dino.pretrain.crops import (
     body_of,
     draw_crop,
     draw_scene,
+    has_body,
     render,
     scene_size,
-    shares_of_patches,
     with_other_intensities,
 )
 from nnunet_dino.pretrain.masks import block_mask, masked_counts
@@ -170,7 +170,7 @@ class Stream(Dataset[Any]):
             global_views=show(pixels, global_crops, global_px),
             local_views=show(pixels, local_crops, local_px),
             gram_views=show(found.pixels, global_crops, gram_px),
-            has_body=torch.stack([shares_of_patches(found.body, crop, global_px // PATCH_PX) > 0 for crop in global_crops]),
+            has_body=torch.stack([has_body(found.body, crop, global_px) for crop in global_crops]),
             name=f"{found.case.title}[{found.index}]",
         )
 
