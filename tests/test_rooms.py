@@ -19,7 +19,7 @@ KNOWS = {
     "planners": {"nnunet"},
     "features": {"backbones"},
     "reports": set(),
-    "probes": {"features", "reports"},
+    "probes": {"nnunet", "features", "reports"},
     "compare": {"features", "reports"},
     "demo": set(),
     "cli": {"backbones", "networks", "nnunet", "features", "reports", "probes", "compare", "demo"},

@@ -104,7 +104,7 @@ def compute_metrics(
             name=name,
             num_positive=int(targets[:, c].sum()),
             threshold=_common_threshold(thresholds, c),
-            **{key: _estimate(per_label[key][c, 0], label_rounds[key][c]) for key in per_label},
+            **{key: estimate(per_label[key][c, 0], label_rounds[key][c]) for key in per_label},
         )
         for c, name in enumerate(names)
     ]
@@ -112,7 +112,7 @@ def compute_metrics(
         num=len(targets),
         num_patients=len(np.unique(patients)),
         labels=labels,
-        overall={key: _estimate(overall[key][0], overall_rounds[key]) for key in overall},
+        overall={key: estimate(overall[key][0], overall_rounds[key]) for key in overall},
         single_class=[name for c, name in enumerate(names) if len(np.unique(targets[:, c])) < 2],
     )
 
@@ -176,7 +176,8 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
 
 
-def _estimate(value: float, rounds: np.ndarray) -> Estimate:
+def estimate(value: float, rounds: np.ndarray) -> Estimate:
+    """Returns a number with the interval of its bootstrap rounds; rounds in which it is undefined are left out."""
     known = rounds[np.isfinite(rounds)]
     if not np.isfinite(value) or not len(known):
         return Estimate(float(value), float("nan"), float("nan"))
