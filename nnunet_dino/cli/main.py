@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from nnunet_dino import __version__
-from nnunet_dino.cli import compare, demo, doctor, export, extract, look, plan, probe, weights
+from nnunet_dino.cli import compare, demo, doctor, export, extract, look, plan, probe, probe_dense, weights
 from nnunet_dino.cli._group import OneLineGroup
 
 
@@ -31,6 +31,7 @@ for verb in (
     look.look,
 ):
     main.add_command(verb)
+probe.probe.add_command(probe_dense.dense)
 
 
 def run() -> None:

@@ -80,7 +80,7 @@ class DenseProbe:
         self._kept: dict[str, LabelledSlices] = {}
         self._bytes_kept = 0
         for part, names in (("training", self.learned_from), ("test", cases.test)):
-            if not any(self._truth(self.slices(case)).any() for case in names):
+            if not any(self.truth(case).any() for case in names):
                 raise UserError(
                     f"{cases.dataset}: required {part} cases with one of {', '.join(cases.classes)} in {options.share:g} of a "
                     f"token's cell · got none in {len(names)} · take more --cases or --slices, a smaller --share or --stride"
@@ -136,7 +136,11 @@ class DenseProbe:
             learners["linear", number] = fit_linear(tokens, rng)
             learners["k-NN", number] = fit_neighbours(tokens, self.options.num_neighbours, rng)
         del learned
-        return self._judge(encode, list(names), learners, is_learned)
+        return self._judge(encode, names, learners, is_learned)
+
+    def truth(self, case: str) -> Tensor:
+        """Returns which classes every token of a case has, ``n gh gw k``, boolean."""
+        return self._truth(self.slices(case))
 
     def slices(self, case: str) -> LabelledSlices:
         """Returns the slices of a case; as many cases as fit into a gibibyte are read once.
@@ -154,8 +158,8 @@ class DenseProbe:
         return slices
 
     def drawn_slice(self, case: str) -> int:
-        """Returns the index, among the slices of a case, of the one to draw: with most classes, then most tokens that have one."""
-        truth = self._truth(self.slices(case)).flatten(1, 2)
+        """Returns the index, among the slices of a case, of the one to draw: with most classes, then most tokens of them."""
+        truth = self.truth(case).flatten(1, 2)
         return int((truth.any(1).sum(1) * truth.shape[1] * truth.shape[2] + truth.sum((1, 2))).argmax())
 
     def _truth(self, slices: LabelledSlices) -> Tensor:

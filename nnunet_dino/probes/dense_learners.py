@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
@@ -17,8 +18,12 @@ RIDGES = tuple(10.0**power for power in range(-6, 2))
 UNCHOSEN = 1e-2
 """The ridge where there is nothing to choose by."""
 
+CONSTANT = 1e-12
+"""Share of the largest variance below which a feature counts as constant."""
+
 TOKENS_TO_CHOOSE_BY = 2**16
-BANK, QUERIES = 2**14, 2**13
+TOKENS_AT_ONCE = 2**13
+BANK, QUERIES = 2**13, 2**13
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Tokens:
     @property
     def is_learned(self) -> np.ndarray:
         """Whether each class occurs, ``k``."""
-        return self.truth.any(0)
+        return np.asarray(self.truth.any(0))
 
     def take(self, chosen: np.ndarray) -> Tokens:
         """Returns some of the tokens."""
@@ -71,39 +76,42 @@ class Moments:
     Args:
         features: ``n e``.
         truth: ``n k``.
-        shift: Near the mean of the features, ``e``, so that float32 products lose nothing.
     """
 
-    def __init__(self, features: Tensor, truth: np.ndarray, shift: Tensor) -> None:
-        targets = torch.from_numpy(truth.astype(np.float32))
-        self.shift, self.count = shift, len(features)
+    def __init__(self, features: Tensor, truth: np.ndarray) -> None:
+        targets = torch.from_numpy(truth.astype(np.float64))
+        self.count = len(features)
         self.sums = torch.zeros(features.shape[1] + targets.shape[1], dtype=torch.float64)
         self.products = torch.zeros(features.shape[1], len(self.sums), dtype=torch.float64)
-        for some, goals in zip(features.split(TOKENS_TO_CHOOSE_BY), targets.split(TOKENS_TO_CHOOSE_BY), strict=True):
-            both = torch.cat([some.float() - shift, goals], dim=1)
-            self.sums += both.double().sum(0)
-            self.products += (both[:, : features.shape[1]].T @ both).double()
+        for some, goals in zip(features.split(TOKENS_AT_ONCE), targets.split(TOKENS_AT_ONCE), strict=True):
+            both = torch.cat([some.double(), goals], dim=1)
+            self.sums += both.sum(0)
+            self.products += both[:, : features.shape[1]].T @ both
 
-    def __sub__(self, part: Moments) -> Moments:
-        rest = object.__new__(Moments)
-        rest.shift, rest.count = self.shift, self.count - part.count
-        rest.sums, rest.products = self.sums - part.sums, self.products - part.products
-        return rest
+    def plus(self, other: Moments, sign: int = 1) -> Moments:
+        """Returns the sums with those of another part added, or taken away with ``sign`` -1."""
+        both = object.__new__(Moments)
+        both.count = self.count + sign * other.count
+        both.sums, both.products = self.sums + sign * other.sums, self.products + sign * other.products
+        return both
 
     def solve(self, ridges: tuple[float, ...]) -> list[tuple[Tensor, Tensor]]:
-        """Returns weight ``e k`` and bias ``k`` of every ridge: least squares on standardised features plus a penalty."""
+        """Returns weight ``e k`` and bias ``k`` of every ridge: least squares on standardised features plus a penalty.
+
+        A feature that does not vary gets no weight.
+        """
         width = len(self.products)
         mean = self.sums / self.count
         covariance = self.products / self.count - mean[:width, None] * mean
-        deviation = covariance.diagonal().clamp(min=1e-12).sqrt()
+        variance = covariance.diagonal()
+        deviation = torch.where(variance > CONSTANT * variance.max(), variance, torch.inf).sqrt()
         correlation = covariance[:, :width] / deviation[:, None] / deviation
         target = covariance[:, width:] / deviation[:, None]
         solved = []
         for ridge in ridges:
             factor = torch.linalg.cholesky(correlation + ridge * torch.eye(width, dtype=torch.float64))
             weight = torch.cholesky_solve(target, factor) / deviation[:, None]
-            bias = mean[width:] - (mean[:width] + self.shift.double()) @ weight
-            solved.append((weight.float(), bias.float()))
+            solved.append((weight.float(), (mean[width:] - mean[:width] @ weight).float()))
         return solved
 
 
@@ -117,25 +125,28 @@ def fit_linear(tokens: Tokens, rng: np.random.Generator) -> Linear:
         tokens: With two parts or more; with one, nothing is chosen, and thresholds are those of the training tokens.
         rng: Draws what is chosen by, where there are many tokens.
     """
-    whole = Moments(tokens.features, tokens.truth, tokens.features[:TOKENS_TO_CHOOSE_BY].float().mean(0))
-    judged = tokens.drawn(TOKENS_TO_CHOOSE_BY, rng)
     numbers = np.unique(tokens.parts)
-    if len(numbers) < 2:
-        ((weight, bias),) = whole.solve((UNCHOSEN,))
-        linear = Linear(weight, bias, np.zeros(0), UNCHOSEN)
-        return Linear(weight, bias, _thresholds(linear.scores(judged.features), judged.truth), UNCHOSEN)
+    members = [tokens.take(np.flatnonzero(tokens.parts == number)) for number in numbers]
+    parts = [Moments(part.features, part.truth) for part in members]
+    whole = reduce(Moments.plus, parts)
+    judged = tokens.drawn(TOKENS_TO_CHOOSE_BY, rng)
+    if len(parts) < 2:
+        return _finish(whole, UNCHOSEN, judged, None)
     held_out = [np.zeros(judged.truth.shape, np.float32) for _ in RIDGES]
-    for number in numbers:
-        part, mine = tokens.take(tokens.parts == number), judged.parts == number
+    for number, part in zip(numbers, parts, strict=True):
+        mine = np.flatnonzero(judged.parts == number)
         features = judged.take(mine).features.float()
-        for scores, (weight, bias) in zip(
-            held_out, (whole - Moments(part.features, part.truth, whole.shift)).solve(RIDGES), strict=True
-        ):
+        for scores, (weight, bias) in zip(held_out, whole.plus(part, -1).solve(RIDGES), strict=True):
             scores[mine] = (features @ weight + bias).numpy()
     quality = [_mean_precision(scores, judged.truth) for scores in held_out]
-    best = int(np.nanargmax(quality)) if np.isfinite(quality).any() else RIDGES.index(UNCHOSEN)
-    ((weight, bias),) = whole.solve((RIDGES[best],))
-    return Linear(weight, bias, _thresholds(held_out[best], judged.truth), RIDGES[best])
+    best = int(np.argmax(quality)) if np.isfinite(quality).all() else RIDGES.index(UNCHOSEN)
+    return _finish(whole, RIDGES[best], judged, held_out[best])
+
+
+def _finish(moments: Moments, ridge: float, judged: Tokens, held_out: np.ndarray | None) -> Linear:
+    ((weight, bias),) = moments.solve((ridge,))
+    scores = (judged.features.float() @ weight + bias).numpy() if held_out is None else held_out
+    return Linear(weight, bias, _thresholds(scores, judged.truth), ridge)
 
 
 @dataclass(frozen=True)
