@@ -14,13 +14,7 @@ ANISOTROPIC = 1.5
 
 @dataclass(frozen=True)
 class SliceChoice:
-    """Which slice of a volume is shown, and why.
-
-    Attributes:
-        plane: One of :data:`PLANES`.
-        index: Position across the plane.
-        reason: What makes this slice the one.
-    """
+    """Which slice is shown: one of :data:`PLANES`, the position across it, and why this one."""
 
     plane: str
     index: int

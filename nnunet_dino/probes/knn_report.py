@@ -14,7 +14,7 @@ from nnunet_dino.probes.evaluation import check_parts, evaluate, mean_auroc
 from nnunet_dino.probes.knn import UNIFORM, knn_scores
 from nnunet_dino.probes.labels import Labelled, labelled_vectors
 from nnunet_dino.probes.options import HALF, EvaluationOptions, KnnOptions, Request
-from nnunet_dino.probes.report import compose, write_report
+from nnunet_dino.probes.report import report_scores
 from nnunet_dino.probes.result_tables import number
 from nnunet_dino.probes.splits import divide
 from nnunet_dino.reports import Report, Table, check_folder
@@ -36,10 +36,10 @@ def report_knn(request: Request, options: KnnOptions, echo: Callable[[str], obje
     labelled, vectors = labelled_vectors(store, request.label_columns, request.features)
     if options.leave_one_out:
         how_split = "none; every input is asked against those of all other patients"
-        labelled, bank = labelled.with_split(np.full(len(vectors), "test")), np.ones(len(vectors), bool)
+        labelled, bank = labelled.with_split(np.full(len(vectors), "test"), how_split), np.ones(len(vectors), bool)
     else:
-        split, how_split = divide(labelled.split, labelled.patients, request.splitting)
-        labelled, bank = labelled.with_split(split), split == "train"
+        labelled = labelled.with_split(*divide(labelled.split, labelled.patients, request.splitting))
+        bank = labelled.split == "train"
     untrained = check_parts(labelled, request.evaluation)
     scores = knn_scores(
         vectors[bank],
@@ -52,17 +52,17 @@ def report_knn(request: Request, options: KnnOptions, echo: Callable[[str], obje
         device,
     )
     best, chosen_on = _best(labelled, scores, request.evaluation)
-    left_out = [k for k in options.num_neighbours if (k, best[1]) not in scores]
-    report = compose(
+    left_out = ", ".join(str(k) for k in options.num_neighbours if (k, best[1]) not in scores)
+    return report_scores(
         request,
+        store,
+        labelled,
+        scores[best],
+        evaluate(labelled, scores[best], request.evaluation),
+        echo,
         probe="knn",
         what=f"k-NN (k = {best[0]}, {best[1]} votes, {chosen_on})",
         title=f"Nearest neighbours with {store.facts.backbone}",
-        facts=store.facts,
-        num_failed=len(store.failed),
-        labelled=labelled,
-        how_split=how_split,
-        evaluations=evaluate(labelled, scores[best], request.evaluation),
         method=_method(options),
         numbers={
             "options": asdict(options),
@@ -73,13 +73,9 @@ def report_knn(request: Request, options: KnnOptions, echo: Callable[[str], obje
             ],
         },
         untrained=untrained,
-        warnings=[f"Left out, as there are not so many training inputs: k = {', '.join(map(str, left_out))}."]
-        if left_out
-        else [],
+        warnings=[f"Left out, as there are not so many training inputs: k = {left_out}."] if left_out else [],
         tables=[_settings_table(labelled, scores, request.evaluation)],
     )
-    write_report(echo, request, report, labelled, scores[best])
-    return report
 
 
 def _auroc_on(part: str, labelled: Labelled, scores: np.ndarray) -> float:

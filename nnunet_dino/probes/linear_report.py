@@ -16,7 +16,7 @@ from nnunet_dino.probes.evaluation import check_parts, evaluate
 from nnunet_dino.probes.labels import labelled_vectors
 from nnunet_dino.probes.linear import LinearProbe, train_linear
 from nnunet_dino.probes.options import LinearOptions, Request
-from nnunet_dino.probes.report import compose, write_report
+from nnunet_dino.probes.report import report_scores
 from nnunet_dino.probes.splits import divide
 from nnunet_dino.reports import Report, check_folder
 
@@ -33,36 +33,27 @@ def report_linear(request: Request, options: LinearOptions, echo: Callable[[str]
     device = pick_device(request.device)
     store = FeatureStore(request.store)
     labelled, vectors = labelled_vectors(store, request.label_columns, request.features)
-    split, how_split = divide(labelled.split, labelled.patients, request.splitting)
-    labelled = labelled.with_split(split)
+    labelled = labelled.with_split(*divide(labelled.split, labelled.patients, request.splitting))
     untrained = check_parts(labelled, request.evaluation)
     train, val = labelled.split == "train", labelled.split == "val"
-    probe = train_linear(
-        vectors[train],
-        labelled.targets[train],
-        labelled.is_exclusive,
-        options,
-        (vectors[val], labelled.targets[val]) if val.any() else None,
-        device,
-    )
+    validation = (vectors[val], labelled.targets[val]) if val.any() else None
+    probe = train_linear(vectors[train], labelled.targets[train], labelled.is_exclusive, options, validation, device)
     scores = probe.scores(vectors)
-    report = compose(
+    return report_scores(
         request,
+        store,
+        labelled,
+        scores,
+        evaluate(labelled, scores, request.evaluation),
+        echo,
         probe="linear",
         what="Linear probe",
         title=f"Linear probe of {store.facts.backbone}",
-        facts=store.facts,
-        num_failed=len(store.failed),
-        labelled=labelled,
-        how_split=how_split,
-        evaluations=evaluate(labelled, scores, request.evaluation),
         method=_method(options, labelled.is_exclusive),
         numbers={"options": asdict(options)},
         untrained=untrained,
+        files={WEIGHTS: _weights_file(probe, labelled.names, store.facts, request.features)},
     )
-    weights = _weights_file(probe, labelled.names, store.facts, request.features)
-    write_report(echo, request, report, labelled, scores, {WEIGHTS: weights})
-    return report
 
 
 def _method(options: LinearOptions, is_exclusive: bool) -> str:
