@@ -10,7 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from nnunet_dino.demo.phantom import LABELS, SHAPE, SPACING_MM, make_phantom
+from nnunet_dino.demo.phantom import LABELS, SHAPE, SPACING_MM, Shape, Spacing, make_phantom
 
 FILE_ENDING = ".nii.gz"
 BASE = "3d_fullres"
@@ -24,25 +24,17 @@ def case_name(index: int) -> str:
 
 
 def write_dataset(
-    folder: Path,
-    num_training: int,
-    num_test: int,
-    seed: int = 0,
-    shape: tuple[int, int, int] = SHAPE,
-    spacing_mm: tuple[float, float, float] = SPACING_MM,
+    folder: Path, num_training: int, num_test: int, seed: int = 0, shape: Shape = SHAPE, spacing_mm: Spacing = SPACING_MM
 ) -> list[str]:
-    """Writes ``imagesTr labelsTr imagesTs labelsTs dataset.json``.
+    """Writes ``imagesTr labelsTr imagesTs labelsTs dataset.json`` of phantoms, and returns the names of all cases.
 
     Args:
         folder: ``…/nnUNet_raw/DatasetXXX_NAME``.
         num_training: Cases to train and validate with.
         num_test: Further cases; nnU-Net never sees their labels.
-        seed: Of the phantoms.
+        seed: See :func:`make_phantom`, as for shape and spacing.
         shape: Voxels along ``d h w``.
         spacing_mm: Size of a voxel along ``d h w``.
-
-    Returns:
-        The names of all cases.
     """
     names = [case_name(index) for index in range(num_training + num_test)]
     for index, name in enumerate(names):
@@ -61,7 +53,7 @@ def write_dataset(
     return names
 
 
-def write_volume(array: NDArray, spacing_mm: tuple[float, float, float], file: Path) -> None:
+def write_volume(array: NDArray, spacing_mm: Spacing, file: Path) -> None:
     """Writes an array ``d h w`` as axial slices, ``d`` towards the head, with the world's origin in its centre.
 
     Raises:

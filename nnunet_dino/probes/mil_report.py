@@ -29,14 +29,7 @@ ATTENTION = "attention.safetensors"
 def report_mil(
     request: Request, options: MilOptions, cross: FoldOptions, num_maps: int = 20, echo: Callable[[str], object] = print
 ) -> Report:
-    """Trains attention over bags, evaluates it and writes the report.
-
-    Args:
-        request: What every probe is asked.
-        options: How to train.
-        cross: Cross-validation, if any.
-        num_maps: Slides whose attention is drawn, at most.
-        echo: Takes the short report.
+    """Trains attention over bags, evaluates it, draws it on ``num_maps`` slides at most, and writes the report.
 
     Raises:
         UserError: The bags, the labels or an option cannot be used.
