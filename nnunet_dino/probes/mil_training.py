@@ -155,19 +155,14 @@ def _mean_loss(network: AttentionMIL, padded: PaddedBags, targets: Tensor, posit
 
 
 def _steps(train: np.ndarray, classes: np.ndarray, options: MilOptions, order: np.random.Generator) -> Iterator[list[int]]:
-    """Yields the bags of every step of an epoch."""
-    drawn = _drawn(train, classes, options.balanced, order).tolist()
+    """Yields the bags of every step of an epoch: of all of them, or of as many drawn so that classes are equally likely."""
+    if options.balanced:
+        chances = 1 / np.bincount(classes[train])[classes[train]]
+        drawn = order.choice(train, size=len(train), p=chances / chances.sum()).tolist()
+    else:
+        drawn = order.permutation(train).tolist()
     for start in range(0, len(drawn), options.bags):
         yield drawn[start : start + options.bags]
-
-
-def _drawn(train: np.ndarray, classes: np.ndarray, balanced: bool, order: np.random.Generator) -> np.ndarray:
-    """Returns the bags of one epoch: all of them, or as many drawn so that classes are equally likely."""
-    if not balanced:
-        return order.permutation(train)
-    counts = np.bincount(classes[train])
-    chances = 1 / counts[classes[train]]
-    return order.choice(train, size=len(train), p=chances / chances.sum())
 
 
 def _scaling(bags: Sequence[np.ndarray], train: np.ndarray, standardise: bool) -> tuple[Tensor, Tensor]:
