@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.probes.linear import OPTIMIZERS
 from nnunet_dino.probes.mil import AttentionMIL
-from nnunet_dino.probes.options import MilOptions
+from nnunet_dino.probes.options import OPTIMIZERS, MilOptions
 
 MAX_INSTANCES = 8192  # filled up, of bags that are looked at together without training on them
 
@@ -120,8 +119,10 @@ def train_mil(
         torch.manual_seed(options.seed)
         network = AttentionMIL(len(shift), num_classes, options.widths, options.attention, options.relu, options.dropout)
         network.to(device)
-        optimizer = OPTIMIZERS[options.optimizer](
-            network.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=device.type in ("cpu", "cuda")
+        kind, more = OPTIMIZERS[options.optimizer]
+        is_fused = device.type in ("cpu", "cuda")
+        optimizer = getattr(torch.optim, kind)(
+            network.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=is_fused, **more
         )
         order = np.random.default_rng(options.seed)
         best_loss, best_epoch, best_state = float("inf"), 0, copy.deepcopy(network.state_dict())
