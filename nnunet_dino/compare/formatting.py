@@ -33,14 +33,10 @@ def signed(value: float) -> str:
     return sign + text
 
 
-def interval(difference: Difference) -> str:
-    """``[−0.003, +0.025]``, or nothing where there is no interval."""
-    return "" if math.isnan(difference.low) else f"[{signed(difference.low)}, {signed(difference.high)}]"
-
-
 def change(difference: Difference) -> str:
-    """``+0.012 [−0.003, +0.025]``."""
-    return f"{signed(difference.mean)} {interval(difference)}".strip()
+    """``+0.012 [−0.003, +0.025]``, or the mean alone where there is no interval."""
+    interval = "" if math.isnan(difference.low) else f" [{signed(difference.low)}, {signed(difference.high)}]"
+    return signed(difference.mean) + interval
 
 
 def p_value(p: float | None) -> str:
