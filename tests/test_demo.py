@@ -18,7 +18,7 @@ from stock import TRAINERS
 from nnunet_dino._errors import UserError
 from nnunet_dino.cli.main import main
 from nnunet_dino.demo.commands import CommandFailed, Commands
-from nnunet_dino.demo.plans import add_demo_configuration
+from nnunet_dino.demo.dataset import add_demo_configuration
 from nnunet_dino.demo.run import DATASET, DemoOptions, run_demo
 
 SMALL = DemoOptions(num_cases=5, num_test=2, trainers=("nnUNetTrainerSmoke", "nnUNetTrainerDINOv3TinySmoke"))
