@@ -231,7 +231,7 @@ def test_doctor_agrees(installed: Environment, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("installed", TRAINED, indirect=True, ids=str)
-def test_stock_commands_plan_train_and_predict(installed: Environment, tmp_path: Path) -> None:
+def test_stock_commands_plan_train_and_predict(installed: Environment, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Older nnU-Net knows no folder for trainers but its own, so the short trainer is put there.
 
     The commands run in forks of one process of the environment, which found our classes by the start-up hook.
@@ -244,8 +244,8 @@ def test_stock_commands_plan_train_and_predict(installed: Environment, tmp_path:
     }
     raw = tmp_path / "nnUNet_raw" / PHANTOM
     write_phantoms(raw)
-
     zygote = Zygote(installed.python)
+    request.addfinalizer(zygote.close)
 
     def run(command: str, *args: object, **further: str) -> None:
         code, said = zygote.run([command, *map(str, args)], {**os.environ, **env, **further}, timeout_seconds=900)

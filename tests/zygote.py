@@ -54,6 +54,11 @@ class Zygote:
                 time.sleep(POLL_SECONDS)
             return int((folder / "code").read_text()), (folder / "output").read_text(errors="replace")
 
+    def close(self) -> None:
+        """Ends the process, if it was started."""
+        if "_process" in vars(self):
+            self._process.communicate()
+
     @cached_property
     def _process(self) -> subprocess.Popen[str]:
         settings = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet_")}

@@ -32,6 +32,7 @@ else:
 STOCK_PLANS, DEFAULT = "nnUNetPlans", "DefaultPreprocessor"
 FINE_PX = 896
 FINE = "2d_896"
+MAX_ENLARGEMENT, MIN_SHORTER_PX = 32, 4 * PATCH_PX
 
 
 class DINOv3Planning(_Planner):
@@ -121,7 +122,7 @@ class DINOv3Planning(_Planner):
 
     def save_plans(self, plans: dict[str, Any]) -> None:
         """Adds ``2d_896`` and puts the DINOv3 network into every configuration before saving."""
-        plans["configurations"][FINE] = self._fine_configuration(plans["configurations"]["2d"])
+        self._add_fine_configuration(plans)
         for name, configuration in plans["configurations"].items():
             if "architecture" in configuration:  # 3d_cascade_fullres inherits its own
                 options = self._fine_dino() if name == FINE else self.dino
@@ -147,6 +148,21 @@ class DINOv3Planning(_Planner):
 
     def _fine_dino(self) -> DinoOptions:
         return replace(self.dino, token_stride_px=PATCH_PX)
+
+    def _add_fine_configuration(self, plans: dict[str, Any]) -> None:
+        """Adds ``2d_896`` unless pictures of that size would hold next to nothing."""
+        stock = plans["configurations"]["2d"]
+        field_mm = np.asarray(stock["spacing"], dtype=float) * stock["patch_size"]
+        shorter_px = FINE_PX * field_mm.min() / field_mm.max()
+        if max(stock["patch_size"]) * MAX_ENLARGEMENT < FINE_PX or shorter_px < MIN_SHORTER_PX:
+            print(f"{FINE} is left out: patches of 2d have {stock['patch_size']} pixels on {np.round(field_mm, 1).tolist()} mm")
+            return
+        fine = self._fine_configuration(stock)
+        shapes, axis = np.asarray(self.dataset_fingerprint["shapes_after_crop"]), plans["transpose_forward"][0]
+        num_pixels = np.prod(fine["median_image_size_in_voxels"]) * np.median(shapes[:, axis]) * len(shapes)
+        covered = round(self.max_dataset_covered * num_pixels / np.prod(fine["patch_size"]))  # nnU-Net's limit for a batch
+        fine["batch_size"] = max(min(fine["batch_size"], covered), self.UNet_min_batch_size)
+        plans["configurations"][FINE] = fine
 
     def _fine_configuration(self, stock: dict[str, Any]) -> dict[str, Any]:
         """Returns the stock 2D configuration on a finer grid: the field of view of its patch, the longer side in 896 px."""
