@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,7 +54,9 @@ def case_picture(comparison: Comparison, pair: PairedComparison, role: str, case
     try:
         known = [file for file in files.values() if file is not None]
         volumes = [read_to_compare(str(file)) for file in known]
-        _check_shapes(volumes, known)
+        for volume, file in zip(volumes, known, strict=True):
+            if volume.values.shape != volumes[0].values.shape:
+                raise ValueError(f"{file.name} has shape {volume.values.shape}, the image {volumes[0].values.shape}")
     except (RuntimeError, ValueError) as error:
         return Picture(f"{role}-{case}", heading, f"No picture: {' '.join(str(error).split())[-200:]}", None)
     image, reference, base, other = volumes
@@ -67,12 +68,6 @@ def case_picture(comparison: Comparison, pair: PairedComparison, role: str, case
     ]
     png = _draw(image, reference, panels, choice, comparison)
     return Picture(f"{role}-{case}", heading, _caption(reference, choice), png)
-
-
-def _check_shapes(volumes: Sequence[Volume], files: Sequence[Path]) -> None:
-    for volume, file in zip(volumes[1:], files[1:], strict=True):
-        if volume.values.shape != volumes[0].values.shape:
-            raise ValueError(f"{file.name} has shape {volume.values.shape}, the image {volumes[0].values.shape}")
 
 
 def _caption(volume: Volume, choice: SliceChoice) -> str:
@@ -159,25 +154,15 @@ def _outline(
         if not inside.any():
             continue
         shown[name] = CLASS_COLOURS[position % len(CLASS_COLOURS)]
-        style = (
-            {"colors": [colour], "linewidths": 0.9, "linestyles": [(0, (3, 2))]}
-            if colour
-            else {"colors": [shown[name]], "linewidths": 1.8}
-        )
-        axes.contour(centres[1], centres[0], inside.astype(float), levels=[0.5], **style)
+        style = {"linewidths": 0.9, "linestyles": [(0, (3, 2))]} if colour else {"linewidths": 1.8}
+        axes.contour(centres[1], centres[0], inside.astype(float), levels=[0.5], colors=[colour or shown[name]], **style)
     return shown
 
 
 def _mark_edges(axes: Axes, letters: tuple[str, str]) -> None:
-    style: dict[str, Any] = {
-        "transform": axes.transAxes,
-        "color": NIGHT_TEXT,
-        "fontsize": 9,
-        "fontweight": "bold",
-        "path_effects": EDGE,
-    }
-    axes.text(0.02, 0.5, letters[0], ha="left", va="center", **style)
-    axes.text(0.5, 0.98, letters[1], ha="center", va="top", **style)
+    for x, y, letter, ha, va in ((0.02, 0.5, letters[0], "left", "center"), (0.5, 0.98, letters[1], "center", "top")):
+        style: dict[str, Any] = {"color": NIGHT_TEXT, "fontsize": 9, "fontweight": "bold", "path_effects": EDGE}
+        axes.text(x, y, letter, ha=ha, va=va, transform=axes.transAxes, **style)
 
 
 def _scale_bar(axes: Axes, width_mm: float, height_mm: float) -> None:

@@ -19,7 +19,7 @@ from nnunet_dino.backbones.rgb import NEIGHBOURS
 from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.networks.slices import token_grid
 from nnunet_dino.nnunet.check_plans import planned_configuration
-from nnunet_dino.nnunet.preprocessed import check_data_set, preprocessed_cases, split_of_fold
+from nnunet_dino.nnunet.preprocessed import check_data_set, check_spacing, preprocessed_cases, split_of_fold
 from nnunet_dino.nnunet.slice_view import describe_plane, fit_to_plans
 from nnunet_dino.probes.dense_cells import cell_shares
 from nnunet_dino.probes.dense_options import DenseOptions
@@ -149,6 +149,7 @@ def find_cases(dataset: str | int, configuration: str, plans_name: str, fold: in
     cases = preprocessed_cases(where)
     if not cases:
         raise UserError(f"{folder.name}: required preprocessed cases in {where} · got none · {again}")
+    check_spacing(where, cases, plans, planned)
     description = read_json(folder / "dataset.json", dict, again)
     check_data_set(plans, description)
     training, test = split_of_fold(folder, fold, cases, again)

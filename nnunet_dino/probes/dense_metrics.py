@@ -44,7 +44,7 @@ class DenseScore:
         average_precision: Mean over the classes that are absent neither in the training nor in the test cases.
         dice: The same.
         setting: What was chosen on the training cases, such as the ridge.
-        rounds: Of the bootstrap, the mean average precision; the same drawings for every score of a probe.
+        rounds: The mean average precision, then that of every round of the bootstrap; all scores of a probe have the same drawings.
     """
 
     method: str
@@ -151,17 +151,17 @@ def dense_score(
             ]
             areas.append(_over(drawings, curve.area))
             dices.append(_over(drawings, lambda weights, counts=counts: _dice(weights, *counts)))
-            area, dice = (estimate(rounds[0], rounds[1:]) for rounds in (areas[-1], dices[-1]))
+            area, dice = (estimate(rounds) for rounds in (areas[-1], dices[-1]))
         classes.append(ClassScore(name, int(having.sum()), int((having > 0).sum()), area, dice, absent))
     mean_area, mean_dice = (_mean(rounds, len(drawings) + 1) for rounds in (areas, dices))
     return DenseScore(
         method,
         num_cases,
         tuple(classes),
-        estimate(mean_area[0], mean_area[1:]),
-        estimate(mean_dice[0], mean_dice[1:]),
+        estimate(mean_area),
+        estimate(mean_dice),
         setting,
-        mean_area[1:],
+        mean_area,
     )
 
 

@@ -164,8 +164,7 @@ def _differences_table(probe: DenseProbe, asked: Sequence[Asked]) -> Table:
 
 
 def _difference(one: Asked, other: Asked, method: str, count: int) -> Estimate:
-    a, b = one.result.score(method, count), other.result.score(method, count)
-    return estimate(a.average_precision.value - b.average_precision.value, a.rounds - b.rounds)
+    return estimate(one.result.score(method, count).rounds - other.result.score(method, count).rounds)
 
 
 def _classes_table(probe: DenseProbe, asked: Sequence[Asked], count: int) -> Table:

@@ -31,13 +31,7 @@ DARK = Theme(ink="#d5d9e0", faint="#565d69", better="#6cb4ee", worse="#f0a35e")
 
 
 def themed(name: str, text: str, draw: Callable[[Theme], Figure]) -> Plot:
-    """Draws a plot once for light and once for dark screens.
-
-    Args:
-        name: Of its file, without ending.
-        text: What it shows.
-        draw: Draws the figure in the colours of a theme.
-    """
+    """Draws a plot once for light and once for dark screens."""
     return Plot(name, text, svg(draw(LIGHT), LIGHT), svg(draw(DARK), DARK))
 
 
