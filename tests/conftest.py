@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from small_trainers import trainer_maker
 from stock import FOLDERS, OURS, PHANTOM, REGIONS, Workspace, add_lowres_and_cascade, weights, write_phantoms
+
+from nnunet_dino.nnunet.trainer import DINOv3Trainer
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,6 +56,12 @@ def nnunet_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).mkdir()
         monkeypatch.setenv(name, str(tmp_path / name))
     return tmp_path
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., DINOv3Trainer]:
+    """Makes a trainer of a preprocessed data set; ``tmp_path / "results"`` is where it may write."""
+    return trainer_maker(tmp_path, monkeypatch)
 
 
 @pytest.fixture(scope="session")

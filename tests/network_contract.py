@@ -186,6 +186,23 @@ class NetworkContract:
         other.load_state_dict(network.state_dict())
         assert torch.equal(network(x), other(x))
 
+    @pytest.mark.parametrize(
+        ("option", "value"), [("token_stride_px", 4), ("taps_are_normalised", False), ("rgb", "windows"), ("pixel_aspect", 1.5)]
+    )
+    def test_weights_are_not_used_with_other_options(self, option: str, value: object) -> None:
+        channels = [{"windows": [[-3.0, 3.0], [-2.0, 2.0], [-1.0, 1.0]]}]
+        first = self.build(self.axes[0], channels=channels)
+        other = self.build(self.axes[0], **{"channels": channels, option: value})
+        with pytest.raises(UserError, match=f"checkpoint: required dino.{option} .* · got {value!r} ·"):
+            other.load_state_dict(first.state_dict())
+        first.load_state_dict(first.state_dict())
+        first.load_state_dict({key: tensor for key, tensor in first.state_dict().items() if "options_record" not in key})
+
+    def test_adapters_are_not_used_with_another_scale(self) -> None:
+        first, other = (self.build(self.axes[0], adaptation="lora", lora={"rank": 4, "alpha": alpha}) for alpha in (8.0, 16.0))
+        with pytest.raises(UserError, match=r"required dino.lora.alpha 8.0, .* · got 16.0"):
+            other.load_state_dict(first.state_dict())
+
     @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")  # slice reuse asks; it is said only once
     @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
     @pytest.mark.parametrize("adaptation", ["frozen", "lora", "full"])

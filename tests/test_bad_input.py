@@ -132,6 +132,22 @@ def test_our_network_in_plans_under_a_stock_trainer(copy: Copy, case: str) -> No
     assert said in copy.train(trainer="nnUNetTrainer")
 
 
+@pytest.mark.parametrize("stock_trainer", [False, True])
+@pytest.mark.parametrize("configuration", ["2d", FULL])
+def test_preprocessed_data_of_another_spacing(copy: Copy, configuration: str, stock_trainer: bool) -> None:
+    """Plans that were edited or moved, and data of another spacing in the folder that they share."""
+
+    def double_the_spacing(plans: dict[str, Any]) -> None:
+        entry = plans["configurations"][configuration]
+        entry["spacing"] = [2 * mm for mm in entry["spacing"]]
+        if stock_trainer:
+            with_our_network(plans)
+
+    copy.change_plans(double_the_spacing)
+    line = copy.train(configuration=configuration, trainer="nnUNetTrainer" if stock_trainer else TRAINER)
+    assert re.search(r"required .* × 20 × 24 voxels.*\(. × 2 × 2 mm\).* · got 8 × 40 × 48 voxels \(3 × 1 × 1 mm\) in", line)
+
+
 # -- data and machine --------------------------------------------------------------------------------------------------------
 
 

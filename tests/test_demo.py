@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from stock import TRAINERS
+from stock import TRAINERS, run_command
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.cli.main import main
 from nnunet_dino.demo.commands import CommandFailed, Commands
-from nnunet_dino.demo.plans import add_demo_configuration
+from nnunet_dino.demo.dataset import add_demo_configuration
 from nnunet_dino.demo.run import DATASET, DemoOptions, run_demo
 
 SMALL = DemoOptions(num_cases=5, num_test=2, trainers=("nnUNetTrainerSmoke", "nnUNetTrainerDINOv3TinySmoke"))
@@ -184,9 +184,20 @@ def test_the_verb_refuses_in_one_line(tmp_path: Path) -> None:
     assert str(tmp_path) in result.stderr
 
 
+def run_in_a_fork(self: Commands, title: str, name: str, *arguments: object, show: str | None = None) -> None:
+    """Does what ``Commands.run`` does, without a new Python for every command."""
+    with self.step(title):
+        code, output = run_command([name, *arguments], self.environment)
+    assert code == 0, output
+    for line in output.splitlines():
+        if show is not None and show in line:
+            self.say(line)
+
+
 @pytest.mark.slow
 def test_the_whole_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command, with trainings of a few steps."""
+    monkeypatch.setattr(Commands, "run", run_in_a_fork)
     monkeypatch.setenv("nnUNet_extTrainer", str(TRAINERS))
     monkeypatch.setenv("nnUNet_raw", "/elsewhere")
     monkeypatch.setenv("nnUNet_n_proc_DA", "1")

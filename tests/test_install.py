@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from stock import FOLDERS, PHANTOM, SHAPE, write_phantoms
+from zygote import Zygote
 
 from nnunet_dino.demo.dataset import FILE_ENDING
 
@@ -47,9 +48,9 @@ class Case:
 CASES = (
     Case("2.7.0", "normal", "wheel", "spawn"),
     Case("2.7.0", "editable", "editable", "fork"),
-    Case("2.8.0", "normal", "editable", "forkserver"),
+    Case("2.8.0", "normal", "editable", "fork"),
     Case("2.8.0", "editable", "wheel", "fork"),
-    Case("2.8.1", "normal", "editable", "spawn"),
+    Case("2.8.1", "normal", "editable", "fork"),
     Case("2.8.1", "editable", "wheel", "forkserver"),
 )
 TRAINED = [case for case in CASES if case.nnunet_is == "normal" and case.nnunet != "2.8.1"]
@@ -227,15 +228,14 @@ def test_doctor_agrees(installed: Environment, tmp_path: Path) -> None:
     assert "nnunetv2 2.7.0" in report
     assert "nnUNetv2_train finds our trainers · by the start-up hook" in report
     assert "Training can start" in report
-    without = {**os.environ, **settings, "nnUNet_dino_hook": "0"}
-    done = subprocess.run([installed.python, installed.command, "doctor"], capture_output=True, text=True, env=without)
-    assert done.returncode == 1
-    assert "nnUNet_dino_hook=0 switches the start-up hook off" in done.stdout
 
 
 @pytest.mark.parametrize("installed", TRAINED, indirect=True, ids=str)
-def test_stock_commands_plan_train_and_predict(installed: Environment, tmp_path: Path) -> None:
-    """Older nnU-Net knows no folder for trainers but its own, so the short trainer is put there."""
+def test_stock_commands_plan_train_and_predict(installed: Environment, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Older nnU-Net knows no folder for trainers but its own, so the short trainer is put there.
+
+    The commands run in forks of one process of the environment, which found our classes by the start-up hook.
+    """
     shutil.copy(ROOT / "tests" / "trainers" / "smoke.py", installed.site / "nnunetv2" / "training" / "nnUNetTrainer")
     env = {name: str(tmp_path / name) for name in FOLDERS} | {
         "nnUNet_compile": "f",
@@ -244,33 +244,20 @@ def test_stock_commands_plan_train_and_predict(installed: Environment, tmp_path:
     }
     raw = tmp_path / "nnUNet_raw" / PHANTOM
     write_phantoms(raw)
+    zygote = Zygote(installed.python)
+    request.addfinalizer(zygote.close)
 
     def run(command: str, *args: object, **further: str) -> None:
-        call(installed.python, installed.scripts / command, *args, **env, **further)
+        code, said = zygote.run([command, *map(str, args)], {**os.environ, **env, **further}, timeout_seconds=900)
+        assert code == 0, said
 
     model = ("-p", "nnUNetDINOv3TinyPlans", "-tr", "nnUNetTrainerDINOv3TinySmoke", "-device", "cpu")
     plan = ("-d", 801, "-c", "3d_fullres", "-pl", "nnUNetPlannerDINOv3Tiny", "-np", 1, "-npfp", 1)
     run("nnUNetv2_plan_and_preprocess", *plan)
     run("nnUNetv2_train", 801, "3d_fullres", 0, *model, nnUNet_n_proc_DA="0")
     output = tmp_path / "predictions"
-    run(
-        "nnUNetv2_predict",
-        "-d",
-        801,
-        "-c",
-        "3d_fullres",
-        "-f",
-        0,
-        "-i",
-        raw / "imagesTs",
-        "-o",
-        output,
-        *model,
-        "-npp",
-        0,
-        "-nps",
-        0,
-    )
+    files = ("-i", raw / "imagesTs", "-o", output, "-npp", 0, "-nps", 0)
+    run("nnUNetv2_predict", "-d", 801, "-c", "3d_fullres", "-f", 0, *files, *model)
     predicted = sorted(output.glob(f"*{FILE_ENDING}"))
     assert [path.name for path in predicted] == [path.name for path in sorted((raw / "labelsTs").glob("*"))]
     for path in predicted:

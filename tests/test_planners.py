@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -72,13 +73,15 @@ def write_data_set(folders: dict[str, Path]) -> Path:
     return raw
 
 
-@cache
-def plans_of(planner_class: type, **options: Any) -> dict[str, Any]:
+def plan(planner_class: type, **options: Any) -> dict[str, Any]:
     planner = planner_class(907, **options)
     with torch.device("meta"):  # the stock planner builds a network for every patch size it tries
         planner.plan_experiment()
     folder = Path(planner.raw_dataset_folder.replace("nnUNet_raw", "nnUNet_preprocessed"))
     return json.loads((folder / f"{planner.plans_identifier}.json").read_text())
+
+
+plans_of = cache(plan)
 
 
 @pytest.mark.parametrize(
@@ -206,9 +209,37 @@ def test_stock_nnunet_builds_every_configuration(data_set: Path, configuration: 
     assert not hasattr(network, "initialize")
 
 
-def test_own_spacing_means_own_data(data_set: Path) -> None:
-    planner = nnUNetPlannerDINOv3Tiny(907, plans_name="mine", overwrite_target_spacing=[2.0, 1.0, 1.0])
-    assert planner.generate_data_identifier("3d_fullres") == "mine_3d_fullres"
+def full(plans: dict[str, Any]) -> dict[str, Any]:
+    return plans["configurations"]["3d_fullres"]
+
+
+@pytest.mark.parametrize(
+    ("change", "options"),
+    [
+        (lambda plans: full(plans).update(spacing=[2 * mm for mm in SPACING_MM]), {}),
+        (lambda plans: full(plans).update(normalization_schemes=["ZScoreNormalization", "NoNormalization"]), {}),
+        (lambda plans: full(plans).update(preprocessor_name="MyPreprocessor"), {}),
+        (lambda plans: full(plans)["resampling_fn_data_kwargs"].update(order=1), {}),
+        (lambda plans: plans.update(transpose_forward=[2, 1, 0]), {}),
+        (lambda plans: plans["configurations"].pop("3d_fullres"), {}),
+        (lambda plans: None, {"overwrite_target_spacing": [2.0, 1.0, 1.0]}),
+        (lambda plans: None, {"preprocessor_name": "MyPreprocessor"}),
+        (None, {"overwrite_target_spacing": [2.0, 1.0, 1.0]}),
+        (None, {"preprocessor_name": "MyPreprocessor"}),
+    ],
+)
+def test_data_that_are_preprocessed_otherwise_get_a_folder_of_their_own(
+    data_set: Path, change: Callable | None, options: dict[str, Any]
+) -> None:
+    """With stock plans that somebody has changed, and without any."""
+    stock = deepcopy(plans_of(ExperimentPlanner))
+    file = Path(str(data_set).replace("nnUNet_raw", "nnUNet_preprocessed"), "nnUNetPlans.json")
+    file.unlink(missing_ok=True)
+    if change is not None:
+        change(stock)
+        file.write_text(json.dumps(stock))
+    plans = plan(nnUNetPlannerDINOv3Tiny, plans_name="mine", **options)
+    assert full(plans)["data_identifier"] == "mine_3d_fullres"
 
 
 def test_bad_data_sets_are_refused_before_anything_is_written(data_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -342,8 +342,8 @@ WRONG_OPTIONS = [
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else None,
 )
 def test_every_setting_is_checked_before_the_first_training(place, toy, tmp_path, monkeypatch, verb, words, said):
-    for module, training in (("linear", "train_linear"), ("mil", "train_splits")):
-        monkeypatch.setattr(f"nnunet_dino.probes.{module}_report.{training}", never_train)
+    for module, training in (("linear", "train_linear"), ("mil_report", "train_splits")):
+        monkeypatch.setattr(f"nnunet_dino.probes.{module}.{training}", never_train)
     given = [toy, "--device", "cpu"] if verb == "mil" else labels(place)
     assert re.search(said, fails("probe", verb, *given, "-o", tmp_path / "r", *words))
     assert not (tmp_path / "r").exists()

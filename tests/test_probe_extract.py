@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import torch
 from click.testing import CliRunner, Result
 from probe_inputs import TINY, asymmetric_volume, files_of, write_pictures
 from safetensors.torch import load_file, save_file
+from stock import run_command
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.backbones import weights
@@ -25,13 +25,14 @@ from nnunet_dino.cli.main import main
 from nnunet_dino.features.encoder import FrozenEncoder, default_batch, pick_device
 from nnunet_dino.features.store.reader import FeatureStore
 
-ROOT = Path(__file__).parents[1]
+COMMAND = [Path(sys.executable).with_name("nnunet-dino")]
+SETTINGS = {weights.ENVIRONMENT_VARIABLE: "random", "nnUNet_dino_precision": "float32", "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(autouse=True)
 def random_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(weights.ENVIRONMENT_VARIABLE, "random")
-    monkeypatch.setenv("nnUNet_dino_precision", "float32")
+    for name, value in SETTINGS.items():
+        monkeypatch.setenv(name, value)
 
 
 def extract(*arguments: object) -> Result:
@@ -146,24 +147,12 @@ def test_an_unfinished_store_is_not_read(pictures, tmp_path):
 
 
 @pytest.mark.slow
-def test_kill_in_the_middle_and_run_again(tmp_path):
+def test_kill_in_the_middle_and_run_again(tmp_path, monkeypatch):
     """SIGKILL after the first file is there; the finished store equals one that was never interrupted."""
     write_pictures(tmp_path / "in", 60)
-    command = [
-        sys.executable,
-        "-m",
-        "nnunet_dino.cli.main",
-        "extract",
-        "in",
-        "--backbone",
-        TINY,
-        "--size",
-        "64",
-        "--per-file",
-        "2",
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    begun = subprocess.Popen([*command, "-o", "cut"], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    words = ("extract", "in", "--backbone", TINY, "--size", "64", "--per-file", "2", "-o")
+    monkeypatch.chdir(tmp_path)
+    begun = subprocess.Popen([*COMMAND, *words, "cut"], stderr=subprocess.DEVNULL)
     while begun.poll() is None and len(list((tmp_path / "cut").glob("features/*.safetensors"))) < 2:
         time.sleep(0.002)
     begun.send_signal(signal.SIGKILL)
@@ -171,7 +160,7 @@ def test_kill_in_the_middle_and_run_again(tmp_path):
     done = len(list((tmp_path / "cut").glob("features/*.safetensors")))
     assert 2 <= done < 30, "killed in the middle"
     for name in ("cut", "whole"):
-        subprocess.run([*command, "-o", name], cwd=tmp_path, env=environment, check=True, capture_output=True)
+        assert run_command(["nnunet-dino", *words, name], SETTINGS)[0] == 0
     assert files_of(tmp_path / "cut") == files_of(tmp_path / "whole")
 
 
@@ -293,20 +282,19 @@ def test_the_patch_mean_is_that_of_tokens_which_show_the_image(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_extractions_with_other_sizes_started_together(pictures, tmp_path):
+def test_two_extractions_with_other_sizes_started_together(pictures, tmp_path, monkeypatch):
     """One of the two ends well, the other is refused, and everything in the store is of the first."""
-    command = [sys.executable, "-m", "nnunet_dino.cli.main", "extract", str(pictures), "-o", "s", "--backbone", TINY]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    monkeypatch.chdir(tmp_path)
+    words = ("extract", str(pictures), "--backbone", TINY, "-o")
     both = [
-        subprocess.Popen([*command, "--size", size], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
-        for size in ("32", "64")
+        subprocess.Popen([*COMMAND, *words, "s", "--size", size], stderr=subprocess.PIPE, text=True) for size in ("32", "64")
     ]
     said = [process.communicate()[1] for process in both]
     assert sorted(process.returncode for process in both) == [0, 2], said
     refused = [process.returncode for process in both].index(2)
     assert "required the size_px it was begun with" in said[refused] and said[refused].count("\n") == 1
     assert FeatureStore(tmp_path / "s").facts.preprocessing["size_px"] == (64, 32)[refused]
-    subprocess.run([*command[:-3], "alone", *command[-2:], "--size", ("64", "32")[refused]], cwd=tmp_path, env=environment)
+    assert run_command(["nnunet-dino", *words, "alone", "--size", ("64", "32")[refused]], SETTINGS)[0] == 0
     assert files_of(tmp_path / "s") == files_of(tmp_path / "alone")
 
 

@@ -23,7 +23,10 @@ POLL_SECONDS = 0.01
 
 
 class Zygote:
-    """The process that forks. It starts at the first command and ends with this one."""
+    """The process that forks, in any Python. It starts at the first command and ends with this one."""
+
+    def __init__(self, python: str | Path = sys.executable) -> None:
+        self.python = python
 
     def run(self, args: Sequence[str], env: Mapping[str, str], timeout_seconds: float) -> tuple[int, str]:
         """Runs a console script and returns its exit code and what it printed.
@@ -51,11 +54,16 @@ class Zygote:
                 time.sleep(POLL_SECONDS)
             return int((folder / "code").read_text()), (folder / "output").read_text(errors="replace")
 
+    def close(self) -> None:
+        """Ends the process, if it was started."""
+        if "_process" in vars(self):
+            self._process.communicate()
+
     @cached_property
     def _process(self) -> subprocess.Popen[str]:
         settings = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet_")}
         settings |= {"nnUNet_def_n_proc": "1", "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
-        return subprocess.Popen([sys.executable, __file__], env=settings, stdin=subprocess.PIPE, text=True)
+        return subprocess.Popen([self.python, __file__], env=settings, stdin=subprocess.PIPE, text=True)
 
 
 def serve() -> None:

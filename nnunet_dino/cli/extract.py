@@ -102,14 +102,11 @@ def _report(store: str, outcome: Outcome) -> int:
     from nnunet_dino.features.store.reader import about
 
     facts, failed = outcome.facts, outcome.failed
-    weights = (
-        "random weights: the features say nothing about DINOv3" if facts.weights_are_random else f"digest {facts.weights[:12]}"
-    )
-    if outcome.num_missing_units:
-        click.echo(
-            f"this shard is done · {outcome.num_missing_units} of {facts.num_units} files of {store} are left to other shards"
-        )
+    if missing := outcome.num_missing_units:
+        click.echo(f"this shard is done · {missing} of {facts.num_units} files of {store} are left to other shards")
     else:
+        is_random = facts.weights_are_random
+        weights = "random weights: the features say nothing about DINOv3" if is_random else f"digest {facts.weights[:12]}"
         click.echo(f"{store}: {facts.num_items} {facts.kind} · {', '.join(facts.tokens)} · {facts.backbone} ({weights})")
     ids_of: dict[str, list[str]] = {}
     for name, note in outcome.noted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from nnunet_dino import __version__
-from nnunet_dino.cli import compare, demo, doctor, export, extract, look, plan, pretrain, probe, weights
+from nnunet_dino.cli import compare, demo, doctor, export, extract, look, plan, pretrain, probe, probe_dense, weights
 from nnunet_dino.cli._group import OneLineGroup
 
 
@@ -32,6 +32,7 @@ for verb in (
     pretrain.pretrain,
 ):
     main.add_command(verb)
+probe.probe.add_command(probe_dense.dense)
 
 
 def run() -> None:

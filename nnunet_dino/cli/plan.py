@@ -10,8 +10,24 @@ import click
 @click.option("-pl", "planner", default="nnUNetPlannerDINOv3L", show_default=True, metavar="NAME", help="The planner.")
 @click.option("-gpu_memory_target", "gpu_memory_gb", type=float, metavar="GB", help="GPU memory to fill.")
 @click.option("-overwrite_plans_name", "plans_name", metavar="NAME", help="Name of the plans, if not the planner's own.")
-def plan(dataset: str, planner: str, gpu_memory_gb: float | None, plans_name: str | None) -> None:
+@click.option(
+    "-overwrite_target_spacing",
+    "spacing_mm",
+    type=float,
+    nargs=3,
+    metavar="D H W",
+    help="Spacing of 3d_fullres in mm, if not the median; the data get a folder of their own.",
+)
+@click.option("-preprocessor_name", "preprocessor", default="DefaultPreprocessor", show_default=True, metavar="NAME")
+def plan(
+    dataset: str,
+    planner: str,
+    gpu_memory_gb: float | None,
+    plans_name: str | None,
+    spacing_mm: tuple[float, float, float] | None,
+    preprocessor: str,
+) -> None:
     """Do what nnUNetv2_plan_experiment does, without the start-up hook."""
     from nnunet_dino.nnunet.plan_dataset import plan_dataset
 
-    click.echo(f"plans written to {plan_dataset(dataset, planner, gpu_memory_gb, plans_name)}")
+    click.echo(f"plans written to {plan_dataset(dataset, planner, gpu_memory_gb, plans_name, spacing_mm, preprocessor)}")

@@ -5,20 +5,7 @@
 
 from nnunet_dino.compare.api import compare_folders, compare_results, default_output
 from nnunet_dino.compare.facts import Facts
-from nnunet_dino.compare.records import Comparison, Entry, PairedComparison
-from nnunet_dino.compare.report import make_report, write_report
-from nnunet_dino.compare.statistics import Difference, SignedRank
+from nnunet_dino.compare.records import Comparison, Entry
+from nnunet_dino.compare.report import write_report
 
-__all__ = [
-    "Comparison",
-    "Difference",
-    "Entry",
-    "Facts",
-    "PairedComparison",
-    "SignedRank",
-    "compare_folders",
-    "compare_results",
-    "default_output",
-    "make_report",
-    "write_report",
-]
+__all__ = ["Comparison", "Entry", "Facts", "compare_folders", "compare_results", "default_output", "write_report"]

@@ -33,14 +33,10 @@ def signed(value: float) -> str:
     return sign + text
 
 
-def interval(difference: Difference) -> str:
-    """``[−0.003, +0.025]``, or nothing where there is no interval."""
-    return "" if math.isnan(difference.low) else f"[{signed(difference.low)}, {signed(difference.high)}]"
-
-
 def change(difference: Difference) -> str:
-    """``+0.012 [−0.003, +0.025]``."""
-    return f"{signed(difference.mean)} {interval(difference)}".strip()
+    """``+0.012 [−0.003, +0.025]``, or the mean alone where there is no interval."""
+    interval = "" if math.isnan(difference.low) else f" [{signed(difference.low)}, {signed(difference.high)}]"
+    return signed(difference.mean) + interval
 
 
 def p_value(p: float | None) -> str:
@@ -52,7 +48,7 @@ def p_value(p: float | None) -> str:
 
 def test(difference: Difference) -> str:
     """The p value, or that there is none and why."""
-    return p_value(difference.test.p) if difference.test.p is not None else f"not testable ({difference.test.reason})"
+    return f"not testable ({difference.test.reason})" if difference.test.p is None else p_value(difference.test.p)
 
 
 def tally(difference: Difference) -> str:
@@ -62,18 +58,18 @@ def tally(difference: Difference) -> str:
 
 def count(number: int | None) -> str:
     """``31.2 M`` for a number of parameters."""
-    return UNKNOWN if number is None else _scaled(number, 1000, ("", " k", " M", " G"))
+    return UNKNOWN if number is None else _scaled(number, ("", " k", " M", " G"))
 
 
 def size(num_bytes: int | None) -> str:
     """``118 MB`` (decimal units)."""
-    return UNKNOWN if num_bytes is None else _scaled(num_bytes, 1000, (" B", " kB", " MB", " GB"))
+    return UNKNOWN if num_bytes is None else _scaled(num_bytes, (" B", " kB", " MB", " GB"))
 
 
-def _scaled(value: float, base: int, units: tuple[str, ...]) -> str:
+def _scaled(value: float, units: tuple[str, ...]) -> str:
     power = 0
-    while value >= base and power < len(units) - 1:
-        value, power = value / base, power + 1
+    while value >= 1000 and power < len(units) - 1:
+        value, power = value / 1000, power + 1
     digits = 0 if power == 0 or value >= 100 else 1
     return f"{value:.{digits}f}{units[power]}"
 
@@ -83,14 +79,9 @@ def seconds(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:.1f} s"
 
 
-def random_weights(entry: Entry) -> bool:
-    """Whether the backbone of a result started from random weights."""
-    return entry.facts.weights == RANDOM
-
-
 def shown_name(entry: Entry) -> str:
     """The name of a result; random weights are part of it."""
-    return f"{entry.name} (random weights)" if random_weights(entry) else entry.name
+    return f"{entry.name} (random weights)" if entry.facts.weights == RANDOM else entry.name
 
 
 def cases(number: int) -> str:
@@ -99,7 +90,7 @@ def cases(number: int) -> str:
 
 
 def verdict(difference: Difference) -> str:
-    """What test and interval say together, in a few formatting."""
+    """What test and interval say together, in a few words."""
     if difference.num_pairs == 0:
         return "nothing to compare"
     if difference.num_equal == difference.num_pairs:
@@ -116,15 +107,11 @@ def verdict(difference: Difference) -> str:
 def summary(pair: PairedComparison) -> str:
     """One sentence about one result against its baseline."""
     difference = pair.mean
-    p = f"p {_equals(p_value(difference.test.p))}" if difference.test.p is not None else ""
+    p = f"p = {p_value(difference.test.p)}".replace("= <", "<") if difference.test.p is not None else ""
     if difference.p_holm is not None:
         p += f" (Holm-adjusted {p_value(difference.p_holm)})"
     parts = [f"mean Dice {change(difference)} against {shown_name(pair.baseline)}", cases(difference.num_pairs), p]
     return f"{shown_name(pair.entry)}: {', '.join(part for part in parts if part)}: {verdict(difference)}."
-
-
-def _equals(text: str) -> str:
-    return text if text.startswith("<") else f"= {text}"
 
 
 def summaries(comparison: Comparison) -> list[str]:

@@ -29,14 +29,9 @@ def read_results(
     configurations: Sequence[str] = (),
     folds: Sequence[str] = (),
 ) -> list[Entry]:
-    """Reads the validation results of all ``TRAINER__PLANS__CONFIGURATION`` folders of a data set.
+    """Reads the validation results of all ``TRAINER__PLANS__CONFIGURATION`` folders of a data set's results.
 
-    Args:
-        folder: ``$nnUNet_results/DatasetXXX_NAME``.
-        trainers: Only these; empty for all, as are the others.
-        plans: Only these.
-        configurations: Only these.
-        folds: Only these (numbers, or ``all``); empty for all numbered folds, or ``all`` where it is the only one.
+    Empty filters take all; empty ``folds`` all numbered ones, or ``all`` where it is the only one.
 
     Returns:
         Results sorted by name, with every part of the name that varies in it.

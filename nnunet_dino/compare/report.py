@@ -47,26 +47,12 @@ def write_report(
     """
     folder = Path(folder)
     reports.check_folder(folder, overwrite)
-    report = make_report(comparison, command=command, pictures=pictures)
-    tables = {SUMMARY: summary_csv(comparison).encode("utf-8"), CASES: cases_csv(comparison).encode("utf-8")}
-    reports.write_report(report, folder, tables, overwrite)
-    return report
-
-
-def make_report(comparison: Comparison, *, command: str | None = None, pictures: bool = True) -> Report:
-    """Computes tables, plots and pictures of a report.
-
-    Args:
-        comparison: The results.
-        command: The command line that asked for it.
-        pictures: Whether to draw plots and single cases.
-    """
     blocks: list[Block] = [mean_table(comparison)]
     blocks += [plot] if pictures and (plot := forest_plot(comparison)) else []
     blocks.append(class_table(comparison))
     blocks += [difference_table(comparison)] if comparison.pairs else []
     blocks += _cases(comparison) if pictures else []
-    return Report(
+    report = Report(
         title=f"{comparison.title}: results compared",
         sentences=formatting.summaries(comparison),
         warnings=comparison.warnings,
@@ -74,6 +60,9 @@ def make_report(comparison: Comparison, *, command: str | None = None, pictures:
         method=[*_method(comparison), *comparison.notes],
         origin=reports.origin(command, PACKAGES),
     )
+    tables = {SUMMARY: summary_csv(comparison).encode("utf-8"), CASES: cases_csv(comparison).encode("utf-8")}
+    reports.write_report(report, folder, tables, overwrite)
+    return report
 
 
 def _cases(comparison: Comparison) -> list[Block]:

@@ -18,11 +18,7 @@ WITH_GEOMETRY = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
 
 
 def dice_of(labels_folder: Path, description: dict[str, Any]) -> Callable[[Path], dict[str, float]]:
-    """Returns a function that computes the Dice of every label of one predicted file.
-
-    Args:
-        labels_folder: Reference segmentations, named as the predictions.
-        description: Content of ``dataset.json``.
+    """Returns a function that computes the Dice of every label of one predicted file, by the reference of the same name.
 
     Raises:
         UserError: nnU-Net cannot use the description. The function raises it for files that are damaged or do not fit.

@@ -14,13 +14,7 @@ ANISOTROPIC = 1.5
 
 @dataclass(frozen=True)
 class SliceChoice:
-    """Which slice of a volume is shown, and why.
-
-    Attributes:
-        plane: One of :data:`PLANES`.
-        index: Position across the plane.
-        reason: What makes this slice the one.
-    """
+    """Which slice is shown: one of :data:`PLANES`, the position across it, and why this one."""
 
     plane: str
     index: int
@@ -28,13 +22,7 @@ class SliceChoice:
 
 
 def choose_slice(reference: Volume, first: np.ndarray, second: np.ndarray) -> SliceChoice:
-    """Chooses the slice in which two predictions disagree most, else the one with the largest labelled area.
-
-    Args:
-        reference: Reference segmentation.
-        first: One prediction, shape ``d h w``.
-        second: The other, same shape.
-    """
+    """Chooses the slice in which two predictions ``d h w`` disagree most, else the one with the largest labelled area."""
     spacing = reference.spacing_mm
     plane = "axial"
     if reference.is_oriented and max(spacing) > ANISOTROPIC * min(spacing):

@@ -152,13 +152,7 @@ class Difference:
 
 
 def paired_differences(baseline: np.ndarray, other: np.ndarray, *, num_resamples: int = 10_000) -> list[Difference]:
-    """Compares ``other`` with ``baseline`` column by column.
-
-    Args:
-        baseline: Scores, shape ``n k``: ``n`` cases, ``k`` quantities; NaN where undefined.
-        other: Scores of the same cases in the same order, shape ``n k``.
-        num_resamples: Bootstrap resamples.
-    """
+    """Compares scores of the same cases, both ``n k``: ``n`` cases, ``k`` quantities; NaN where undefined."""
     delta = other - baseline
     low, high = bootstrap_mean_interval(delta, num_resamples=num_resamples)
     return [_difference(column[np.isfinite(column)], *ends) for column, *ends in zip(delta.T, low, high, strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -56,33 +57,27 @@ def read_summary(path: Path, file_ending: str | None = None) -> pd.DataFrame:
     """
     content = read_json(path, dict, REMEDY)
     try:
-        rows = [_row(entry, file_ending) for entry in content["metric_per_case"]]
+        cases = [case_of(e.get("prediction_file") or e["reference_file"], file_ending) for e in content["metric_per_case"]]
+        scores = [
+            {label_key(key): float(metrics["Dice"]) for key, metrics in entry["metrics"].items()}
+            for entry in content["metric_per_case"]
+        ]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _broken(path, f"is not in nnU-Net's form ({type(error).__name__}: {error})") from error
-    if not rows:
+    if not cases:
         raise _broken(path, "holds no case")
-    return _table(path, rows)
-
-
-def _row(entry: dict, file_ending: str | None) -> tuple[str, dict[str, float]]:
-    case = case_of(entry.get("prediction_file") or entry["reference_file"], file_ending)
-    return case, {label_key(key): float(metrics["Dice"]) for key, metrics in entry["metrics"].items()}
-
-
-def _table(path: Path, rows: list[tuple[str, dict[str, float]]]) -> pd.DataFrame:
-    cases, labels = [case for case, _ in rows], list(rows[0][1])
-    repeated = sorted({case for case in cases if cases.count(case) > 1}) if len(set(cases)) < len(cases) else []
+    repeated, labels = sorted(case for case, count in Counter(cases).items() if count > 1), list(scores[0])
     if repeated:
         raise _broken(path, f"holds case {repeated[0]} more than once")
     if not labels:
         raise _broken(path, "holds no label")
-    for case, dice in rows:
+    for case, dice in zip(cases, scores, strict=True):
         if list(dice) != labels:
             raise _broken(path, f"has other labels for case {case} than for case {cases[0]}")
         wrong = [value for value in dice.values() if not (math.isnan(value) or 0 <= value <= 1)]
         if wrong:
             raise _broken(path, f"has a Dice of {wrong[0]} for case {case}, outside [0, 1]")
-    table = pd.DataFrame([dice for _, dice in rows], index=pd.Index(cases, name="case"), dtype=float)
+    table = pd.DataFrame(scores, index=pd.Index(cases, name="case"), dtype=float)
     return table[sorted(labels, key=label_values)].sort_index()
 
 

@@ -15,18 +15,14 @@ def mean_table(comparison: Comparison) -> Table:
     rows = []
     for entry in comparison.entries:
         means, pair = entry.case_means, comparison.pair_of(entry)
-        row = [formatting.shown_name(entry)]
-        row += [] if baseline else [formatting.shown_name(pair.baseline) if pair else formatting.UNKNOWN]
-        row += [
-            formatting.mean_and_sd(means.mean(), means.std()),
-            *([formatting.dice(entry.foreground_mean)] if nnunet else []),
-        ]
-        if pair:
-            row += _difference_cells(pair.mean, several)
-        else:
-            row += ["baseline" if comparison.pairs else formatting.UNKNOWN, *[formatting.UNKNOWN] * (2 + several)]
-        rows.append(row)
-    headers = ["Result", *([] if baseline else ["against"]), "Mean Dice ± SD", *(["nnU-Net's mean"] if nnunet else [])]
+        row = {"Result": formatting.shown_name(entry)}
+        if not baseline:
+            row["against"] = formatting.shown_name(pair.baseline) if pair else formatting.UNKNOWN
+        row["Mean Dice ± SD"] = formatting.mean_and_sd(means.mean(), means.std())
+        if nnunet:
+            row["nnU-Net's mean"] = formatting.dice(entry.foreground_mean)
+        without = "baseline" if comparison.pairs else formatting.UNKNOWN
+        rows.append(row | _difference_cells(pair.mean if pair else None, several, without))
     caption = (
         f"{formatting.cases(len(comparison.cases))}. Mean and standard deviation over cases of the mean Dice per case. "
         f"Difference: result minus {baseline or 'baseline'}, with 95 % bootstrap interval."
@@ -37,14 +33,29 @@ def mean_table(comparison: Comparison) -> Table:
         caption += f" Cases without any defined Dice, left out: {listed}."
     if nnunet:
         caption += " nnU-Net's mean is the mean over labels of the mean over cases; it differs where a Dice is undefined."
-    num_text_columns = 1 if baseline else 2
-    return Table("Mean Dice", [*headers, *_difference_headers(several)], rows, caption, num_text_columns, in_terminal=True)
+    return _table("Mean Dice", rows, caption, 1 if baseline else 2)
+
+
+def _table(title: str, rows: list[dict[str, str]], caption: str, num_text_columns: int) -> Table:
+    cells = [list(row.values()) for row in rows]
+    return Table(title, list(rows[0]), cells, caption, num_text_columns, in_terminal=True)
 
 
 def _only_baseline(comparison: Comparison) -> str | None:
     """Returns the name of the baseline if all results share it: then it needs no column of its own."""
     names = {formatting.shown_name(pair.baseline) for pair in comparison.pairs}
     return names.pop() if len(names) == 1 else None
+
+
+def _difference_cells(difference: Difference | None, several: bool, without: str = "") -> dict[str, str]:
+    """Returns the cells of a difference by their headings; without one, dashes and why."""
+    cells = {
+        "Difference [95 %]": formatting.change(difference) if difference else without,
+        "Wilcoxon p": formatting.test(difference) if difference else formatting.UNKNOWN,
+        "p (Holm)": formatting.p_value(difference.p_holm if difference else None),
+        "better / worse / equal": formatting.tally(difference) if difference else formatting.UNKNOWN,
+    }
+    return {name: text for name, text in cells.items() if several or name != "p (Holm)"}
 
 
 def class_table(comparison: Comparison) -> Table:
@@ -57,9 +68,8 @@ def class_table(comparison: Comparison) -> Table:
             " “(k n/a)”: in k cases the label is absent from reference and prediction, so that Dice is undefined; they are "
             "left out, as nnU-Net does."
         )
-    return Table(
-        "Dice per label", ["Label", *(formatting.shown_name(entry) for entry in entries)], rows, caption, in_terminal=True
-    )
+    headers = ["Label", *(formatting.shown_name(entry) for entry in entries)]
+    return Table("Dice per label", headers, rows, caption, in_terminal=True)
 
 
 def _label_cell(entry: Entry, key: str) -> str:
@@ -73,13 +83,11 @@ def difference_table(comparison: Comparison) -> Table:
     """Difference of every label for every result with a baseline."""
     several, baseline = sum(len(pair.classes) for pair in comparison.pairs) > 1, _only_baseline(comparison)
     rows = []
-    for key in comparison.label_names:
+    for key, label in comparison.label_names.items():
         for pair in comparison.pairs:
-            names = [formatting.shown_name(pair.entry), *([] if baseline else [formatting.shown_name(pair.baseline)])]
-            difference = pair.classes[key]
-            cells = _difference_cells(difference, several)
-            rows.append([comparison.label_names[key], *names, *cells, str(difference.num_pairs)])
-    headers = ["Label", "Result", *([] if baseline else ["against"]), *_difference_headers(several), "n"]
+            row = {"Label": label, "Result": formatting.shown_name(pair.entry)}
+            row |= {} if baseline else {"against": formatting.shown_name(pair.baseline)}
+            rows.append(row | _difference_cells(pair.classes[key], several) | {"n": str(pair.classes[key].num_pairs)})
     caption = f"Result minus {baseline or 'baseline'} over the n cases in which both are defined."
     one_sided = sum(pair.num_one_sided for pair in comparison.pairs)
     if one_sided:
@@ -87,16 +95,7 @@ def difference_table(comparison: Comparison) -> Table:
             f" {one_sided} pairs of case and label have a Dice in one result only: the label is absent from the reference, "
             "and only one result predicts some of it. They are missing here, but lower that result's mean per case."
         )
-    return Table("Difference per label", headers, rows, caption, len(headers) - 4 - several, in_terminal=True)
-
-
-def _difference_headers(several: bool) -> list[str]:
-    return ["Difference [95 %]", "Wilcoxon p", *(["p (Holm)"] if several else []), "better / worse / equal"]
-
-
-def _difference_cells(difference: Difference, several: bool) -> list[str]:
-    holm = [formatting.p_value(difference.p_holm)] if several else []
-    return [formatting.change(difference), formatting.test(difference), *holm, formatting.tally(difference)]
+    return _table("Difference per label", rows, caption, 2 if baseline else 3)
 
 
 def cost_table(comparison: Comparison) -> Table:
@@ -138,14 +137,9 @@ def _short(weights: str | None) -> str:
 
 def source_table(comparison: Comparison) -> Table:
     """What was read for every result."""
-    rows = [
-        [
-            formatting.shown_name(entry),
-            f"{entry.source.parent.name}/{entry.source.name}",
-            ", ".join(entry.folds) or formatting.UNKNOWN,
-            str(len(entry.dice)),
-        ]
-        for entry in comparison.entries
-    ]
+    rows = []
+    for entry in comparison.entries:
+        folder, folds = f"{entry.source.parent.name}/{entry.source.name}", ", ".join(entry.folds) or formatting.UNKNOWN
+        rows.append([formatting.shown_name(entry), folder, folds, str(len(entry.dice))])
     headers = ["Result", "Folder", "Folds", "Cases"]
     return Table("What was read", headers, rows, "Cases: those that were compared.", num_text_columns=3)

@@ -21,14 +21,7 @@ class CommandFailed(Exception):
 
 
 class Commands:
-    """Steps that are counted and timed.
-
-    Args:
-        logs: Folder for the output of commands.
-        environment: Of the commands; this process keeps its own.
-        num_steps: How many steps there will be.
-        say: Takes lines for the user.
-    """
+    """Steps that are counted and timed, up to ``num_steps``; the environment is that of the commands, not of this process."""
 
     def __init__(self, logs: Path, environment: Mapping[str, str], num_steps: int, say: Callable[[str], object]) -> None:
         self.logs = logs
@@ -47,13 +40,7 @@ class Commands:
         self.say(f"      {time.monotonic() - start:.1f} s")
 
     def run(self, title: str, name: str, *arguments: object, show: str | None = None) -> None:
-        """Runs a command to its end; it is killed if this process ends before.
-
-        Args:
-            title: What a person reads.
-            name: Of the program.
-            arguments: Of the command.
-            show: Lines with this text are passed on to the user.
+        """Runs a command to its end; it is killed if this process ends before. Lines with ``show`` are passed on to the user.
 
         Raises:
             CommandFailed: Its exit code is not 0.

@@ -35,6 +35,8 @@ GAP_MM = 2.0
 SUBSAMPLES = (3, 2, 2)
 MAX_TRIES = 400
 
+Shape = tuple[int, int, int]
+Spacing = tuple[float, float, float]
 Volume = NDArray[np.float64]
 Vector = NDArray[np.float64]
 
@@ -85,12 +87,7 @@ class Tube:
         return (from_axis_mm <= self.radius_mm + margin_mm) & (np.abs(d) <= self.length_mm / 2 + margin_mm)
 
 
-def make_phantom(
-    seed: int,
-    index: int,
-    shape: tuple[int, int, int] = SHAPE,
-    spacing_mm: tuple[float, float, float] = SPACING_MM,
-) -> Phantom:
+def make_phantom(seed: int, index: int, shape: Shape = SHAPE, spacing_mm: Spacing = SPACING_MM) -> Phantom:
     """Simulates one scan; the same arguments give the same scan.
 
     Everything is drawn on a finer grid and averaged, so that surfaces show the partial volume effect; a voxel carries the
@@ -129,7 +126,7 @@ def make_phantom(
     return Phantom(np.clip(np.rint(image), -1024, 3071).astype(np.int16), labels, spacing_mm)
 
 
-def _grid(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> Volume:
+def _grid(shape: Shape, spacing_mm: Spacing) -> Volume:
     axes = [
         (np.arange(size * parts) + 0.5) * spacing / parts - size * spacing / 2
         for size, spacing, parts in zip(shape, spacing_mm, SUBSAMPLES, strict=True)
@@ -137,7 +134,7 @@ def _grid(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -
     return np.stack(np.meshgrid(*axes, indexing="ij"))
 
 
-def _averaged(fine: NDArray, shape: tuple[int, int, int]) -> Volume:
+def _averaged(fine: NDArray, shape: Shape) -> Volume:
     d, h, w = shape
     return fine.reshape(d, SUBSAMPLES[0], h, SUBSAMPLES[1], w, SUBSAMPLES[2]).mean((1, 3, 5))
 
@@ -173,7 +170,7 @@ def _draw(random: np.random.Generator, name: str, extent_mm: Vector, body_radii_
 
 
 def _texture(
-    random: np.random.Generator, name: str, points_mm: Volume, spacing_mm: tuple[float, float, float], inside: NDArray[np.bool_]
+    random: np.random.Generator, name: str, points_mm: Volume, spacing_mm: Spacing, inside: NDArray[np.bool_]
 ) -> Vector:
     """Returns the texture of an organ at its points: zero on average, so that all organs have the same mean intensity."""
     if name == "stripes":

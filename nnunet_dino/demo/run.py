@@ -12,8 +12,7 @@ from pathlib import Path
 from nnunet_dino._errors import UserError
 from nnunet_dino._nnunet_folders import PURPOSE
 from nnunet_dino.demo.commands import CommandFailed, Commands
-from nnunet_dino.demo.dataset import write_dataset
-from nnunet_dino.demo.plans import BASE, CONFIGURATION, add_demo_configuration
+from nnunet_dino.demo.dataset import BASE, CONFIGURATION, add_demo_configuration, write_dataset
 
 DATASET_ID = 999
 DATASET = f"Dataset{DATASET_ID}_Phantom"

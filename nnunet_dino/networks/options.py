@@ -8,6 +8,7 @@ from typing import Any
 from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.backbones.adapted import PRETRAINED, AdaptedBackbone, LoraOptions
 from nnunet_dino.backbones.rgb import REPEAT, RGB, WINDOWS, ChannelView
+from nnunet_dino.networks.options_record import record_options
 from nnunet_dino.networks.slices import SliceEncoder
 
 
@@ -95,7 +96,9 @@ def build_slice_encoder(options: DinoOptions, input_channels: int) -> SliceEncod
         taps_are_normalised=options.taps_are_normalised,
         drop_path=options.drop_path,
     )
-    return SliceEncoder(backbone, channels, options.token_stride_px, options.pixel_aspect, options.rgb)
+    encoder = SliceEncoder(backbone, channels, options.token_stride_px, options.pixel_aspect, options.rgb)
+    record_options(encoder, options.to_plans())
+    return encoder
 
 
 def refuse_label_channels(network: str, options: DinoOptions, input_channels: int) -> None:

@@ -128,13 +128,14 @@ class TokenPyramid(nn.Module):
     def __init__(self, num_taps: int, width: int, **planned: Any) -> None:
         super().__init__()
         self.num_taps = num_taps
+        num_stages = len(planned["strides"])
+        for name in ("features_per_stage", "kernel_sizes"):
+            if isinstance(planned[name], int):  # PlainConvUNet takes one number for all
+                planned[name] = [planned[name]] * num_stages
         self.output_channels: list[int] = list(planned.pop("features_per_stage"))
-        num_stages = len(self.output_channels)
-        if isinstance(planned["kernel_sizes"], int):  # PlainConvUNet takes one number for all
-            planned["kernel_sizes"] = [planned["kernel_sizes"]] * num_stages
         for name in self.PLANNED[1:]:
             setattr(self, name, planned.pop(name, None))
-        self.tap_of_stage = [round(i * (num_taps - 1) / (num_stages - 1)) for i in range(num_stages)]
+        self.tap_of_stage = [round(i * (num_taps - 1) / max(num_stages - 1, 1)) for i in range(num_stages)]
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in self.output_channels)
         self.projections = nn.ModuleList(self.conv_op(width, f, kernel_size=1) for f in self.output_channels)
         self.convs = nn.ModuleList(

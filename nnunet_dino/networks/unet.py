@@ -112,8 +112,7 @@ def build_stock_unet(
     Raises:
         UserError: ``unet`` is neither nnU-Net's plain nor its residual-encoder U-Net.
     """
-    check_stock_unet(unet)
-    network_class: Any = pydoc.locate(unet)
+    network_class: Any = pydoc.locate(stock_unet(unet))
     network = network_class(
         input_channels=input_channels, num_classes=num_classes, deep_supervision=deep_supervision, **unet_kwargs
     )
@@ -121,10 +120,18 @@ def build_stock_unet(
     return network
 
 
-def check_stock_unet(unet: str) -> None:
-    """Raises :class:`UserError` unless ``unet`` is a network that :class:`DINOv3UNet` can extend."""
-    if unet not in (PLAIN_UNET, RESIDUAL_UNET):
+def stock_unet(unet: str) -> str:
+    """Returns the dotted path of the network that plans name; the module was another one when older plans were made.
+
+    Raises:
+        UserError: :class:`DINOv3UNet` cannot extend it.
+    """
+    package, _, name = unet.partition(".")
+    known = {path.rpartition(".")[2]: path for path in (PLAIN_UNET, RESIDUAL_UNET)}
+    name = name.rpartition(".")[2]
+    if package != "dynamic_network_architectures" or name not in known:
         raise UserError(f"plans: required network {PLAIN_UNET} or {RESIDUAL_UNET} · got {unet} · plan with a stock planner")
+    return known[name]
 
 
 def keep_buffers_out_of_ddp(network: nn.Module) -> None:

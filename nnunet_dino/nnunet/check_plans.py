@@ -60,7 +60,8 @@ def check_geometry(configuration: dict[str, Any], name: str) -> None:
     try:
         kwargs = configuration["architecture"]["arch_kwargs"]
         strides, kernels, conv = kwargs["strides"], kwargs["kernel_sizes"], str(kwargs["conv_op"])
-        num_axes = {len(patch), *map(len, strides), *map(len, kernels), int(conv[-2])}
+        per_stage = [kernels] if isinstance(kernels, int) else kernels  # one number is meant for every axis
+        num_axes = {len(patch), *map(len, strides), int(conv[-2]), *(len(k) for k in per_stage if not isinstance(k, int))}
         factors = [1] * len(patch)
         for stride in strides:
             factors = [factor * step for factor, step in zip(factors, stride, strict=False)]
@@ -73,7 +74,7 @@ def check_geometry(configuration: dict[str, Any], name: str) -> None:
     if len(num_axes) != 1:
         raise UserError(
             f"plans: required a patch_size with the axes of the convolutions ({conv.rpartition('.')[2]}) in configuration "
-            f"{name} · got {patch} with strides {strides[-1]} and kernels {kernels[-1]} · {_PLAN_AGAIN}"
+            f"{name} · got {patch} with strides {strides[-1]} and kernels {per_stage[-1]} · {_PLAN_AGAIN}"
         )
     if not fits:
         raise UserError(

@@ -62,7 +62,7 @@ def check_training(
             dino = planned_options(planned["architecture"])
     check_data_set(plans, dataset_json)
     check_device(device)
-    check_preprocessed(plans, configuration, planned["data_identifier"], fold)
+    check_preprocessed(plans, configuration, planned, fold)
     if dino is not None and not _has_checkpoint(trainer, plans, configuration, fold):
         check_weights(dino.backbone, dino.weights)
 

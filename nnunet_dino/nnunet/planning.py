@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -12,11 +14,13 @@ import torch
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 
 from nnunet_dino._errors import UserError
+from nnunet_dino._nnunet_folders import read_json
 from nnunet_dino.backbones.vit import PATCH_PX
 from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.nnunet.check_plans import check_planning
 from nnunet_dino.nnunet.memory import backbone_outputs
 from nnunet_dino.nnunet.plans import dino_architecture
+from nnunet_dino.nnunet.preprocessed import preprocess_alike
 from nnunet_dino.nnunet.presets import DINOV3_UNET
 from nnunet_dino.nnunet.slice_view import fit_to_plans, pixel_aspect
 
@@ -25,8 +29,10 @@ if TYPE_CHECKING:  # what it is mixed into; nnU-Net's residual planners are its 
 else:
     _Planner = object
 
+STOCK_PLANS, DEFAULT = "nnUNetPlans", "DefaultPreprocessor"
 FINE_PX = 896
 FINE = "2d_896"
+MAX_ENLARGEMENT, MIN_SHORTER_PX = 32, 4 * PATCH_PX
 
 
 class DINOv3Planning(_Planner):
@@ -54,7 +60,7 @@ class DINOv3Planning(_Planner):
         self,
         dataset_name_or_id: str | int,
         gpu_memory_target_in_gb: float | None = None,
-        preprocessor_name: str = "DefaultPreprocessor",
+        preprocessor_name: str = DEFAULT,
         plans_name: str | None = None,
         overwrite_target_spacing: Sequence[float] | None = None,
         suppress_transpose: bool = False,
@@ -73,11 +79,8 @@ class DINOv3Planning(_Planner):
         )
 
     def generate_data_identifier(self, configuration_name: str) -> str:
-        """Shares the stock folders of the configurations whose spacing is the stock one."""
-        shared = (
-            configuration_name in ("2d", "3d_fullres") and not self.overwrite_target_spacing and not self.suppress_transpose
-        )
-        return f"{'nnUNetPlans' if shared else self.plans_identifier}_{configuration_name}"
+        """A folder of our own; :meth:`save_plans` shares the stock one where the data in it are the same."""
+        return f"{self.plans_identifier}_{configuration_name}"
 
     def get_plans_for_configuration(self, spacing: Sequence[float], *arguments: Any) -> dict[str, Any]:
         """Plans a configuration with a backbone that sees square pixels."""
@@ -119,16 +122,47 @@ class DINOv3Planning(_Planner):
 
     def save_plans(self, plans: dict[str, Any]) -> None:
         """Adds ``2d_896`` and puts the DINOv3 network into every configuration before saving."""
-        plans["configurations"][FINE] = self._fine_configuration(plans["configurations"]["2d"])
+        self._add_fine_configuration(plans)
         for name, configuration in plans["configurations"].items():
             if "architecture" in configuration:  # 3d_cascade_fullres inherits its own
                 options = self._fine_dino() if name == FINE else self.dino
                 options = fit_to_plans(options, configuration, plans["foreground_intensity_properties_per_channel"])
                 configuration["architecture"] = dino_architecture(configuration["architecture"], DINOV3_UNET, options)
+        self._share_stock_folders(plans)
         super().save_plans(plans)
+
+    def _share_stock_folders(self, plans: dict[str, Any]) -> None:
+        """Names the stock folder of ``2d`` and ``3d_fullres`` if the stock plans preprocess alike, or there are none yet."""
+        file = Path(os.environ["nnUNet_preprocessed"], plans["dataset_name"], f"{STOCK_PLANS}.json")
+        for name in ("2d", "3d_fullres"):
+            if name not in plans["configurations"]:
+                continue
+            if file.is_file():
+                shared = name in (stock := read_json(file, dict))["configurations"] and preprocess_alike(plans, stock, name)
+                if not shared:
+                    print(f"{name}: {STOCK_PLANS} preprocess otherwise, so {self.plans_identifier} get a folder of their own")
+            else:
+                shared = not (self.overwrite_target_spacing or self.suppress_transpose or self.preprocessor_name != DEFAULT)
+            if shared:
+                plans["configurations"][name]["data_identifier"] = f"{STOCK_PLANS}_{name}"
 
     def _fine_dino(self) -> DinoOptions:
         return replace(self.dino, token_stride_px=PATCH_PX)
+
+    def _add_fine_configuration(self, plans: dict[str, Any]) -> None:
+        """Adds ``2d_896`` unless pictures of that size would hold next to nothing."""
+        stock = plans["configurations"]["2d"]
+        field_mm = np.asarray(stock["spacing"], dtype=float) * stock["patch_size"]
+        shorter_px = FINE_PX * field_mm.min() / field_mm.max()
+        if max(stock["patch_size"]) * MAX_ENLARGEMENT < FINE_PX or shorter_px < MIN_SHORTER_PX:
+            print(f"{FINE} is left out: patches of 2d have {stock['patch_size']} pixels on {np.round(field_mm, 1).tolist()} mm")
+            return
+        fine = self._fine_configuration(stock)
+        shapes, axis = np.asarray(self.dataset_fingerprint["shapes_after_crop"]), plans["transpose_forward"][0]
+        num_pixels = np.prod(fine["median_image_size_in_voxels"]) * np.median(shapes[:, axis]) * len(shapes)
+        covered = round(self.max_dataset_covered * num_pixels / np.prod(fine["patch_size"]))  # nnU-Net's limit for a batch
+        fine["batch_size"] = max(min(fine["batch_size"], covered), self.UNet_min_batch_size)
+        plans["configurations"][FINE] = fine
 
     def _fine_configuration(self, stock: dict[str, Any]) -> dict[str, Any]:
         """Returns the stock 2D configuration on a finer grid: the field of view of its patch, the longer side in 896 px."""

@@ -12,7 +12,7 @@ from torch import nn
 from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.catalogue import get_spec
 from nnunet_dino.networks.options import DinoOptions
-from nnunet_dino.networks.unet import check_stock_unet
+from nnunet_dino.networks.unet import stock_unet
 from nnunet_dino.nnunet.presets import DINOV3_UNET, MEDDINOV3, TOKENS_ONLY
 from nnunet_dino.nnunet.slice_view import fit_to_plans
 
@@ -31,8 +31,7 @@ def dino_architecture(stock: dict[str, Any], network: str, options: DinoOptions)
     unet_kwargs = {key: value for key, value in stock["arch_kwargs"].items() if key not in ("unet", "dino")}
     extra: dict[str, Any] = {"dino": options.to_plans()}
     if network == DINOV3_UNET:
-        extra["unet"] = stock["arch_kwargs"].get("unet", stock["network_class_name"])
-        check_stock_unet(extra["unet"])
+        extra["unet"] = stock_unet(stock["arch_kwargs"].get("unet", stock["network_class_name"]))
     return {
         "network_class_name": network,
         "arch_kwargs": {**unet_kwargs, **extra},
@@ -78,13 +77,10 @@ def build_from_plans(
 ) -> nn.Module:
     """Builds a network for one configuration of any plans, stock or made by this package's planners.
 
-    See :func:`nnunet_dino.nnunet.slice_view.fit_to_plans` for what the plans tell of slices. Of the recipe's token stride and
-    the one in the plans' ``dino`` entry, if any, the coarser counts: ``2d_896`` is planned for one token per 16 pixels.
-    MedDINOv3 keeps its paper's grid, in which pixels are taken for square.
+    See :func:`nnunet_dino.nnunet.slice_view.fit_to_plans` for what the plans tell of slices. MedDINOv3 keeps its paper's grid,
+    in which pixels are taken for square.
     """
     stock = configuration.configuration["architecture"]
-    planned_stride_px = stock["arch_kwargs"].get("dino", {}).get("token_stride_px", 0)
-    options = replace(options, token_stride_px=max(options.token_stride_px, planned_stride_px))
     intensities = plans.plans.get("foreground_intensity_properties_per_channel", {})
     options = fit_to_plans(options, configuration.configuration, intensities)
     if network == MEDDINOV3:

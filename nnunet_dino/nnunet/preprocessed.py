@@ -2,35 +2,49 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+
 from nnunet_dino._errors import UserError
 from nnunet_dino._nnunet_folders import read_json
+from nnunet_dino.nnunet.check_plans import planned_configuration
 
 NUM_FOLDS = 5
+_OF_PLANS = ("transpose_forward", "image_reader_writer", "foreground_intensity_properties_per_channel")
+_OF_CONFIGURATION = (
+    *("preprocessor_name", "normalization_schemes", "use_mask_for_norm"),
+    *("resampling_fn_data", "resampling_fn_data_kwargs", "resampling_fn_seg", "resampling_fn_seg_kwargs"),
+)
 SPLITS = "splits_final.json"
 
 
-def check_preprocessed(plans: dict[str, Any], configuration: str, data_identifier: str, fold: int | str) -> None:
+def check_preprocessed(plans: dict[str, Any], name: str, configuration: dict[str, Any], fold: int | str) -> None:
     """Checks that there is what a training and its validation read.
 
     Args:
         plans: The plans that the data were preprocessed with.
-        configuration: Its name, for the message.
-        data_identifier: Name of the folder with its cases.
+        name: Of the configuration.
+        configuration: With what it inherits.
         fold: Number of the fold, or ``"all"``.
 
     Raises:
-        UserError: There are no cases, too few for folds, or the file of splits is broken or names cases that are not there.
+        UserError: There are no cases, or cases of another spacing; too few for folds; or the file of splits is broken or names
+            cases that are not there.
     """
     folder = Path(os.environ["nnUNet_preprocessed"], plans["dataset_name"])
-    number = folder.name[7:10].lstrip("0")
-    again = f"run: nnUNetv2_preprocess -d {number} -plans_name {plans['plans_name']} -c {configuration}"
-    cases = _cases(folder / data_identifier)
+    number, data_identifier = folder.name[7:10].lstrip("0"), configuration["data_identifier"]
+    again = f"run: nnUNetv2_preprocess -d {number} -plans_name {plans['plans_name']} -c {name}"
+    cases = preprocessed_cases(folder / data_identifier)
     if not cases:
         raise UserError(f"preprocessed data: required cases in {folder / data_identifier} · got none · {again}")
+    check_spacing(folder / data_identifier, cases, plans, configuration)
     if not (folder / "gt_segmentations").is_dir():
         raise UserError(f"preprocessed data: required {folder / 'gt_segmentations'} for validation · got none · {again}")
     if fold == "all":
@@ -43,6 +57,18 @@ def check_preprocessed(plans: dict[str, Any], configuration: str, data_identifie
             )
         return
     _check_splits(folder / SPLITS, int(fold), cases, again)
+
+
+def preprocess_alike(plans: dict[str, Any], others: dict[str, Any], configuration: str) -> bool:
+    """Whether two plans make the same preprocessed data of a configuration, so that they may share a folder."""
+    plans = json.loads(json.dumps(plans, default=lambda array: array.tolist()))  # as they will be read
+    ours, theirs = (planned_configuration(p, configuration) for p in (plans, others))
+    return (
+        len(ours["spacing"]) == len(theirs["spacing"])
+        and np.allclose(ours["spacing"], theirs["spacing"])
+        and all(ours.get(key) == theirs.get(key) for key in _OF_CONFIGURATION)
+        and all(plans.get(key) == others.get(key) for key in _OF_PLANS)
+    )
 
 
 def check_data_set(plans: dict[str, Any], dataset_json: Any) -> None:
@@ -61,10 +87,77 @@ def check_data_set(plans: dict[str, Any], dataset_json: Any) -> None:
             )
 
 
-def _cases(folder: Path) -> set[str]:
+def preprocessed_cases(folder: Path) -> set[str]:
     """Returns the names of the cases, in whichever of nnU-Net's formats they are."""
     files = list(folder.glob("*.*")) if folder.is_dir() else []
     return {file.stem for file in files if file.suffix in (".b2nd", ".npz") and not file.stem.endswith("_seg")}
+
+
+def split_of_fold(folder: Path, fold: int, cases: set[str], again: str) -> tuple[list[str], list[str]]:
+    """Returns the training and the validation cases of a fold, those that nnU-Net's trainer takes; nothing is written.
+
+    Args:
+        folder: The data set's folder in ``nnUNet_preprocessed``; without ``splits_final.json`` the folds are those that nnU-Net
+            will write there.
+        fold: Number of the fold.
+        cases: Those that are preprocessed.
+        again: The command that preprocesses them.
+
+    Raises:
+        UserError: There is no such fold, or too few cases for folds, or the file of splits is broken, names cases that are not
+            there, or a case twice.
+    """
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    path = folder / SPLITS
+    if path.is_file():
+        _check_splits(path, fold, cases, again)
+        splits = read_json(path, list)
+    elif len(cases) < NUM_FOLDS:
+        raise UserError(
+            f"folds: required at least {NUM_FOLDS} cases for {NUM_FOLDS} folds · got {len(cases)} in {folder} · write {path}"
+        )
+    else:
+        splits = generate_crossval_split(sorted(cases), seed=12345, n_splits=NUM_FOLDS)
+    if not 0 <= fold < len(splits):
+        raise UserError(f"fold: required one from 0 to {len(splits) - 1}, which {path} has · got {fold}")
+    training, validation = (list(map(str, splits[fold][part])) for part in ("train", "val"))
+    named = Counter([*training, *validation])
+    if twice := [case for case, count in named.items() if count > 1]:
+        raise UserError(
+            f"{path}: required every case once in train and val of fold {fold} · got {twice[0]!r} twice · correct the file"
+        )
+    return training, validation
+
+
+def check_spacing(folder: Path, cases: set[str], plans: dict[str, Any], configuration: dict[str, Any]) -> None:
+    """Compares the shape of some cases with what the plans' spacing makes of them: folders can be shared by several plans.
+
+    Raises:
+        UserError: A case has another shape.
+    """
+    if configuration.get("preprocessor_name") != "DefaultPreprocessor":
+        return
+    names = sorted(cases)
+    for case in {names[0], names[len(names) // 2], names[-1]}:
+        if not (folder / f"{case}.pkl").is_file():
+            continue
+        _, segmentation, _, properties = infer_dataset_class(str(folder))(str(folder), [case]).load_case(case)
+        stored_mm = np.array([properties["spacing"][axis] for axis in plans["transpose_forward"]])
+        before, shape = properties["shape_after_cropping_and_before_resampling"], tuple(segmentation.shape[1:])
+        wanted_mm = np.array([*stored_mm[: 3 - len(configuration["spacing"])], *configuration["spacing"]])
+        wanted = tuple(int(size) for size in compute_new_shape(before, stored_mm, wanted_mm))
+        if shape != wanted:
+            raise UserError(
+                f"preprocessed data: required {case} in {_by(wanted)} voxels, as the spacing of {plans['plans_name']} "
+                f"({_by(wanted_mm)} mm) makes it · got {_by(shape)} voxels ({_by(stored_mm * before / shape)} mm) in {folder}, "
+                "which other plans use as well · plan again under a name of its own (nnUNetv2_plan_experiment "
+                "-overwrite_plans_name …, nnUNetv2_move_plans_between_datasets -tp …) and preprocess"
+            )
+
+
+def _by(values: Any) -> str:
+    return " × ".join(f"{value:.4g}" for value in values)
 
 
 def _check_splits(path: Path, fold: int, cases: set[str], again: str) -> None:

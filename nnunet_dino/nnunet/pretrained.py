@@ -16,7 +16,9 @@ from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.adaptation import is_adapter
 from nnunet_dino.backbones.adapted import RECORD_KEY
 from nnunet_dino.networks.meddinov3_checkpoint import from_published, is_published
+from nnunet_dino.networks.options_record import OPTIONS_KEY, different_options
 
+OPTIONS = f"slice_encoder.{OPTIONS_KEY}"
 SEGMENTATION_HEADS = ".seg_layers."
 CONVOLUTIONAL_PART = ("encoder.", "decoder.")
 BACKBONE = "slice_encoder.backbone."
@@ -68,9 +70,10 @@ def load_pretrained(network: nn.Module, path: str, verbose: bool = False) -> lis
         UserError: the file is missing or unreadable, or a needed key is missing or has another shape.
     """
     given = _read(path)
+    recorded = given.pop(OPTIONS, None)
     if is_published(given):
         given, _ = from_published(network, given, path)
-    own = network.state_dict()
+    own = {key: value for key, value in network.state_dict().items() if key != OPTIONS}
     has_dino_side = any(not key.startswith(CONVOLUTIONAL_PART) for key in given)
     backbone_comes_from_file = {key for key in given if _belongs_to_backbone(key)}
     has_record = any(key.endswith(RECORD_KEY) for key in given)
@@ -89,6 +92,9 @@ def load_pretrained(network: nn.Module, path: str, verbose: bool = False) -> lis
     network.load_state_dict({**kept, **{key: given[key] for key in taken}})
     part = "all parameters but the segmentation heads" if has_dino_side else "the convolutional part (a stock checkpoint)"
     print(f"nnunet-dino: {path} starts {part}: {len(taken)} tensors")
+    if recorded is not None:
+        for key, (before, now) in different_options(recorded, network.slice_encoder.options).items():
+            print(f"nnunet-dino: {path} was trained with dino.{key} {before!r}, this network has {now!r}")
     if verbose:
         print("\n".join(f"  {key} {tuple(given[key].shape)}" for key in taken))
     return taken

@@ -12,22 +12,27 @@ class EpochSchedule:
     """Scales every parameter group's own learning rate by the same factor.
 
     Args:
-        optimizer: Its groups' present learning rates are the ones that are scaled.
+        optimizer: Its groups' learning rates, as they are when first seen, are the ones that are scaled.
         factor: From the share of the training that is done, in [0, 1), to a factor.
         num_epochs: Length of the training.
     """
 
     def __init__(self, optimizer: Optimizer, factor: Callable[[float], float], num_epochs: int) -> None:
         self._optimizer = optimizer
-        self._start = [group["lr"] for group in optimizer.param_groups]
+        self._start: list[float] = []
+        self._see_new_groups()
         self._factor = factor
         self._num_epochs = num_epochs
 
     def step(self, epoch: int) -> None:
         """Sets the learning rates for ``epoch`` (from 0)."""
+        self._see_new_groups()
         factor = self._factor(epoch / self._num_epochs)
         for group, start in zip(self._optimizer.param_groups, self._start, strict=True):
             group["lr"] = start * factor
+
+    def _see_new_groups(self) -> None:
+        self._start += [group["lr"] for group in self._optimizer.param_groups[len(self._start) :]]
 
 
 def polynomial(done: float) -> float:

@@ -29,6 +29,7 @@ from nnunet_dino.nnunet.prior import start_at_class_frequencies
 from nnunet_dino.nnunet.recipes import RECIPES, Recipe
 from nnunet_dino.nnunet.schedules import EpochSchedule
 from nnunet_dino.nnunet.slice_view import describe_plane
+from nnunet_dino.nnunet.variants import OPTIMISES, check_combination, follow, honour_class_body, separating
 
 _AFTER_A_FAILED_SAVE = "free disk space or make the folder writable, then continue with --c; the last good checkpoint is kept"
 
@@ -69,12 +70,18 @@ class DINOv3Trainer(nnUNetTrainer):
         name = type(self).__name__
         check_training(name, plans, configuration, fold, dataset_json, device, self.network_class, self.dino)
         check_start()
+        has_own_recipe = self.recipe is not RECIPES["sgd"]
+        check_combination(type(self), DINOv3Trainer, builds=self.network_class is not None, optimises=has_own_recipe)
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.initial_lr = self.recipe.initial_lr
-        self.weight_decay = self.recipe.weight_decay
-        self.enable_deep_supervision = self.recipe.has_deep_supervision
+        if has_own_recipe:
+            self.initial_lr = self.recipe.initial_lr
+            self.weight_decay = self.recipe.weight_decay
+            self.enable_deep_supervision = self.recipe.has_deep_supervision
         if self.short_run_epochs is not None:
             self.num_epochs = self.short_run_epochs
+        honour_class_body(self, DINOv3Trainer)
+        if self.vit_lr is not None:
+            self.configure_optimizers = separating(self.configure_optimizers, self._backbone_parameters, self.vit_lr)  # type: ignore[method-assign]
         install_loader()
 
     @classmethod
@@ -89,7 +96,7 @@ class DINOv3Trainer(nnUNetTrainer):
         """Builds the network; called by nnU-Net in training and at prediction."""
         arguments = (num_input_channels, num_output_channels, enable_deep_supervision)
         if cls.network_class is None or cls.dino is None:
-            return nnUNetTrainer.build_network_architecture(plans_manager, configuration_manager, *arguments)
+            return super().build_network_architecture(plans_manager, configuration_manager, *arguments)
         forget_slices_after_every_image()
         return build_from_plans(plans_manager, configuration_manager, cls.network_class, cls.dino, *arguments)
 
@@ -127,21 +134,33 @@ class DINOv3Trainer(nnUNetTrainer):
             return read_json(earlier, dict).get("output_biases")
         return self.output_biases
 
-    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
-        """The recipe's optimiser and decay, with a learning rate of its own for the backbone."""
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        follow(self.optimizer)
+
+    def configure_optimizers(self, *args: Any, **kwargs: Any) -> tuple[torch.optim.Optimizer, Any]:
+        """The recipe's optimiser and decay, with a learning rate of its own for the backbone; or those of a variant of nnU-Net
+        that is named behind this class."""
+        if getattr(super(), OPTIMISES).__func__ is not nnUNetTrainer.configure_optimizers:
+            return super().configure_optimizers(*args, **kwargs)
         optimizer = self.recipe.optimizer(self.parameter_groups(), lr=self.initial_lr, weight_decay=self.weight_decay)
         return optimizer, EpochSchedule(optimizer, self.recipe.decay, self.num_epochs)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Returns the trained parameters as one group, or two if the backbone is trained."""
-        network = unwrap(self.network)
-        backbone = [] if self.dino is None else [p for p in network.slice_encoder.backbone.parameters() if p.requires_grad]
+        backbone = self._backbone_parameters()
         in_backbone = {id(p) for p in backbone}
-        rest = [p for p in network.parameters() if p.requires_grad and id(p) not in in_backbone]
+        rest = [p for p in unwrap(self.network).parameters() if p.requires_grad and id(p) not in in_backbone]
         groups: list[dict[str, Any]] = [{"params": rest, "lr": self.initial_lr}]
         if backbone:
             groups.append({"params": backbone, "lr": self.initial_lr if self.vit_lr is None else self.vit_lr})
         return groups
+
+    def _backbone_parameters(self) -> list[nn.Parameter]:
+        """Returns the trained parameters of the backbone."""
+        if self.dino is None:
+            return []
+        return [p for p in unwrap(self.network).slice_encoder.backbone.parameters() if p.requires_grad]
 
     def save_checkpoint(self, filename: str) -> None:
         """Saves so that a good checkpoint is never lost to an interruption or a full disk.

@@ -18,15 +18,17 @@ _PUBLIC = {
     "compute_metrics": "nnunet_dino.probes.metrics",
     "LinearOptions": "nnunet_dino.probes.options",
     "train_linear": "nnunet_dino.probes.linear",
-    "report_linear": "nnunet_dino.probes.linear_report",
+    "report_linear": "nnunet_dino.probes.linear",
     "KnnOptions": "nnunet_dino.probes.options",
     "knn_scores": "nnunet_dino.probes.knn",
-    "report_knn": "nnunet_dino.probes.knn_report",
+    "report_knn": "nnunet_dino.probes.knn",
     "MilOptions": "nnunet_dino.probes.options",
     "train_mil": "nnunet_dino.probes.mil_training",
     "FoldOptions": "nnunet_dino.probes.options",
     "train_splits": "nnunet_dino.probes.cross_validation",
     "report_mil": "nnunet_dino.probes.mil_report",
+    "DenseOptions": "nnunet_dino.probes.dense_options",
+    "DenseProbe": "nnunet_dino.probes.dense",
 }
 __all__ = list(_PUBLIC)
 

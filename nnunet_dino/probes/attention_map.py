@@ -18,17 +18,10 @@ OVERVIEW_PX = 900
 def attention_pictures(
     store: FeatureStore | None, ids: Sequence[str], attention: Sequence[np.ndarray], scores: np.ndarray, most: int
 ) -> tuple[list[Picture], list[str]]:
-    """Draws the attention on slides, those with the highest scores first.
-
-    Args:
-        store: Where the tiles' places are; None, or a store of something else, gives no pictures.
-        ids: Of the slides.
-        attention: Weights of the tiles of every slide.
-        scores: Of the slides.
-        most: Number of pictures, at most.
+    """Draws the attention weights of tiles on at most ``most`` slides, those with the highest scores first.
 
     Returns:
-        Pictures, and what a reader must be told where there are none.
+        Pictures, none where the features are not of slides, and what a reader must be told where some are missing.
     """
     if store is None or store.facts.kind != "slides" or most < 1:
         return [], []

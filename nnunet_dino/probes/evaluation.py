@@ -33,10 +33,7 @@ class Evaluation:
 
 
 def check_parts(labelled: Labelled, options: EvaluationOptions) -> list[str]:
-    """Finds out before any training whether scores could be evaluated, and returns labels that training cannot learn.
-
-    Returns:
-        Labels of which the training part has one class only.
+    """Finds out before any training whether scores could be evaluated; returns labels with one class only in training.
 
     Raises:
         UserError: All labels have one class only in the training or in the test part, or the rule for thresholds needs a part
@@ -56,18 +53,11 @@ def check_parts(labelled: Labelled, options: EvaluationOptions) -> list[str]:
 
 
 def evaluate(labelled: Labelled, scores: np.ndarray, options: EvaluationOptions) -> dict[str, Evaluation]:
-    """Evaluates scores of all inputs on ``val``, if there is one, and on ``test``.
-
-    Args:
-        labelled: With its split.
-        scores: ``n c`` for all inputs.
-        options: How.
-    """
+    """Evaluates scores ``n c`` of all inputs on ``val``, if there is one, and on ``test``."""
     thresholds, untuned = _thresholds(labelled, scores, labelled.split, options)
     parts = [part for part in ("val", "test") if (labelled.split == part).any()]
-    return {
-        part: _evaluation(part, labelled, scores, np.tile(thresholds, (len(scores), 1)), untuned, options) for part in parts
-    }
+    of_inputs = np.tile(thresholds, (len(scores), 1))
+    return {part: _evaluation(part, labelled, scores, of_inputs, untuned, options) for part in parts}
 
 
 def evaluate_folds(
@@ -79,7 +69,7 @@ def evaluate_folds(
         labelled: The labels; all inputs are ``test``.
         splits: One per fold; every input is test in one of them.
         scores: One ``n c`` per fold, of its ``test`` and its tuning part.
-        options: How. A threshold is chosen for every fold by itself.
+        options: A threshold is chosen for every fold by itself.
 
     Returns:
         The evaluation of every input when it was test, and the thresholds, ``folds c``.

@@ -1,19 +1,31 @@
-"""Nearest neighbours in the space of features."""
+"""Nearest neighbours in the space of features, from a store to their report."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.probes.options import NUM_NEIGHBOURS, KnnOptions
+from nnunet_dino.features.encoder import pick_device
+from nnunet_dino.features.store.reader import FeatureStore
+from nnunet_dino.probes.evaluation import check_parts, evaluate, mean_auroc
+from nnunet_dino.probes.labels import Labelled, labelled_vectors
+from nnunet_dino.probes.options import HALF, NUM_NEIGHBOURS, EvaluationOptions, KnnOptions, Request
+from nnunet_dino.probes.report import report_scores
+from nnunet_dino.probes.result_tables import number
+from nnunet_dino.probes.splits import divide
+from nnunet_dino.reports import Report, Table, check_folder
 
 UNIFORM, SOFTMAX = "uniform", "softmax"
 WEIGHTINGS = (UNIFORM, SOFTMAX)
 QUERIES_AT_ONCE = 1024
+
+Setting = tuple[int, str]
 
 
 def knn_scores(
@@ -61,9 +73,11 @@ def knn_scores(
     unit_bank, unit_queries = (F.normalize(torch.from_numpy(values).to(device), dim=1) for values in (bank, queries))
     labels = torch.from_numpy(bank_targets).double()  # votes are counted on the CPU: Apple's GPUs have no float64
     scores: dict[tuple[int, str], list[np.ndarray]] = {(k, how): [] for k in sizes for how in WEIGHTINGS}
+    may_share = bool(np.isin(query_patients, bank_patients).any())
     for some, whose in zip(unit_queries.split(QUERIES_AT_ONCE), of_queries.split(QUERIES_AT_ONCE), strict=True):
         similarity = some @ unit_bank.T
-        similarity.masked_fill_(whose[:, None] == of_bank[None, :], float("-inf"))
+        if may_share:
+            similarity.masked_fill_(whose[:, None] == of_bank[None, :], float("-inf"))
         nearest, places = (found.cpu() for found in similarity.topk(sizes[-1], dim=1))
         may_vote = torch.isfinite(nearest)
         if not may_vote[:, 0].all():
@@ -75,3 +89,112 @@ def knn_scores(
             scores[k, UNIFORM].append((votes[:, :k].sum(1) / counted).numpy())
             scores[k, SOFTMAX].append((votes[:, :k] * softmax[:, :k, None]).sum(1).numpy())
     return {key: np.concatenate(parts) for key, parts in scores.items()}
+
+
+def report_knn(request: Request, options: KnnOptions, echo: Callable[[str], object] = print) -> Report:
+    """Lets neighbours in the training part vote on every input of the other parts, and writes the report.
+
+    The setting with the highest mean AUROC on ``val`` gives the headline; all are listed.
+
+    Raises:
+        UserError: The store, the labels or an option cannot be used.
+    """
+    check_folder(Path(request.output), request.overwrite)
+    device = pick_device(request.device)
+    store = FeatureStore(request.store)
+    labelled, vectors = labelled_vectors(store, request.label_columns, request.features)
+    if options.leave_one_out:
+        how_split = "none; every input is asked against those of all other patients"
+        labelled, bank = labelled.with_split(np.full(len(vectors), "test"), how_split), np.ones(len(vectors), bool)
+    else:
+        labelled = labelled.with_split(*divide(labelled.split, labelled.patients, request.splitting))
+        bank = labelled.split == "train"
+    untrained = check_parts(labelled, request.evaluation)
+    scores = knn_scores(
+        vectors[bank],
+        labelled.targets[bank],
+        labelled.patients[bank],
+        vectors,
+        labelled.patients,
+        options.num_neighbours,
+        options.temperature,
+        device,
+    )
+    best, chosen_on = _best(labelled, scores, request.evaluation)
+    left_out = ", ".join(str(k) for k in options.num_neighbours if (k, best[1]) not in scores)
+    return report_scores(
+        request,
+        store,
+        labelled,
+        scores[best],
+        evaluate(labelled, scores[best], request.evaluation),
+        echo,
+        probe="knn",
+        what=f"k-NN (k = {best[0]}, {best[1]} votes, {chosen_on})",
+        title=f"Nearest neighbours with {store.facts.backbone}",
+        method=_method(options),
+        numbers={
+            "options": asdict(options),
+            "chosen": {"k": best[0], "votes": best[1], "how": chosen_on},
+            "settings": [
+                {"k": k, "votes": how, **{f"auroc_{part}": _auroc_on(part, labelled, values) for part in ("val", "test")}}
+                for (k, how), values in scores.items()
+            ],
+        },
+        untrained=untrained,
+        warnings=[f"Left out, as there are not so many training inputs: k = {left_out}."] if left_out else [],
+        tables=[_settings_table(labelled, scores, request.evaluation)],
+    )
+
+
+def _auroc_on(part: str, labelled: Labelled, scores: np.ndarray) -> float:
+    here = labelled.split == part
+    return mean_auroc(labelled.targets[here], scores[here]) if here.any() else float("nan")
+
+
+def _best(labelled: Labelled, scores: dict[Setting, np.ndarray], evaluation: EvaluationOptions) -> tuple[Setting, str]:
+    """Returns the setting that is best on ``val``; without one, the middle k, never the best on ``test``.
+
+    Softmax votes of a small k are all below 0.5, so they are no choice where 0.5 decides, nor where nothing was chosen.
+    """
+    uniform = sorted(setting for setting in scores if setting[1] == UNIFORM)
+    must_reach_half = evaluation.rule == HALF and not labelled.is_exclusive
+    on_val = {setting: _auroc_on("val", labelled, scores[setting]) for setting in (uniform if must_reach_half else scores)}
+    known = {setting: area for setting, area in on_val.items() if np.isfinite(area)}
+    if not known:
+        return uniform[len(uniform) // 2], "not chosen by result"
+    return max(known, key=lambda setting: known[setting]), "the best on val" + (
+        ", of uniform votes, as others may not reach the threshold 0.5" if must_reach_half else ""
+    )
+
+
+def _settings_table(labelled: Labelled, scores: dict[Setting, np.ndarray], evaluation: EvaluationOptions) -> Table:
+    """All settings; with the threshold 0.5 only those whose scores can reach it."""
+    names = ("accuracy", "precision", "recall")
+    rules = {evaluation.words: replace(evaluation, num_rounds=1)}
+    if evaluation.rule != HALF and not labelled.is_exclusive:
+        rules["0.5"] = replace(evaluation, rule=HALF, num_rounds=1)
+    rows = []
+    for (k, how), values in sorted(scores.items(), key=lambda pair: (pair[0][1], pair[0][0])):
+        row = [_auroc_on(part, labelled, values) for part in ("val", "test")]
+        for options in rules.values():
+            overall = evaluate(labelled, values, options)["test"].metrics.overall
+            is_fair = options.rule != HALF or how == UNIFORM or labelled.is_exclusive
+            row += [overall[name].value if is_fair else np.nan for name in names]
+        rows.append([how, str(k), *map(number, row)])
+    headers = ["Votes", "k", "AUROC val", "AUROC test", *(f"{name.capitalize()} test" for name in names)]
+    caption = "Mean over labels. Accuracy, precision and recall on test: "
+    if labelled.is_exclusive:
+        caption += "of the class with the highest score."
+    else:
+        caption += f"with the threshold {' and with '.join(rules)}; – for softmax votes at 0.5, which small k cannot reach."
+    headers += [f"{name.capitalize()} at 0.5" for name in names] if len(rules) > 1 else []
+    return Table("All settings", headers, rows, caption)
+
+
+def _method(options: KnnOptions) -> str:
+    return (
+        "Neighbours: cosine similarity in the training part; every label is voted on by itself; no neighbour from the same "
+        f"patient. Softmax votes: weights at temperature {options.temperature:g} over the largest k, cut off at k and not "
+        "scaled again, as in DINOv3's evaluation."
+    )

@@ -31,6 +31,7 @@ class Labelled:
         targets: ``n c``, 0 or 1.
         is_exclusive: Whether every input has exactly one of the classes.
         split: ``train``, ``val`` or ``test`` per input; empty texts if the file does not say.
+        how_split: How the parts came about, in words.
         num_without_features: Rows of the file that the store has nothing for.
         num_without_labels: Inputs of the store that the file has nothing for.
         notes: What a reader must know of how the file was understood.
@@ -42,6 +43,7 @@ class Labelled:
     targets: np.ndarray
     is_exclusive: bool
     split: np.ndarray
+    how_split: str = ""
     num_without_features: int = 0
     num_without_labels: int = 0
     notes: list[str] = field(default_factory=list)
@@ -51,9 +53,13 @@ class Labelled:
         """Number of the class of every input, for exclusive classes or a single label."""
         return self.targets.argmax(1) if self.is_exclusive else self.targets[:, 0].astype(int)
 
-    def with_split(self, split: np.ndarray) -> Labelled:
+    def with_split(self, split: np.ndarray, how: str = "") -> Labelled:
         """Returns the same labels with another split."""
-        return replace(self, split=split)
+        return replace(self, split=split, how_split=how)
+
+    def with_notes(self, notes: Sequence[str]) -> Labelled:
+        """Returns the same labels with notes before their own."""
+        return replace(self, notes=[*notes, *self.notes])
 
 
 def no_split(count: int) -> np.ndarray:
@@ -68,9 +74,8 @@ def labelled_vectors(store: FeatureStore, columns: LabelColumns, features: str) 
         UserError: Labels or features are not usable.
     """
     ids, vectors = store.vectors(features)
-    labelled = read_labels(columns, ids)
+    labelled = read_labels(columns, ids).with_notes(store.notes)
     place = {name: row for row, name in enumerate(ids)}
-    labelled = replace(labelled, notes=[*store.notes, *labelled.notes])
     return labelled, vectors[[place[name] for name in labelled.ids]]
 
 

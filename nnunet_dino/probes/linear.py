@@ -1,25 +1,32 @@
-"""One linear layer on frozen features."""
+"""One linear layer on frozen features, from a store to its report."""
 
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.probes.options import LinearOptions
+from nnunet_dino.features.encoder import pick_device
+from nnunet_dino.features.store.layout import StoreFacts
+from nnunet_dino.features.store.reader import FeatureStore
+from nnunet_dino.probes.evaluation import check_parts, evaluate
+from nnunet_dino.probes.labels import labelled_vectors
+from nnunet_dino.probes.options import OPTIMIZERS, LinearOptions, Request
+from nnunet_dino.probes.report import report_scores
+from nnunet_dino.probes.splits import divide
+from nnunet_dino.reports import Report, check_folder
 
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adamw": torch.optim.AdamW,
-    "adam": torch.optim.Adam,
-    "sgd": lambda parameters, **options: torch.optim.SGD(parameters, momentum=0.9, **options),
-}
 INITIAL_STD = 0.01
+WEIGHTS = "linear.safetensors"
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,8 @@ def train_linear(
     layer.to(device)
     inputs, goals = on_device(features, targets)
     held_out = on_device(*validation) if validation is not None and options.keep == "best" else None
-    optimizer = OPTIMIZERS[options.optimizer](layer.parameters(), lr=options.lr, weight_decay=options.weight_decay)
+    kind, more = OPTIMIZERS[options.optimizer]
+    optimizer = getattr(torch.optim, kind)(layer.parameters(), lr=options.lr, weight_decay=options.weight_decay, **more)
     num_steps = options.epochs * -(-len(inputs) // options.batch)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps) if options.schedule == "cosine" else None
     best_loss, best_state = float("inf"), layer.state_dict()  # shares memory with the layer: the last epoch, if none is kept
@@ -112,3 +120,53 @@ def train_linear(
 
 def _loss(logits: Tensor, targets: Tensor, is_exclusive: bool) -> Tensor:
     return F.cross_entropy(logits, targets) if is_exclusive else F.binary_cross_entropy_with_logits(logits, targets)
+
+
+def report_linear(request: Request, options: LinearOptions, echo: Callable[[str], object] = print) -> Report:
+    """Trains a linear layer on a store, evaluates it and writes the report.
+
+    Raises:
+        UserError: The store, the labels or an option cannot be used.
+    """
+    check_folder(Path(request.output), request.overwrite)
+    device = pick_device(request.device)
+    store = FeatureStore(request.store)
+    labelled, vectors = labelled_vectors(store, request.label_columns, request.features)
+    labelled = labelled.with_split(*divide(labelled.split, labelled.patients, request.splitting))
+    untrained = check_parts(labelled, request.evaluation)
+    train, val = labelled.split == "train", labelled.split == "val"
+    validation = (vectors[val], labelled.targets[val]) if val.any() else None
+    probe = train_linear(vectors[train], labelled.targets[train], labelled.is_exclusive, options, validation, device)
+    scores = probe.scores(vectors)
+    return report_scores(
+        request,
+        store,
+        labelled,
+        scores,
+        evaluate(labelled, scores, request.evaluation),
+        echo,
+        probe="linear",
+        what="Linear probe",
+        title=f"Linear probe of {store.facts.backbone}",
+        method=_method(options, labelled.is_exclusive),
+        numbers={"options": asdict(options)},
+        untrained=untrained,
+        files={WEIGHTS: _weights_file(probe, labelled.names, store.facts, request.features)},
+    )
+
+
+def _method(options: LinearOptions, is_exclusive: bool) -> str:
+    loss = "cross-entropy" if is_exclusive else "binary cross-entropy per label"
+    scaled = "features standardised by the training part, " if options.standardise else ""
+    return (
+        f"Probe: one linear layer, {scaled}{loss}, {options.optimizer}, learning rate {options.lr:g} ({options.schedule}), "
+        f"weight decay {options.weight_decay:g}, batch {options.batch}, {options.epochs} epochs, {options.keep} epoch kept, "
+        f"seed {options.seed}."
+    )
+
+
+def _weights_file(probe: LinearProbe, names: tuple[str, ...], facts: StoreFacts, features: str) -> bytes:
+    made_for = {"labels": names, "is_exclusive": probe.is_exclusive, "features": features, "backbone": facts.backbone}
+    metadata = {"nnunet_dino_probe": json.dumps({**made_for, "weights": facts.weights, "preprocessing": facts.preprocessing})}
+    tensors = {name: getattr(probe, name) for name in ("weight", "bias", "shift", "scale")}
+    return save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)

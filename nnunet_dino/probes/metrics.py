@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,20 +91,17 @@ def compute_metrics(
         seed: Of the drawing.
         num_rounds: Drawings.
     """
-    found = scores >= thresholds if thresholds is not None else _highest(scores)
-    whole = _measures(targets, scores, found, np.ones((1, len(targets))), thresholds is None)
-    drawn = [
-        _measures(targets, scores, found, weights, thresholds is None) for weights in _drawings(patients, num_rounds, seed)
-    ]
-    per_label, overall = whole
-    label_rounds = {key: np.concatenate([part[0][key] for part in drawn], axis=1) for key in per_label}
-    overall_rounds = {key: np.concatenate([part[1][key] for part in drawn]) for key in overall}
+    highest = np.arange(len(names)) == scores.argmax(1)[:, None]
+    found = highest if thresholds is None else scores >= thresholds
+    drawn = _drawings(patients, num_rounds, seed)
+    measured = [_measures(targets, scores, found, weights, thresholds is None) for weights in drawn]
+    per_label, overall = (_joined(parts) for parts in zip(*measured, strict=True))
     labels = [
         LabelMetrics(
             name=name,
             num_positive=int(targets[:, c].sum()),
             threshold=_common_threshold(thresholds, c),
-            **{key: _estimate(per_label[key][c, 0], label_rounds[key][c]) for key in per_label},
+            **{key: estimate(values[c]) for key, values in per_label.items()},
         )
         for c, name in enumerate(names)
     ]
@@ -112,9 +109,13 @@ def compute_metrics(
         num=len(targets),
         num_patients=len(np.unique(patients)),
         labels=labels,
-        overall={key: _estimate(overall[key][0], overall_rounds[key]) for key in overall},
+        overall={key: estimate(values) for key, values in overall.items()},
         single_class=[name for c, name in enumerate(names) if len(np.unique(targets[:, c])) < 2],
     )
+
+
+def _joined(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {key: np.concatenate([part[key] for part in parts], axis=-1) for key in parts[0]}
 
 
 def _common_threshold(thresholds: np.ndarray | None, label: int) -> float:
@@ -124,12 +125,9 @@ def _common_threshold(thresholds: np.ndarray | None, label: int) -> float:
     return float(known[0]) if len(known) == 1 else float("nan")
 
 
-def _highest(scores: np.ndarray) -> np.ndarray:
-    return np.arange(scores.shape[1]) == scores.argmax(1)[:, None]
-
-
 def _drawings(patients: np.ndarray, num_rounds: int, seed: int) -> Iterator[np.ndarray]:
-    """Yields how often every input counts when patients are drawn with replacement, some rounds at a time."""
+    """Yields how often every input counts: once, then when patients are drawn with replacement, some rounds at a time."""
+    yield np.ones((1, len(patients)))
     people, whose = np.unique(patients, return_inverse=True)
     generator = np.random.default_rng(seed)
     for start in range(0, num_rounds, ROUNDS_AT_ONCE):
@@ -176,12 +174,14 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
 
 
-def _estimate(value: float, rounds: np.ndarray) -> Estimate:
+def estimate(values: np.ndarray) -> Estimate:
+    """Makes an estimate of the value of the whole part, followed by those of the rounds."""
+    value, rounds = float(values[0]), values[1:]
     known = rounds[np.isfinite(rounds)]
     if not np.isfinite(value) or not len(known):
-        return Estimate(float(value), float("nan"), float("nan"))
+        return Estimate(value, float("nan"), float("nan"))
     low, high = np.quantile(known, QUANTILES)
-    return Estimate(float(value), float(low), float(high))
+    return Estimate(value, float(low), float(high))
 
 
 def weighted_auroc(targets: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from nnunet_dino.probes.evaluation import check_parts, evaluate
 from nnunet_dino.probes.fold_tables import fold_sentence, fold_table, label_scores, repeat_table, summarise, when_test
 from nnunet_dino.probes.labels import Labelled, read_labels
 from nnunet_dino.probes.options import EvaluationOptions, FoldOptions, MilOptions, Request, check_number
-from nnunet_dino.probes.report import compose, write_report
+from nnunet_dino.probes.report import report_scores
 from nnunet_dino.probes.splits import divide, folds
 from nnunet_dino.reports import Report, check_folder
 
@@ -29,14 +29,7 @@ ATTENTION = "attention.safetensors"
 def report_mil(
     request: Request, options: MilOptions, cross: FoldOptions, num_maps: int = 20, echo: Callable[[str], object] = print
 ) -> Report:
-    """Trains attention over bags, evaluates it and writes the report.
-
-    Args:
-        request: What every probe is asked.
-        options: How to train.
-        cross: Cross-validation, if any.
-        num_maps: Slides whose attention is drawn, at most.
-        echo: Takes the short report.
+    """Trains attention over bags, evaluates it, draws it on ``num_maps`` slides at most, and writes the report.
 
     Raises:
         UserError: The bags, the labels or an option cannot be used.
@@ -51,32 +44,32 @@ def report_mil(
     num_classes = max(2, len(labelled.names))
     seeds = list(range(cross.folds)) * cross.repeats if cross.folds else [0]
     trained = train_splits(bags, labelled.classes, num_classes, splits, seeds, options, device, cross.workers)
-    what, repeats, tables = "Attention over bags", [], []
-    extra: dict[str, Sequence[int]] = {}
+    what, repeats, tables, columns = "Attention over bags", [], [], {}
     if cross.folds:
-        labelled = labelled.with_split(np.full(len(bags), "test"))
+        labelled = labelled.with_split(np.full(len(bags), "test"), how_split)
         what += ", scores of all folds pooled" + (", first repeat" if cross.repeats > 1 else "")
-        scores, attention, extra["fold"] = when_test(labelled, trained[: cross.folds])
+        scores, attention, columns["fold"] = when_test(labelled, trained[: cross.folds])
         groups = [trained[start : start + cross.folds] for start in range(0, len(trained), cross.folds)]
         repeats = [summarise(labelled, one, request.evaluation) for one in groups]
         evaluations = {"test": repeats[0].evaluation}
         tables = [repeat_table(repeats), fold_table(labelled, repeats[0], trained[: cross.folds])]
     else:
-        labelled = labelled.with_split(splits[0])
+        labelled = labelled.with_split(splits[0], how_split)
         scores, attention = label_scores(labelled, trained[0]), trained[0].attention
         evaluations = evaluate(labelled, scores, request.evaluation)
     pictures, notes = attention_pictures(store, labelled.ids, attention, scores[:, -1], num_maps)
     num_epochs = [one.num_epochs for one in trained]
-    report = compose(
+    weights = {name: values.astype(np.float32) for name, values in zip(labelled.ids, attention, strict=True)}
+    return report_scores(
         request,
+        store,
+        labelled,
+        scores,
+        evaluations,
+        echo,
         probe="mil",
         what=what,
         title=f"Attention over bags of {store.facts.backbone if store else Path(request.store).name}",
-        facts=store.facts if store else None,
-        num_failed=len(store.failed) if store else 0,
-        labelled=labelled,
-        how_split=how_split,
-        evaluations=evaluations,
         method=_method(options, num_epochs),
         numbers={
             "options": asdict(options),
@@ -88,10 +81,9 @@ def report_mil(
         sentences=[fold_sentence(repeats, cross, len(bags))] if cross.folds else [],
         tables=tables,
         pictures=pictures,
+        files={ATTENTION: save(weights)},
+        columns=columns,
     )
-    weights = {name: values.astype(np.float32) for name, values in zip(labelled.ids, attention, strict=True)}
-    write_report(echo, request, report, labelled, scores, {ATTENTION: save(weights)}, extra)
-    return report
 
 
 def _bags(request: Request) -> tuple[FeatureStore | None, Sequence[np.ndarray], Labelled]:
@@ -102,8 +94,7 @@ def _bags(request: Request) -> tuple[FeatureStore | None, Sequence[np.ndarray], 
             )
         return None, *read_arrays(Path(request.store))
     columns, store = request.label_columns, FeatureStore(request.store)
-    labelled = read_labels(columns, store.good["id"].tolist())
-    labelled = replace(labelled, notes=[*store.notes, *labelled.notes])
+    labelled = read_labels(columns, store.good["id"].tolist()).with_notes(store.notes)
     return store, bags_of(store, labelled.ids, request.features), labelled
 
 

@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.probes.linear import OPTIMIZERS
 from nnunet_dino.probes.mil import AttentionMIL
-from nnunet_dino.probes.options import MilOptions
+from nnunet_dino.probes.options import OPTIMIZERS, MilOptions
 
 MAX_INSTANCES = 8192  # filled up, of bags that are looked at together without training on them
 
@@ -120,8 +119,10 @@ def train_mil(
         torch.manual_seed(options.seed)
         network = AttentionMIL(len(shift), num_classes, options.widths, options.attention, options.relu, options.dropout)
         network.to(device)
-        optimizer = OPTIMIZERS[options.optimizer](
-            network.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=device.type in ("cpu", "cuda")
+        kind, more = OPTIMIZERS[options.optimizer]
+        is_fused = device.type in ("cpu", "cuda")
+        optimizer = getattr(torch.optim, kind)(
+            network.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=is_fused, **more
         )
         order = np.random.default_rng(options.seed)
         best_loss, best_epoch, best_state = float("inf"), 0, copy.deepcopy(network.state_dict())
@@ -155,19 +156,14 @@ def _mean_loss(network: AttentionMIL, padded: PaddedBags, targets: Tensor, posit
 
 
 def _steps(train: np.ndarray, classes: np.ndarray, options: MilOptions, order: np.random.Generator) -> Iterator[list[int]]:
-    """Yields the bags of every step of an epoch."""
-    drawn = _drawn(train, classes, options.balanced, order).tolist()
+    """Yields the bags of every step of an epoch: of all of them, or of as many drawn so that classes are equally likely."""
+    if options.balanced:
+        chances = 1 / np.bincount(classes[train])[classes[train]]
+        drawn = order.choice(train, size=len(train), p=chances / chances.sum()).tolist()
+    else:
+        drawn = order.permutation(train).tolist()
     for start in range(0, len(drawn), options.bags):
         yield drawn[start : start + options.bags]
-
-
-def _drawn(train: np.ndarray, classes: np.ndarray, balanced: bool, order: np.random.Generator) -> np.ndarray:
-    """Returns the bags of one epoch: all of them, or as many drawn so that classes are equally likely."""
-    if not balanced:
-        return order.permutation(train)
-    counts = np.bincount(classes[train])
-    chances = 1 / counts[classes[train]]
-    return order.choice(train, size=len(train), p=chances / chances.sum())
 
 
 def _scaling(bags: Sequence[np.ndarray], train: np.ndarray, standardise: bool) -> tuple[Tensor, Tensor]:

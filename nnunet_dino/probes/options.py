@@ -13,7 +13,13 @@ from typing import Any
 
 from nnunet_dino._errors import UserError, nearest
 
-OPTIMIZERS = ("adamw", "adam", "sgd")  # sgd with momentum 0.9
+OPTIMIZERS: dict[str, tuple[str, dict[str, float]]] = {
+    "adamw": ("AdamW", {}),
+    "adam": ("Adam", {}),
+    "sgd": ("SGD", {"momentum": 0.9}),
+}
+"""Class of ``torch.optim``, and what it is given beside learning rate and weight decay."""
+
 NUM_NEIGHBOURS = (5, 10, 20, 50, 100, 200)
 BY_PATIENT, RSNA = "patients", "rsna-mgca"
 HALF, YOUDEN, CORNER = "0.5", "youden", "corner"

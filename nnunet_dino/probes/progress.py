@@ -15,13 +15,7 @@ T = TypeVar("T")
 
 
 def progress(results: Iterable[T], total: int, unit: str) -> Iterator[T]:
-    """Passes results on and shows on standard error how many there are, how fast they come and how long it will take.
-
-    Args:
-        results: As they come.
-        total: How many will come.
-        unit: What one of them is.
-    """
+    """Passes results on and shows on standard error how many there are, how fast they come and how long it will take."""
     if sys.stderr.isatty():
         yield from tqdm(results, total=total, unit=unit, leave=False)
         return

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from nnunet_dino.features.store.layout import StoreFacts
+from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.evaluation import Evaluation
 from nnunet_dino.probes.labels import Labelled, count_words
 from nnunet_dino.probes.metrics import Estimate
@@ -84,13 +85,13 @@ def headline(what: str, evaluation: Evaluation) -> str:
     )
 
 
-def store_warnings(facts: StoreFacts, num_failed: int, labelled: Labelled) -> list[str]:
+def store_warnings(store: FeatureStore, labelled: Labelled) -> list[str]:
     """Returns what must be known of the features."""
     warnings = []
-    if facts.weights_are_random:
+    if store.facts.weights_are_random:
         warnings.append("The backbone's weights are random. The numbers say nothing about DINOv3.")
-    if num_failed:
-        warnings.append(f"{num_failed} inputs could not be read when features were extracted; they are left out.")
+    if len(store.failed):
+        warnings.append(f"{len(store.failed)} inputs could not be read when features were extracted; they are left out.")
     if labelled.num_without_features:
         warnings.append(f"{labelled.num_without_features} rows of the label file name inputs that the store has nothing for.")
     if labelled.num_without_labels:
@@ -106,19 +107,20 @@ def result_warnings(evaluations: dict[str, Evaluation], options: EvaluationOptio
             "Paper-style thresholds: they were chosen on the test part itself, so accuracy, precision and recall flatter."
         )
     if untrained:
-        warnings.append(f"Only one class in the training part, so nothing was learned of: {_listed(untrained)}.")
+        warnings.append(f"Only one class in the training part, so nothing was learned of: {listed(untrained)}.")
     for one in evaluations.values():
         if one.metrics.single_class:
             count = len(one.metrics.single_class)
             warnings.append(
-                f"{one.part}: {count} left out of the mean AUROC, with one class only: {_listed(one.metrics.single_class)}."
+                f"{one.part}: {count} left out of the mean AUROC, with one class only: {listed(one.metrics.single_class)}."
             )
     if evaluations["test"].untuned:
-        warnings.append(f"Threshold 0.5, as {options.tuned_on} has one class only: {_listed(evaluations['test'].untuned)}.")
+        warnings.append(f"Threshold 0.5, as {options.tuned_on} has one class only: {listed(evaluations['test'].untuned)}.")
     return warnings
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Returns names with commas; of many, the first twenty."""
     return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
@@ -137,11 +139,12 @@ def method_of_features(facts: StoreFacts, features: str) -> str:
     )
 
 
-def method_of_split(labelled: Labelled, how: str) -> str:
+def method_of_split(labelled: Labelled) -> str:
     """Returns how the parts came about."""
     people = {part: len(set(labelled.patients[labelled.split == part])) for part in ("train", "val", "test")}
     shown = ", ".join(f"{part} {count}" for part, count in people.items() if count)
-    return f"Split: {how}. Inputs: {count_words(labelled.split.tolist())}; patients: {shown}; no patient is in two parts."
+    inputs = count_words(labelled.split.tolist())
+    return f"Split: {labelled.how_split}. Inputs: {inputs}; patients: {shown}; no patient is in two parts."
 
 
 METHOD_OF_METRICS = (

@@ -75,7 +75,7 @@ def divide(split: np.ndarray, patients: np.ndarray, options: SplitOptions) -> tu
 
     Args:
         split: As the label file says; empty texts where it does not.
-        patients: Whose every input is.
+        patients: Of every input.
         options: For what the file does not say.
 
     Raises:
@@ -96,13 +96,7 @@ def divide(split: np.ndarray, patients: np.ndarray, options: SplitOptions) -> tu
 
 
 def split_by_patient(patients: np.ndarray, fractions: Sequence[float], seed: int, option: str = "--fractions") -> np.ndarray:
-    """Divides patients at random.
-
-    Args:
-        patients: Whose every input is.
-        fractions: Of the patients in train, val and test; they add up to 1.
-        seed: Of the shuffling.
-        option: From which the fractions come, for the error.
+    """Divides patients at random into train, val and test, by fractions that come from a command line's ``option``.
 
     Raises:
         UserError: A part that is asked for would be empty.
@@ -162,12 +156,7 @@ def rsna_split_of_mgca(patients: np.ndarray) -> np.ndarray:
 def folds(classes: np.ndarray, patients: np.ndarray, num_folds: int, seed: int, val_fraction: float) -> list[np.ndarray]:
     """Returns ``num_folds`` splits, each with another part of the patients as test; classes are divided evenly.
 
-    Args:
-        classes: Number of the class of every input.
-        patients: Whose they are.
-        num_folds: Number of parts.
-        seed: Of the shuffling.
-        val_fraction: Of the patients outside test that are taken for validation; 0 for none.
+    ``val_fraction`` of the patients outside test are taken for validation; 0 for none.
 
     Raises:
         UserError: There are too few patients or inputs of a class, or a fold has one class only to train on.

@@ -21,12 +21,8 @@ PAGE, TEXT, NUMBERS = "report.html", "report.md", "report.json"
 def check_folder(folder: Path, overwrite: bool = False) -> None:
     """Finds out whether a report can be written, before anything is computed.
 
-    Args:
-        folder: Where to; made if needed.
-        overwrite: Accept a folder that holds files. Those with a name of the report's files will be replaced.
-
     Raises:
-        UserError: The folder holds files, is none, or cannot be written to.
+        UserError: The folder is none, or cannot be written to, or holds files and ``overwrite`` is not given.
     """
     try:
         if folder.exists() and not folder.is_dir():
@@ -44,15 +40,10 @@ def check_folder(folder: Path, overwrite: bool = False) -> None:
 
 
 def write_report(report: Report, folder: Path, more: Mapping[str, bytes] | None = None, overwrite: bool = False) -> None:
-    """Writes a report as page and Markdown, its numbers if it has some, and files that belong to it.
+    """Writes a report as page and Markdown, its numbers if it has some, and ``more`` files by path within the folder.
 
-    All files are first written beside their places, so that a full disk leaves an earlier report as it was.
-
-    Args:
-        report: What to write.
-        folder: Where to; made if needed.
-        more: Content of further files by path within the folder.
-        overwrite: Replace files of the same names; others are left alone.
+    All files are first written beside their places, so that a full disk leaves an earlier report as it was. With ``overwrite``
+    files of the same names are replaced; others are left alone.
 
     Raises:
         UserError: See :func:`check_folder`.

@@ -11,6 +11,10 @@ from matplotlib.figure import Figure
 
 from nnunet_dino.reports.record import Plot
 
+CLASS_COLOURS = ("#56b4e9", "#e69f00", "#2fd18b", "#f0e442", "#e58ac0", "#ff6b35", "#8f7cff", "#9be564")
+NIGHT, NIGHT_TEXT = "#101216", "#e6e8ec"
+"""Ground and letters of pictures of images."""
+
 
 @dataclass(frozen=True)
 class Theme:
@@ -27,13 +31,7 @@ DARK = Theme(ink="#d5d9e0", faint="#565d69", better="#6cb4ee", worse="#f0a35e")
 
 
 def themed(name: str, text: str, draw: Callable[[Theme], Figure]) -> Plot:
-    """Draws a plot once for light and once for dark screens.
-
-    Args:
-        name: Of its file, without ending.
-        text: What it shows.
-        draw: Draws the figure in the colours of a theme.
-    """
+    """Draws a plot once for light and once for dark screens."""
     return Plot(name, text, svg(draw(LIGHT), LIGHT), svg(draw(DARK), DARK))
 
 

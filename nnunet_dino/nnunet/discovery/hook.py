@@ -65,9 +65,13 @@ def check_our_plans(trainer: type | None) -> None:
             import torch
 
             from nnunet_dino.nnunet.checks import check_training
+            from nnunet_dino.nnunet.predictor import forget_slices_after_every_image
+            from nnunet_dino.nnunet.pretrained import install_loader
 
             device = kwargs.get("device", args[0] if args else torch.device("cuda"))
             check_training(type(self).__name__, plans, configuration, fold, dataset_json, device)
+            forget_slices_after_every_image()
+            install_loader()
         start(self, plans, configuration, fold, dataset_json, *args, **kwargs)
 
     base.__init__ = __init__
@@ -84,8 +88,10 @@ def _refuse_if_search_is_over(folder: str, class_name: str, current_module: str 
         kind, known = "trainer", TRAINERS
     else:
         return
+    own = " · if it is one of your own, as a checkpoint may name it, set nnUNet_extTrainer to the folder of its file"
     raise UserError(
-        f"unknown {kind}: required one that nnU-Net or nnunet-dino has · got {class_name!r}{did_you_mean(class_name, known)}"
+        f"unknown {kind}: required one that nnU-Net or nnunet-dino has · got {class_name!r}"
+        f"{did_you_mean(class_name, known)}{own if kind == 'trainer' else ''}"
     )
 
 

@@ -1,0 +1,177 @@
+"""Our trainers with nnU-Net's variants in either order, and settings in a class body."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer.primus.primus_trainers import nnUNet_Primus_S_Trainer
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import nnUNetTrainerNoMirroring
+from nnunetv2.training.nnUNetTrainer.variants.lr_schedule.nnUNetTrainer_warmup import nnUNetTrainer_warmup
+from nnunetv2.training.nnUNetTrainer.variants.lr_schedule.nnUNetTrainerCosAnneal import nnUNetTrainerCosAnneal
+from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainerBN import nnUNetTrainerBN
+from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainerNoDeepSupervision import (
+    nnUNetTrainerNoDeepSupervision,
+)
+from nnunetv2.training.nnUNetTrainer.variants.optimizer.nnUNetTrainerAdam import (
+    nnUNetTrainerAdam1en3,
+    nnUNetTrainerVanillaAdam3en4,
+)
+from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepochs import nnUNetTrainer_5epochs
+from torch import nn
+
+from nnunet_dino import trainers
+from nnunet_dino._errors import UserError
+from nnunet_dino.nnunet.trainer import DINOv3Trainer
+
+Make = Callable[[type, str], DINOv3Trainer]
+FROZEN, LORA, FULL, TOKENS = (f"nnUNetTrainerDINOv3Tiny{ending}" for ending in ("", "_LoRA", "_FT", "_TokensOnly"))
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # no step is made in between
+ORDERS = pytest.mark.parametrize("ours_first", [True, False], ids=["ours first", "variant first"])
+
+
+@pytest.fixture(autouse=True)
+def _random_weights(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_dino_weights", "random")
+
+
+def combined(ours: str, variant: type, ours_first: bool, **body: Any) -> type:
+    bases = (getattr(trainers, ours), variant)
+    return type("Mine", bases if ours_first else bases[::-1], body)
+
+
+def state(trainer: DINOv3Trainer) -> tuple[Any, ...]:
+    optimizer, schedule = trainer.optimizer, trainer.lr_scheduler
+    groups = [{k: v for k, v in group.items() if k not in ("params", "follows")} for group in optimizer.param_groups]
+    return type(optimizer), type(schedule), groups, trainer.num_epochs, trainer.enable_deep_supervision
+
+
+@ORDERS
+@pytest.mark.parametrize("ours", [FROZEN, LORA])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        nnUNetTrainerAdam1en3,
+        nnUNetTrainerVanillaAdam3en4,
+        nnUNetTrainerCosAnneal,
+        nnUNetTrainer_warmup,
+        nnUNetTrainerNoDeepSupervision,
+        nnUNetTrainer_5epochs,
+    ],
+)
+def test_a_variant_trains_ours_as_it_trains_the_stock_network(make: Make, ours: str, variant: type, ours_first: bool) -> None:
+    """What the backbone's parameters get beside it is another test."""
+    mine, theirs = make(combined(ours, variant, ours_first), "3d_fullres"), make(variant, "3d_fullres")
+    mine.initialize(), theirs.initialize()
+    kind, schedule, groups, *rest = state(theirs)
+    assert state(mine)[0] is kind and state(mine)[3:] == tuple(rest)
+    assert state(mine)[1].__name__ in (schedule.__name__, "EpochSchedule")
+    first = mine.optimizer.param_groups[0]
+    for key in groups[0].keys() - {"initial_lr"}:  # a schedule of nnU-Net's leaves it behind
+        assert first[key] == groups[0][key]
+    for epoch in (0, 2, 4):
+        for trainer in (mine, theirs):
+            trainer.current_epoch = epoch
+            nnUNetTrainer.on_train_epoch_start(trainer)
+        assert mine.optimizer.param_groups[0]["lr"] == pytest.approx(theirs.optimizer.param_groups[0]["lr"])
+
+
+@ORDERS
+def test_mirroring_may_be_left_out(make: Make, ours_first: bool) -> None:
+    trainer = make(combined(FROZEN, nnUNetTrainerNoMirroring, ours_first), "2d")
+    trainer.initialize()
+    assert trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[3] is None
+
+
+@ORDERS
+@pytest.mark.parametrize("variant", [nnUNetTrainerAdam1en3, nnUNetTrainerCosAnneal, nnUNetTrainer_warmup])
+def test_the_backbone_keeps_its_own_rate_beside_every_schedule(make: Make, variant: type, ours_first: bool) -> None:
+    trainer = make(combined(FULL, variant, ours_first), "2d")
+    trainer.num_epochs = 100
+    trainer.initialize()
+    backbone = {id(p) for p in trainer.network.slice_encoder.backbone.parameters()}
+    for epoch in (0, 1, 30, 60):
+        trainer.current_epoch = epoch
+        trainer.on_train_epoch_start()
+        rest, of_backbone = trainer.optimizer.param_groups
+        assert {id(p) for p in of_backbone["params"]} == backbone
+        assert not backbone & {id(p) for p in rest["params"]}
+        assert of_backbone["lr"] / rest["lr"] == pytest.approx(trainer.vit_lr / trainer.initial_lr)
+    resumed = make(type(trainer), "2d")
+    resumed.num_epochs = 100
+    resumed.initialize()
+    resumed.optimizer.load_state_dict(trainer.optimizer.state_dict())
+    resumed.current_epoch = 60
+    resumed.on_train_epoch_start()
+    assert [g["lr"] for g in resumed.optimizer.param_groups] == [g["lr"] for g in trainer.optimizer.param_groups]
+
+
+class SecondHalf:
+    def on_train_epoch_start(self) -> None:
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("bases", "says"),
+    [
+        (
+            (FROZEN, nnUNetTrainerBN),
+            "builds the network · got nnUNetTrainerBN and nnUNetTrainerDINOv3Tiny · .*-tr .*BN",
+        ),
+        ((nnUNetTrainerBN, FROZEN), "builds the network · got nnUNetTrainerBN and nnUNetTrainerDINOv3Tiny"),
+        ((nnUNet_Primus_S_Trainer, LORA), "builds the network"),
+        (
+            (TOKENS, nnUNetTrainerVanillaAdam3en4),
+            "sets the optimiser · got nnUNetTrainerVanillaAdam and nn",
+        ),
+        ((nnUNetTrainerCosAnneal, TOKENS), "sets the optimiser · got nnUNetTrainerCosAnneal and"),
+        ((nnUNetTrainerCosAnneal, f"{FROZEN}_Adam1en3"), "sets the optimiser"),
+        (
+            (FROZEN, SecondHalf),
+            "on_train_epoch_start of SecondHalf is called · got .* · name SecondHalf first",
+        ),
+    ],
+)
+def test_bases_that_undo_each_other_are_refused_before_anything_is_written(
+    make: Make, tmp_path: Path, bases: tuple, says: str
+) -> None:
+    mine = type("Mine", tuple(getattr(trainers, base) if isinstance(base, str) else base for base in bases), {})
+    with pytest.raises(UserError, match=f"^Mine: required .*{says}"):
+        make(mine, "3d_fullres")
+    assert not (tmp_path / "results").exists()
+
+
+def test_what_a_class_body_says_is_so(make: Make) -> None:
+    body = {"initial_lr": 5e-3, "weight_decay": 1e-4, "num_epochs": 3, "enable_deep_supervision": False, "save_every": 7}
+    trainer = make(type("Mine", (getattr(trainers, f"{FROZEN}_50epochs"),), body), "3d_fullres")
+    trainer.initialize()
+    assert {name: getattr(trainer, name) for name in body} == body
+    (group,) = trainer.optimizer.param_groups
+    assert (group["lr"], group["weight_decay"]) == (5e-3, 1e-4)
+    trainer.lr_scheduler.step(1)
+    assert group["lr"] == pytest.approx(5e-3 * (2 / 3) ** 0.9)
+    assert not trainer.network.decoder.deep_supervision
+
+
+def test_what_a_subclass_sets_itself_counts_before_its_class_body(make: Make) -> None:
+    class Mine(getattr(trainers, FROZEN)):  # type: ignore[misc]
+        num_epochs = 3
+
+        def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device: torch.device) -> None:
+            super().__init__(plans, configuration, fold, dataset_json, device)
+            self.num_epochs = 4
+
+    assert make(Mine, "2d").num_epochs == 4
+
+
+def test_a_group_that_is_added_later_gets_the_same_schedule(make: Make) -> None:
+    trainer = make(getattr(trainers, FROZEN), "2d")
+    trainer.initialize()
+    trainer.lr_scheduler.step(1)
+    trainer.optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(3))], "lr": 1e-4})
+    trainer.lr_scheduler.step(500)
+    assert [group["lr"] for group in trainer.optimizer.param_groups] == pytest.approx([1e-2 * 0.5**0.9, 1e-4 * 0.5**0.9])
