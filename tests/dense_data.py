@@ -28,6 +28,7 @@ def boxes(seed: int, shape: Sequence[int] = SHAPE) -> NDArray[np.int16]:
 
 def write_labelled(
     root: Path,
+    dataset: str = DATASET,
     num_cases: int = 6,
     shape: Sequence[int] = SHAPE,
     spacing_mm: Sequence[float] = (3.0, 1.0, 1.0),
@@ -37,7 +38,7 @@ def write_labelled(
     has_labels: bool = True,
 ) -> Path:
     """Writes a data set into ``nnUNet_preprocessed``; returns the folder of its cases."""
-    folder = root / DATASET / "nnUNetPlans_3d_fullres"
+    folder = root / dataset / "nnUNetPlans_3d_fullres"
     folder.mkdir(parents=True)
     for index in range(num_cases):
         truth = boxes(index, shape)
@@ -61,12 +62,12 @@ def write_labelled(
     }
     plans = {
         "plans_name": "nnUNetPlans",
-        "dataset_name": DATASET,
+        "dataset_name": dataset,
         "transpose_forward": [0, 1, 2],
         "foreground_intensity_properties_per_channel": {},
         "configurations": {"3d_fullres": planned, "2d": {**planned, "patch_size": list(patch_px or shape)[-2:]}},
     }
     plans["configurations"]["2d"]["spacing"] = list(spacing_mm)[-2:]
-    (root / DATASET / "nnUNetPlans.json").write_text(json.dumps(plans))
-    (root / DATASET / "dataset.json").write_text(json.dumps(description))
+    (root / dataset / "nnUNetPlans.json").write_text(json.dumps(plans))
+    (root / dataset / "dataset.json").write_text(json.dumps(description))
     return folder
