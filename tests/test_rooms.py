@@ -21,8 +21,9 @@ KNOWS = {
     "reports": set(),
     "probes": {"nnunet", "features", "reports"},
     "compare": {"features", "reports"},
+    "pretrain": {"probes"},
     "demo": set(),
-    "cli": {"backbones", "networks", "nnunet", "features", "reports", "probes", "compare", "demo"},
+    "cli": {"backbones", "networks", "nnunet", "features", "reports", "probes", "compare", "pretrain", "demo"},
 }
 EVERYBODYS = {"_checkpoints", "_errors", "_files", "_nnunet_folders"}
 

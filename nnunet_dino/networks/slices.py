@@ -12,17 +12,7 @@ from torch.utils._python_dispatch import any_torch_dispatch_mode_on_stack
 
 from nnunet_dino.backbones.adapted import AdaptedBackbone
 from nnunet_dino.backbones.precision import is_exporting
-from nnunet_dino.backbones.rgb import (
-    NEIGHBOURS,
-    REPEAT,
-    WINDOWS,
-    ChannelView,
-    channels_to_images,
-    num_images,
-    standardised,
-    windows_to_images,
-    with_neighbours,
-)
+from nnunet_dino.backbones.rgb import NEIGHBOURS, REPEAT, ChannelView, num_images, shown, with_neighbours
 from nnunet_dino.backbones.vit import NUM_PREFIX_TOKENS, PATCH_PX, TOKENS_AT_ONCE
 from nnunet_dino.networks.slice_reuse import SliceReuse
 
@@ -172,12 +162,7 @@ class SliceEncoder(nn.Module):
     def _encode_chunk(self, slices: Tensor, size_px: tuple[int, int]) -> list[Tensor]:
         if slices.shape[2:] != size_px:
             slices = F.interpolate(slices.float(), size_px, mode="bilinear", antialias=False)
-        return [tap.movedim(1, 3) for image in self._images(slices) for tap in self.backbone(image)]
-
-    def _images(self, slices: Tensor) -> list[Tensor]:
-        if self.rgb == WINDOWS:
-            return windows_to_images(slices, [view.windows for view in self.channels])
-        return channels_to_images(standardised(slices, self.channels))
+        return [tap.movedim(1, 3) for image in shown(slices, self.channels, self.rgb) for tap in self.backbone(image)]
 
 
 def _fill(num: int, chunks: Iterable[Sequence[Tensor]]) -> tuple[Tensor, ...]:

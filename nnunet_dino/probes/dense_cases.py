@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunet_dino._errors import UserError, nearest
+from nnunet_dino._errors import UserError
 from nnunet_dino._nnunet_folders import dataset_name, read_json, require_folder
 from nnunet_dino.backbones.rgb import NEIGHBOURS
 from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.networks.slices import token_grid
-from nnunet_dino.nnunet.check_plans import planned_configuration
+from nnunet_dino.nnunet.check_plans import planned_configuration, read_plans
 from nnunet_dino.nnunet.preprocessed import check_data_set, check_spacing, preprocessed_cases, split_of_fold
 from nnunet_dino.nnunet.slice_view import describe_plane, fit_to_plans
 from nnunet_dino.probes.dense_cells import cell_shares
@@ -142,7 +142,7 @@ def find_cases(dataset: str | int, configuration: str, plans_name: str, fold: in
         UserError: The data set is unknown, not preprocessed or without labels; there are no such plans, configuration or fold.
     """
     folder = require_folder("nnUNet_preprocessed") / dataset_name(dataset, ["nnUNet_preprocessed"])
-    plans = _plans(folder, plans_name)
+    plans = read_plans(folder, plans_name)
     planned = planned_configuration(plans, configuration)
     again = f"run: nnUNetv2_preprocess -d {int(folder.name[7:10])} -plans_name {plans_name} -c {configuration}"
     where = folder / planned["data_identifier"]
@@ -174,17 +174,6 @@ def find_cases(dataset: str | int, configuration: str, plans_name: str, fold: in
         test=tuple(sorted(test)),
         max_slices=options.max_slices,
     )
-
-
-def _plans(folder: Path, plans_name: str) -> dict[str, Any]:
-    file = folder / f"{plans_name}.json"
-    if not file.is_file():
-        there = [path.stem for path in sorted(folder.glob("*lans*.json"))]
-        raise UserError(
-            f"-p: required {file} · got no such file, there is {', '.join(there) or 'none'}{nearest(plans_name, there)} · give "
-            f"other plans with -p, or run: nnUNetv2_plan_and_preprocess -d {int(folder.name[7:10])}"
-        )
-    return read_json(file, dict)
 
 
 def _classes(plans: dict[str, Any], description: dict[str, Any]) -> tuple[dict[str, tuple[int, ...]], int | None]:
