@@ -92,10 +92,18 @@ def prepare(options: Options, echo: Callable[[str], object]) -> Path:
         echo(f"Note: orientation: {doubt}")
     with exclusive(output / LOCK, wait_s=0, busy="wait until it has finished"):
         _check_output(output, settings)
+        left = [scan for scan in scans if not _is_done(scan, output / planned["data_identifier"])]
         channels = {"channel_names": description["channel_names"], "labels": {"background": 0}, "numTraining": len(scans)}
         _begin(output, settings, {**plans, "dataset_name": output.name}, options.plans, channels | _ending(description))
         work = _work(output / planned["data_identifier"], plans, options.configuration, description, orientation)
-        _run(scans, work, output, settings, options.skips_broken, echo)
+        if len(left) < len(scans):
+            echo(f"{len(scans) - len(left)} of them are done already")
+        broken = _run(left, work, options.skips_broken, echo)
+        _write_record(output, settings, broken)
+        echo(
+            f"{len(scans) - len(broken)} cases in {work.folder}" + (f"; {len(broken)} left out, see {RECORD}" if broken else "")
+        )
+        echo(f"next: nnunet-dino pretrain {int(output.name[7:10])} -c {options.configuration} -p {options.plans} -o DIR")
     return output
 
 
@@ -155,7 +163,7 @@ def _ending(description: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_record(output: Path, settings: dict[str, Any], broken: dict[str, str]) -> None:
-    write_atomically(output / RECORD, json.dumps({"settings": settings, "broken": broken}, indent=1) + "\n")
+    write_atomically(output / RECORD, json.dumps({"settings": settings, "broken": broken}, indent=1, ensure_ascii=False) + "\n")
 
 
 def _work(folder: Path, plans: dict[str, Any], configuration: str, description: dict[str, Any], orientation: str) -> _Work:
@@ -166,19 +174,10 @@ def _work(folder: Path, plans: dict[str, Any], configuration: str, description: 
     return _Work(manager, manager.get_configuration(configuration), description, orientation, folder)
 
 
-def _run(
-    scans: list[Scan],
-    work: _Work,
-    output: Path,
-    settings: dict[str, Any],
-    skips_broken: bool,
-    echo: Callable[[str], object],
-) -> None:
-    left = [scan for scan in scans if not _is_done(scan, work.folder)]
-    if len(left) < len(scans):
-        echo(f"{len(scans) - len(left)} of them are done already")
+def _run(scans: list[Scan], work: _Work, skips_broken: bool, echo: Callable[[str], object]) -> dict[str, str]:
+    """Prepares scans; returns the names of those that cannot be read, with the reason."""
     broken: dict[str, str] = {}
-    for scan in progress(left, len(left), "scan"):
+    for scan in progress(scans, len(scans), "scan"):
         try:
             _prepare_one(scan, work)
         except (Unreadable, _Unusable) as error:
@@ -189,9 +188,7 @@ def _run(
                     "scans out with --skip-broken; the same command goes on where it stopped"
                 ) from error
             echo(f"left out: {broken[scan.name]}")
-    _write_record(output, settings, broken)
-    echo(f"{len(scans) - len(broken)} cases in {work.folder}" + (f"; {len(broken)} left out, see {RECORD}" if broken else ""))
-    echo(f"next: nnunet-dino pretrain {int(output.name[7:10])} -c {settings['configuration']} -p {settings['plans']} -o DIR")
+    return broken
 
 
 class _Unusable(ValueError):

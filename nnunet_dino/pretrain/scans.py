@@ -79,7 +79,7 @@ def _name(item: Item, folder: Path, num_channels: int) -> tuple[str, int]:
     name = found[1] if found and (num_channels > 1 or found[2] == "0000") else text
     if num_channels > 1 and (not found or channel >= num_channels):
         raise UserError(
-            f"--images: required files named CASE_0000 to CASE_{num_channels - 1:04d}, one for each channel · got {item.path} · "
+            f"--images: required files named CASE_0000 to CASE_{num_channels - 1:04d}, one a channel · got {item.path} · "
             "rename it"
         )
     if name.endswith("_seg"):

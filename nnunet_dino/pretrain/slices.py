@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nnunet_dino._errors import UserError, nearest
-from nnunet_dino._nnunet_folders import dataset_name, read_json, require_folder
+from nnunet_dino._nnunet_folders import dataset_name, require_folder
 from nnunet_dino.backbones.rgb import NEIGHBOURS, ChannelView, num_images
 from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.nnunet.check_plans import planned_configuration, read_plans

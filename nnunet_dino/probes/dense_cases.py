@@ -87,15 +87,10 @@ class LabelledCases:
         """Reads a case.
 
         Raises:
-            UserError: It is damaged, has no labels, or has other channels than the plans.
+            UserError: It is damaged, or has other channels than the plans.
         """
         from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
-        if not any((self.folder / f"{case}{end}").is_file() for end in ("_seg.b2nd", ".npz")):
-            raise UserError(
-                f"{case}: required labels in {self.folder} · got none · take a data set with labels, preprocessed by "
-                "nnUNetv2_preprocess"
-            )
         try:
             volume, segmentation, *_ = infer_dataset_class(str(self.folder))(str(self.folder), [case]).load_case(case)
             _check_shapes(case, volume.shape, segmentation.shape, len(self.dino.channels))
@@ -149,16 +144,17 @@ def find_cases(dataset: str | int, configuration: str, plans_name: str, fold: in
     cases = preprocessed_cases(where)
     if not cases:
         raise UserError(f"{folder.name}: required preprocessed cases in {where} · got none · {again}")
-    check_spacing(where, cases, plans, planned)
     description = read_json(folder / "dataset.json", dict, again)
     check_data_set(plans, description)
     training, test = split_of_fold(folder, fold, cases, again)
+    _check_labels(where, [*training, *test])
+    check_spacing(where, {*training, *test}, plans, planned)
     dino = fit_to_plans(
         DinoOptions("", token_stride_px=options.token_stride_px, rgb=options.rgb),
         planned,
         plans.get("foreground_intensity_properties_per_channel", {}),
     )
-    classes, ignored = _classes(plans, description)
+    classes, ignored = _classes(description)
     return LabelledCases(
         dataset=folder.name,
         configuration=configuration,
@@ -176,7 +172,16 @@ def find_cases(dataset: str | int, configuration: str, plans_name: str, fold: in
     )
 
 
-def _classes(plans: dict[str, Any], description: dict[str, Any]) -> tuple[dict[str, tuple[int, ...]], int | None]:
+def _check_labels(folder: Path, cases: Sequence[str]) -> None:
+    without = [case for case in cases if not any((folder / f"{case}{end}").is_file() for end in ("_seg.b2nd", ".npz"))]
+    if without:
+        raise UserError(
+            f"{without[0]}: required labels in {folder} · got none for {len(without)} of {len(cases)} cases · take a data set "
+            "with labels, preprocessed by nnUNetv2_preprocess"
+        )
+
+
+def _classes(description: dict[str, Any]) -> tuple[dict[str, tuple[int, ...]], int | None]:
     """Returns the labels of every class beside the background, and the ignore label."""
     named = {name: value for name, value in description["labels"].items() if name not in ("background", "ignore")}
     classes = {
