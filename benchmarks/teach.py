@@ -5,7 +5,7 @@
 A stand-in for a strong encoder: its tokens carry information that few cases cannot teach. It learns from all training cases of
 fold 0 but the first ``--few`` in the order in which benchmarks/tokens.py takes them, so trainings with at most that many may
 use it. Three of four crops lie around a voxel of a class that is drawn evenly among those of a case; the loss weighs a class by
-the root of its rarity, and the output layer starts at the frequencies. At the end the dense probe, which learns from the ``--few``
+the root of its rarity, and the output layer starts at the frequencies. At the end the dense probe, which learns from ``--few``
 cases and is judged on the validation cases, compares the ViT with a random one and with raw pixels.
 """
 
