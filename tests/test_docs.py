@@ -225,6 +225,7 @@ def parse(arguments: list[str], where: str) -> None:
     """Parses a command line of ``nnunet-dino`` without running it."""
     command, name = main, "nnunet-dino"
     while isinstance(command, click.Group):
+        arguments = command.with_verb(arguments) if hasattr(command, "with_verb") else arguments
         name, *arguments = arguments
         assert name in command.commands, where
         command = command.commands[name]

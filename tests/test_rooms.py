@@ -21,9 +21,9 @@ KNOWS = {
     "reports": set(),
     "probes": {"nnunet", "features", "reports"},
     "compare": {"features", "reports"},
-    "pretrain": {"probes"},
     "demo": set(),
-    "cli": {"backbones", "networks", "nnunet", "features", "reports", "probes", "compare", "pretrain", "demo"},
+    "pretrain": {"nnunet", "features", "reports", "probes"},
+    "cli": {"pretrain", "backbones", "networks", "nnunet", "features", "reports", "probes", "compare", "demo"},
 }
 EVERYBODYS = {"_checkpoints", "_errors", "_files", "_nnunet_folders"}
 

@@ -44,6 +44,7 @@ def pretrain() -> None:
 @click.option("-o", "folder", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Folder for the run.")
 @click.option("--exclude", type=click.Path(path_type=Path), metavar="FILE", help="Cases to leave out, one a line.")
 @click.option("--holdout", "num_held_out", type=int, metavar="N", help="Cases kept for the monitors; default: one in twenty.")
+@click.option("--monitor", multiple=True, metavar="ID", help="Labelled data set for the dense probe; keeps the best weights.")
 @click.option("--workers", "num_workers", default=2, show_default=True, metavar="N", help="Processes that prepare batches.")
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="cpu or cuda; auto: CUDA if any.")
 @click.option("--compile", "compiles", is_flag=True, help="Compile the transformer; worth it on GPUs.")

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nnunet_dino._errors import UserError
 from nnunet_dino.pretrain.recipe import Recipe
 from nnunet_dino.pretrain.slices import Case
 from nnunet_dino.pretrain.step import Engine
@@ -34,6 +35,9 @@ class Monitor:
         cases: The held-out cases.
         recipe: The recipe of the run.
         engine: At the start of the run.
+
+    Raises:
+        UserError: A held-out case cannot be read, or all of them are damaged.
     """
 
     def __init__(self, cases: Sequence[Case], recipe: Recipe, engine: Engine) -> None:
@@ -41,7 +45,14 @@ class Monitor:
         stream = Stream(cases, plain)
         edge = recipe.global_px[0]
         views = [stream.sample(position, edge, edge).global_views[0] for position in range(NUM_SLICES)]
-        self.images = torch.stack(views)
+        whole = [view for view in views if view.isfinite().all()]
+        if not whole:
+            raise UserError(
+                "held-out cases: required slices of finite numbers for the monitors · got none in "
+                f"{', '.join(c.title for c in cases)} "
+                "· leave damaged cases out with --exclude, or hold out more with --holdout"
+            )
+        self.images = torch.stack(whole)
         self.engine = engine
         self.start_gram = _gram(self._seen(engine.teacher).patches)
 

@@ -149,7 +149,7 @@ class Recipe:
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if not all(low <= part <= high for part in (value if isinstance(value, tuple) else (value,))):
-                raise UserError(f"{name}: required {low:g} to {high:g} · got {_text(value)} · set another value")
+                raise UserError(f"{name}: required {low:g} to {high:g} · got {text_of(value)} · set another value")
         for name, known in {"gram_teacher": GRAM_TEACHERS, "start": STARTS, "rgb": RGB}.items():
             if (value := getattr(self, name)) not in known:
                 raise UserError(f"{name}: required one of {', '.join(known)} · got {value!r}{nearest(str(value), known)}")
@@ -169,7 +169,7 @@ class Recipe:
         for name in ("global_area", "local_area", "mask_ratio"):
             pair = getattr(self, name)
             if len(pair) != 2 or pair[0] > pair[1]:
-                raise UserError(f"{name}: required a smallest and a largest value · got {_text(pair)} · give two numbers")
+                raise UserError(f"{name}: required a smallest and a largest value · got {text_of(pair)} · give two numbers")
 
     def _check_together(self) -> None:
         most = MOST_PROTOTYPES_PER_ROW * 2 * self.batch
@@ -210,7 +210,7 @@ class Recipe:
     def differences(self, other: Recipe) -> list[str]:
         """Returns ``"batch 64 (there 32)"`` for every field that differs from ``other``."""
         pairs = [(field.name, getattr(self, field.name), getattr(other, field.name)) for field in fields(self)]
-        return [f"{name} {_text(own)} (there {_text(others)})" for name, own, others in pairs if own != others]
+        return [f"{name} {text_of(own)} (there {text_of(others)})" for name, own, others in pairs if own != others]
 
 
 MOST_PROTOTYPES_PER_ROW = 250
@@ -410,7 +410,7 @@ def _parsed(key: str, text: str, like: Any) -> Any:
         return _number(text, like) if isinstance(like, (int, float)) else text
     except (ValueError, KeyError):
         kind = next(words for kind, words in kinds.items() if isinstance(like, kind))
-        raise UserError(f"--set {key}: required {kind}, such as {_text(like)} · got {text!r} · correct it") from None
+        raise UserError(f"--set {key}: required {kind}, such as {text_of(like)} · got {text!r} · correct it") from None
 
 
 def _number(text: str, like: Any) -> int | float:
@@ -420,7 +420,8 @@ def _number(text: str, like: Any) -> int | float:
     return value
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """Returns a value as ``--set`` takes it."""
     return (
         ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
     )

@@ -15,6 +15,7 @@ from nnunet_dino.pretrain import checkpoint, folder
 from nnunet_dino.pretrain.distributed import on_first, process_group, rank, world_size
 from nnunet_dino.pretrain.estimate import estimate
 from nnunet_dino.pretrain.monitor import Monitor
+from nnunet_dino.pretrain.probe import FewLabelProbe
 from nnunet_dino.pretrain.progress import Progress
 from nnunet_dino.pretrain.recipe import Recipe
 from nnunet_dino.pretrain.report import draw_report
@@ -39,6 +40,7 @@ class Options:
         folder: Where to.
         backbone: Name of the catalogue, or a file of weights; None where ``from_folder`` says it.
         from_folder: An earlier pretraining, whose transformer and heads are taken.
+        monitor: Data sets with labels, on which the dense probe is asked as the run goes.
         exclude: A file of cases to leave out.
         num_held_out: Cases kept for the monitors; None for one in twenty.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
@@ -53,6 +55,7 @@ class Options:
     folder: Path
     backbone: str | None = None
     from_folder: Path | None = None
+    monitor: Sequence[str] = ()
     exclude: Path | None = None
     num_held_out: int | None = None
     device: str = "auto"
@@ -122,6 +125,9 @@ class _Run:
         self.recipe, self.folder = options.recipe, options.folder
         self.stream = Stream(split.train, self.recipe, rank(), world_size())
         self.monitor = Monitor(split.held_out, self.recipe, engine)
+        self.probe: FewLabelProbe | None = None
+        if options.monitor:
+            on_first(lambda: self._open_probe(split))
         self.history: list[dict[str, float]] = []
         self.first = 0
         if (self.folder / folder.CHECKPOINT).is_file():
@@ -130,6 +136,12 @@ class _Run:
             self.history = state["history"]
         else:
             self._measure(0)
+
+    def _open_probe(self, split: Split) -> None:
+        options = self.options
+        self.probe = FewLabelProbe(options.monitor, options.configuration, options.plans, self.recipe)
+        if seen := self.probe.seen_in_training(split.train):
+            self.say(f"note: {len(seen)} cases that judge the probe are pretrained on ({seen[0]} …); --exclude keeps them out")
 
     def go(self) -> None:
         recipe = self.recipe
@@ -177,8 +189,20 @@ class _Run:
             on_first(lambda: checkpoint.save(self.folder, self.engine, done, {"history": self.history}))
 
     def _measure(self, done: int) -> None:
-        self.history.append({"step": done, **self.monitor.measure(self.engine.schedules.temperature(done))})
+        row = {"step": float(done), **self.monitor.measure(self.engine.schedules.temperature(done))}
+        if self.options.monitor:
+            row["probe"] = on_first(self._ask_probe)
+            earlier = [other for other in self.history if "probe" in other]
+            row["probe_start"] = earlier[0]["probe_start"] if earlier else row["probe"]
+            row["is_best"] = float(all(row["probe"] > other["probe"] for other in earlier))
+        self.history.append(row)
+
+    def _ask_probe(self) -> float:
+        assert self.probe is not None
+        return self.probe.measure(self.engine)
 
     def _export(self, done: int) -> None:
-        checkpoint.export(self.folder / folder.TEACHER, self.engine.teacher.backbone, self.record, done)
+        files = [folder.TEACHER, *([folder.BEST] if self.history[-1].get("is_best") else [])]
+        for name in files:
+            checkpoint.export(self.folder / name, self.engine.teacher.backbone, self.record, done)
         draw_report(self.folder, self.record, self.recipe, self.history, self.engine.skipped)

@@ -171,7 +171,7 @@ class Stream(Dataset[Any]):
             local_views=show(pixels, local_crops, local_px),
             gram_views=show(found.pixels, global_crops, gram_px),
             has_body=torch.stack([has_body(found.body, crop, global_px) for crop in global_crops]),
-            name=f"{found.case.title}[{found.index}]",
+            name=f"{found.case.title}[{found.number}]",
         )
 
     def _find(self, rng: np.random.Generator, position: int, global_px: int) -> _Found:
@@ -199,7 +199,7 @@ class Stream(Dataset[Any]):
 
 class _Found(NamedTuple):
     case: Case
-    index: int
+    number: int
     pixels: Tensor
     body: NDArray[np.bool_]
     scene: Box
