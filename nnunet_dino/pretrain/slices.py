@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from nnunet_dino._errors import UserError, nearest
-from nnunet_dino._nnunet_folders import dataset_name, read_json, require_folder
+from nnunet_dino._nnunet_folders import dataset_name, require_folder
 from nnunet_dino.backbones.rgb import NEIGHBOURS, ChannelView, num_images
 from nnunet_dino.networks.options import DinoOptions
-from nnunet_dino.nnunet.check_plans import planned_configuration
+from nnunet_dino.nnunet.check_plans import planned_configuration, read_plans
 from nnunet_dino.nnunet.slice_view import describe_plane, fit_to_plans
 from nnunet_dino.pretrain.recipe import Recipe
 
@@ -130,7 +130,7 @@ def find_cases(datasets: Sequence[str], configuration: str, plans_name: str, rec
     """
     root = require_folder("nnUNet_preprocessed")
     names = list(dict.fromkeys(dataset_name(dataset, ["nnUNet_preprocessed"]) for dataset in datasets))
-    plans = [_plans(root / name, plans_name) for name in names]
+    plans = [read_plans(root / name, plans_name) for name in names]
     configurations = [planned_configuration(each, configuration) for each in plans]
     _check_alike(names, plans_name, configurations)
     cases = []
@@ -145,17 +145,6 @@ def find_cases(datasets: Sequence[str], configuration: str, plans_name: str, rec
             )
         cases += [Case(source, stem) for stem in sorted(stems)]
     return cases
-
-
-def _plans(folder: Path, plans_name: str) -> dict[str, Any]:
-    file = folder / f"{plans_name}.json"
-    if not file.is_file():
-        there = [path.stem for path in sorted(folder.glob("*lans*.json"))]
-        raise UserError(
-            f"-p: required {file} · got no such file, there is {', '.join(there) or 'none'}{nearest(plans_name, there)} · run: "
-            f"nnUNetv2_plan_and_preprocess -d {folder.name[7:10]}, or give other plans with -p"
-        )
-    return read_json(file, dict)
 
 
 def _source(folder: Path, plans: dict[str, Any], planned: dict[str, Any], recipe: Recipe) -> Source:

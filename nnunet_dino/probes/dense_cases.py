@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunet_dino._errors import UserError, nearest
+from nnunet_dino._errors import UserError
 from nnunet_dino._nnunet_folders import dataset_name, read_json, require_folder
 from nnunet_dino.backbones.rgb import NEIGHBOURS
 from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.networks.slices import token_grid
-from nnunet_dino.nnunet.check_plans import planned_configuration
+from nnunet_dino.nnunet.check_plans import planned_configuration, read_plans
 from nnunet_dino.nnunet.preprocessed import check_data_set, check_spacing, preprocessed_cases, split_of_fold
 from nnunet_dino.nnunet.slice_view import describe_plane, fit_to_plans
 from nnunet_dino.probes.dense_cells import cell_shares
@@ -87,15 +87,10 @@ class LabelledCases:
         """Reads a case.
 
         Raises:
-            UserError: It is damaged, has no labels, or has other channels than the plans.
+            UserError: It is damaged, or has other channels than the plans.
         """
         from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
-        if not any((self.folder / f"{case}{end}").is_file() for end in ("_seg.b2nd", ".npz")):
-            raise UserError(
-                f"{case}: required labels in {self.folder} · got none · take a data set with labels, preprocessed by "
-                "nnUNetv2_preprocess"
-            )
         try:
             volume, segmentation, *_ = infer_dataset_class(str(self.folder))(str(self.folder), [case]).load_case(case)
             _check_shapes(case, volume.shape, segmentation.shape, len(self.dino.channels))
@@ -142,23 +137,24 @@ def find_cases(dataset: str | int, configuration: str, plans_name: str, fold: in
         UserError: The data set is unknown, not preprocessed or without labels; there are no such plans, configuration or fold.
     """
     folder = require_folder("nnUNet_preprocessed") / dataset_name(dataset, ["nnUNet_preprocessed"])
-    plans = _plans(folder, plans_name)
+    plans = read_plans(folder, plans_name)
     planned = planned_configuration(plans, configuration)
     again = f"run: nnUNetv2_preprocess -d {int(folder.name[7:10])} -plans_name {plans_name} -c {configuration}"
     where = folder / planned["data_identifier"]
     cases = preprocessed_cases(where)
     if not cases:
         raise UserError(f"{folder.name}: required preprocessed cases in {where} · got none · {again}")
-    check_spacing(where, cases, plans, planned)
     description = read_json(folder / "dataset.json", dict, again)
     check_data_set(plans, description)
     training, test = split_of_fold(folder, fold, cases, again)
+    _check_labels(where, [*training, *test])
+    check_spacing(where, {*training, *test}, plans, planned)
     dino = fit_to_plans(
         DinoOptions("", token_stride_px=options.token_stride_px, rgb=options.rgb),
         planned,
         plans.get("foreground_intensity_properties_per_channel", {}),
     )
-    classes, ignored = _classes(plans, description)
+    classes, ignored = _classes(description)
     return LabelledCases(
         dataset=folder.name,
         configuration=configuration,
@@ -176,18 +172,16 @@ def find_cases(dataset: str | int, configuration: str, plans_name: str, fold: in
     )
 
 
-def _plans(folder: Path, plans_name: str) -> dict[str, Any]:
-    file = folder / f"{plans_name}.json"
-    if not file.is_file():
-        there = [path.stem for path in sorted(folder.glob("*lans*.json"))]
+def _check_labels(folder: Path, cases: Sequence[str]) -> None:
+    without = [case for case in cases if not any((folder / f"{case}{end}").is_file() for end in ("_seg.b2nd", ".npz"))]
+    if without:
         raise UserError(
-            f"-p: required {file} · got no such file, there is {', '.join(there) or 'none'}{nearest(plans_name, there)} · give "
-            f"other plans with -p, or run: nnUNetv2_plan_and_preprocess -d {int(folder.name[7:10])}"
+            f"{without[0]}: required labels in {folder} · got none for {len(without)} of {len(cases)} cases · take a data set "
+            "with labels, preprocessed by nnUNetv2_preprocess"
         )
-    return read_json(file, dict)
 
 
-def _classes(plans: dict[str, Any], description: dict[str, Any]) -> tuple[dict[str, tuple[int, ...]], int | None]:
+def _classes(description: dict[str, Any]) -> tuple[dict[str, tuple[int, ...]], int | None]:
     """Returns the labels of every class beside the background, and the ignore label."""
     named = {name: value for name, value in description["labels"].items() if name not in ("background", "ignore")}
     classes = {

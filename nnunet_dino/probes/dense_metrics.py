@@ -44,7 +44,7 @@ class DenseScore:
         average_precision: Mean over the classes that are absent neither in the training nor in the test cases.
         dice: The same.
         setting: What was chosen on the training cases, such as the ridge.
-        rounds: The mean average precision, then that of every round of the bootstrap; all scores of a probe have the same drawings.
+        rounds: The mean average precision, then that of every bootstrap round; the same drawings in all scores of a probe.
     """
 
     method: str

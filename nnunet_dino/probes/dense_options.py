@@ -22,7 +22,7 @@ class DenseOptions:
     """
 
     sizes: str = option("", "--cases", "Training cases to learn from; default: 1,5,all.", "N,N…")
-    token_stride_px: int = option(8, "--stride", "Pixels per token; the trainers' is 8.", least=1, most=PATCH_PX)
+    token_stride_px: int = option(8, "--stride", "Pixels per token; the trainers' is 8.", "PX", least=1, most=PATCH_PX)
     rgb: str = option(REPEAT, "--rgb", f"What is shown as colours: {', '.join(RGB)}.", "HOW", known=RGB)
     blocks: str = option(
         LAST, "--blocks", "Tokens of the last block, or of all that the trainers tap.", "WHICH", known=(LAST, ALL)

@@ -19,6 +19,7 @@ from nnunet_dino.probes.dense_metrics import DenseScore
 from nnunet_dino.probes.dense_options import DenseOptions
 from nnunet_dino.probes.dense_pictures import case_picture
 from nnunet_dino.probes.metrics import Estimate, estimate
+from nnunet_dino.probes.options import check_number
 from nnunet_dino.probes.progress import progress
 from nnunet_dino.probes.report import PACKAGES
 from nnunet_dino.probes.result_tables import listed, number, with_interval
@@ -75,9 +76,10 @@ def report_dense(request: DenseRequest, options: DenseOptions, echo: Callable[[s
             :class:`nnunet_dino.probes.dense.DenseProbe`.
     """
     folder, device = Path(request.output), pick_device(request.device)
+    check_number("--pictures", request.pictures, least=0)
     reports.check_folder(folder, request.overwrite)
     probe = DenseProbe.open(
-        request.dataset, request.configuration, request.plans, request.fold, options, drawn=max(0, request.pictures)
+        request.dataset, request.configuration, request.plans, request.fold, options, drawn=request.pictures
     )
     backbones = open_backbones(request.backbones)
     asked = []
