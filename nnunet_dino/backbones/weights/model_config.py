@@ -9,16 +9,20 @@ from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.catalogue import BackboneSpec
 from nnunet_dino.backbones.weights.architecture import architecture
 
+EPS_OF_DINOV3 = (1e-5, 1e-6)  # of the releases, and of the training code's default; they differ in the sixth digit
 TRAINED_ELSEWHERE = "sat493m"
 
 
-def check_config(config: Mapping[str, Any], spec: BackboneSpec, where: object) -> None:
+def check_config(config: Mapping[str, Any], spec: BackboneSpec, where: object) -> list[str]:
     """Compares what tensors cannot tell: a file may have their shapes and mean something else.
 
     Args:
         config: Of a Hugging Face model or of timm; what it does not say is not compared.
         spec: The backbone.
         where: What to call the checkpoint in messages.
+
+    Returns:
+        Remarks on what is nearly the same.
 
     Raises:
         UserError: It is the configuration of another model.
@@ -30,7 +34,7 @@ def check_config(config: Mapping[str, Any], spec: BackboneSpec, where: object) -
         "hidden_act": ("silu", "swish") if wanted.is_gated else ("gelu",),
         "num_attention_heads": (wanted.num_heads,),
         "rope_theta": (wanted.rope_theta,),
-        "layer_norm_eps": (spec.norm_eps,),
+        "layer_norm_eps": (spec.norm_eps, *EPS_OF_DINOV3),
         "architecture": (spec.timm_model, spec.timm_model.removesuffix("_qkvb")),
     }
     for key, allowed in expected.items():
@@ -43,6 +47,8 @@ def check_config(config: Mapping[str, Any], spec: BackboneSpec, where: object) -
     timm_facts = config.get("pretrained_cfg")
     if isinstance(timm_facts, Mapping) and str(timm_facts.get("tag")) == TRAINED_ELSEWHERE:
         raise trained_elsewhere(spec, f"the config.json of {where}")
+    eps = config.get("layer_norm_eps", spec.norm_eps)
+    return [] if eps == spec.norm_eps else [f"its layer_norm_eps is {eps}; computed with {spec.norm_eps}"]
 
 
 def trained_elsewhere(spec: BackboneSpec, where: object) -> UserError:

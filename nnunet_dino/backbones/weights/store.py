@@ -62,7 +62,7 @@ def import_file(path: Path, name: str | None = None, force: bool = False) -> tup
         NAME_KEY: spec.name,
         DIGEST_KEY: loaded.digest,
         "source": path.name,
-        "licence": spec.licence,
+        "licence": loaded.licence,
         "format": "pt",
     }
     remedy = f"free {4 * spec.num_parameters / 1e6:.0f} MB, or name a folder that can be written in {STORE_VARIABLE}"
