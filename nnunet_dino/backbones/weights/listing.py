@@ -78,5 +78,6 @@ def verified(loaded: LoadedWeights) -> str:
             *loaded.report.lines(),
             f"digest: {loaded.digest}",
             f"licence: {loaded.licence}",
+            *([f"input: mean {loaded.statistics[0]}, deviation {loaded.statistics[1]}"] if loaded.statistics else []),
         ]
     )

@@ -14,7 +14,7 @@ from nnunet_dino.backbones.catalogue import CATALOGUE, BackboneSpec, get_spec
 from nnunet_dino.backbones.weights.conversion import Conversion, ConversionReport
 from nnunet_dino.backbones.weights.formats import to_timm
 from nnunet_dino.backbones.weights.matching import closest, fitting, match
-from nnunet_dino.backbones.weights.model_config import TRAINED_ELSEWHERE, trained_elsewhere
+from nnunet_dino.backbones.weights.model_config import TRAINED_ELSEWHERE, Statistics, statistics, trained_elsewhere
 from nnunet_dino.backbones.weights.reading import FILES_OF_A_FOLDER, RawCheckpoint, read_checkpoint
 
 NAME_KEY = "nnunet_dino_name"
@@ -32,6 +32,7 @@ class LoadedWeights:
         source: Where they came from, for messages.
         report: What was used, dropped and filled.
         licence: What the file says, or that of the release if its name says it is one.
+        statistics: Mean and deviation of red, green and blue that the model was trained with, if its files say so.
     """
 
     names: tuple[str, ...]
@@ -40,6 +41,7 @@ class LoadedWeights:
     source: str
     report: ConversionReport
     licence: str
+    statistics: Statistics | None = None
 
 
 def digest_of(state: Mapping[str, Tensor]) -> str:
@@ -71,6 +73,7 @@ def load_file(path: Path, spec: BackboneSpec | None = None) -> LoadedWeights:
     spec = spec or get_spec(names[0])
     _check_what_it_says(spec, path, raw.metadata)
     state, report = match(conversion, spec, raw.config)
+    shown = statistics(raw.metadata, raw.config, raw.preprocessor, path)
     digest = digest_of(state)
     stated = raw.metadata.get(DIGEST_KEY, digest)
     if stated != digest:
@@ -78,7 +81,7 @@ def load_file(path: Path, spec: BackboneSpec | None = None) -> LoadedWeights:
             f"damaged weights: required digest {stated}, which {path} states · got {digest} · import the original again: "
             f"`nnunet-dino weights import FILE --as {spec.name} --force`"
         )
-    return LoadedWeights(tuple(names), state, digest, str(path), report, _licence(path, raw.metadata, names))
+    return LoadedWeights(tuple(names), state, digest, str(path), report, _licence(path, raw.metadata, names), shown)
 
 
 def _names(path: Path, raw: RawCheckpoint, conversion: Conversion) -> list[str]:

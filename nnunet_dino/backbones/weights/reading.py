@@ -43,12 +43,14 @@ class RawCheckpoint:
         config: Content of a ``config.json`` beside the weights; empty if there is none.
         metadata: Text that a safetensors file carries.
         inside: Names of the levels in the file that the tensors were under.
+        preprocessor: Content of a ``preprocessor_config.json`` beside the weights; empty if there is none.
     """
 
     tensors: dict[str, Tensor]
     config: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     inside: tuple[str, ...] = ()
+    preprocessor: dict[str, Any] = field(default_factory=dict)
 
 
 def weights_file(folder: Path) -> Path | None:
@@ -114,7 +116,7 @@ def _read_file(path: Path) -> RawCheckpoint:
         tensors, inside = _read_torch(path, mapped=kind == "zip")
     for name, tensor in tensors.items():
         _check_tensor(name, tensor, path)
-    return RawCheckpoint(tensors, _config_beside(path), metadata, tuple(inside))
+    return RawCheckpoint(tensors, _config_beside(path), metadata, tuple(inside), _preprocessor_beside(path))
 
 
 def _kind_of(start: bytes, path: Path) -> str:
@@ -204,7 +206,7 @@ def _read_parts(index: Path) -> RawCheckpoint:
     missing = sorted(set(parts) - set(tensors))
     if missing:
         raise _error(index, f"parts without {missing[0]} and {len(missing) - 1} more", AGAIN)
-    return RawCheckpoint(tensors, _config_beside(index))
+    return RawCheckpoint(tensors, _config_beside(index), preprocessor=_preprocessor_beside(index))
 
 
 def parts_of(index: Path) -> dict[str, str]:
@@ -228,6 +230,14 @@ def _config_beside(path: Path) -> dict[str, Any]:
     if path.name not in FILES_OF_A_FOLDER or not config.is_file():
         return {}
     return _read_json(config, "a damaged config.json")
+
+
+def _preprocessor_beside(path: Path) -> dict[str, Any]:
+    """Returns how images are prepared, which Hugging Face writes into a file of its own."""
+    file = path.parent / "preprocessor_config.json"
+    if path.name not in FILES_OF_A_FOLDER or not file.is_file():
+        return {}
+    return _read_json(file, "a damaged preprocessor_config.json")
 
 
 def _read_json(path: Path, damaged: str) -> dict[str, Any]:
