@@ -28,7 +28,7 @@ def read_checkpoint(path: str | Path, memory_map: bool = False) -> dict[str, Any
     if os.path.getsize(path) == 0:
         raise UserError(f"{path}: required a checkpoint of nnU-Net · got an empty file · {_REMEDY}")
     try:
-        with torch.serialization.safe_globals(_numpy_types()):
+        with torch.serialization.safe_globals(numpy_types()):
             content = torch.load(path, map_location="cpu", mmap=memory_map or None, weights_only=True)
     except MemoryError:
         raise
@@ -55,7 +55,8 @@ def _reason(error: Exception) -> str:
     return f"a damaged or foreign file ({type(error).__name__}: {text.split('. ')[0][:120]})"
 
 
-def _numpy_types() -> list[Any]:
+def numpy_types() -> list[Any]:
+    """Returns the types of NumPy's numbers and arrays, for ``torch.serialization.safe_globals``."""
     import numpy as np
 
     scalar = np.float64(0).__reduce__()[0]

@@ -107,8 +107,24 @@ FILES = {
     "cut legacy": (cut(saved(as_meta(STATE), _use_new_zipfile_serialization=False)), DAMAGED),
     "cut safetensors": (cut(safetensors(STATE)), "a truncated or damaged safetensors file ("),
     "list": (saved([torch.ones(3)]), "holds a list and no tensors by name"),
-    "training": (saved({"epoch": 3, "network_weights": {}}), "entries that are no tensors (epoch, network_weights)"),
-    "hash-deadbeef.pth": (saved(as_meta(STATE)), "not with deadbeef as its name says"),
+    "training": (saved({"epoch": 3, "weights": {}}), "entries that are no tensors (epoch, weights)"),
+    "training without": (saved({"epoch": 3, "network_weights": {}}), "holds a dict and no tensors by name"),
+    "dinov3_vitx16_pretrain_lvd1689m-deadbeef.pth": (saved(as_meta(STATE)), "not with deadbeef as its name says"),
+    "part.distcp": (put(b"\x80"), "a sharded checkpoint of a training in several processes · run `python -m torch.distributed"),
+    "two networks": (
+        saved({f"{name}.{key}": tensor for name in ("a", "b.c") for key, tensor in as_meta(STATE).items()}),
+        "with 2: under a., b.c. · save the one that is meant",
+    ),
+    "adapters": (
+        saved({f"{key}.lora_A.default.weight": tensor for key, tensor in as_meta(STATE).items()}),
+        "required the scale of the adapters to merge them",
+    ),
+    "only a record": (saved({"slice_encoder.backbone.weights_record": torch.zeros(3)}), "holds its digest, not its weights"),
+    "convnext": (saved({"downsample_layers.0.0.weight": torch.ones(3)}), "with a ConvNeXt, no vision transformer"),
+    "no registers": (
+        saved({key: tensor for key, tensor in as_meta(STATE).items() if key != "storage_tokens"}),
+        "24 wide with 3 blocks, 2 heads, patches of 16 pixels, 0 registers, 3 channels",
+    ),
     "sparse": (meta({"norm.bias": torch.ones(WIDTH).to_sparse()}), "a sparse_coo tensor for norm.bias"),
     "without values": (meta({"norm.bias": torch.ones(WIDTH, device="meta")}), "a tensor without values (device meta)"),
     "enormous": (meta({"norm.bias": torch.ones(1).expand(10**9)}), "1000000000 numbers for norm.bias, more than the file"),
@@ -199,7 +215,7 @@ FOLDERS = {
     },
     "index: lost part": (config(), index({"norm.bias": "part.safetensors"}), f"{INDEX}: an index whose part part.safetensors"),
     "index: long part": (config(), index({"norm.bias": "x" * 5000}), "an unreadable file (File name too long)"),
-    "index: lost tensor": (config(), index({"norm.odd": "model.safetensors"}), f"{INDEX}: parts without norm.odd and 0 more"),
+    "index: lost tensor": (config(), index({"norm.odd": "all.safetensors"}), f"{INDEX}: parts without norm.odd and 0 more"),
 }
 
 
@@ -212,6 +228,7 @@ def test_a_bad_model_folder_is_refused_in_one_line(name: str, tmp_path: Path) ->
     save_file(as_hugging_face(STATE), tmp_path / "secret.safetensors")
     (folder / "config.json").write_bytes(config_text if isinstance(config_text, bytes) else config_text.encode())
     if index_text is not None:
+        (folder / "model.safetensors").rename(folder / "all.safetensors")
         (folder / INDEX).write_text(index_text)
     line = refused("weights", "import", folder, "--as", "small")
     assert said in line
@@ -243,7 +260,7 @@ def test_good_configurations_are_accepted(tmp_path: Path) -> None:
 def test_paths_that_cannot_be(tmp_path: Path) -> None:
     assert "an unreadable file (File name too long)" in refused("weights", "import", tmp_path / ("x" * 5000))
     (tmp_path / "nothing").mkdir()
-    assert "nothing: a folder without model.safetensors.index.json" in refused("weights", "verify", tmp_path / "nothing")
+    assert "nothing: a folder without model.safetensors," in refused("weights", "verify", tmp_path / "nothing")
     for verb in ("import", "verify"):
         line = refused("weights", verb, tmp_path / "x", "--as", "smal")
         assert "unknown --as: required one of dinov3_vits16, " in line
@@ -308,7 +325,7 @@ def test_a_damaged_download_is_fetched_again(monkeypatch: pytest.MonkeyPatch, tm
     with pytest.raises(UserError, match=r"damaged safetensors file .*`nnunet-dino weights fetch` replaces one"):
         weights.load("small")
 
-    def download(repository: str, name: str, force_download: bool = False) -> str:
+    def download(repository: str, name: str, force_download: bool = False, **_: Any) -> str:
         assert force_download
         save_file(STATE, snapshots / name)
         return str(snapshots / name)

@@ -72,7 +72,7 @@ def test_import_writes_a_canonical_file_that_is_found(meta_file: Path, target: P
     assert metadata["nnunet_dino_name"] == "small"
     assert metadata["nnunet_dino_digest"] == DIGEST
     assert metadata["source"] == "meta.pth"
-    assert metadata["licence"] == CATALOGUE["small"].licence
+    assert metadata["licence"] == f"of this file unknown; small as released: {CATALOGUE['small'].licence}"
     assert weights.locate("small") == target
     assert weights.load("small").digest == DIGEST
 
@@ -196,7 +196,7 @@ def test_list_shows_where_weights_are(meta_file: Path, target: Path, monkeypatch
 
 def test_fetch_prints_path_digest_licence_and_pages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     save_file(STATE, tmp_path / "model.safetensors")
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repository, name: str(tmp_path / name))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repository, name, **_: str(tmp_path / name))
     result = run("weights", "fetch", "small")
     assert result.exit_code == 0, result.stderr
     assert result.stdout.splitlines() == [

@@ -188,7 +188,7 @@ def test_random_weights_by_request_are_a_warning(monkeypatch: pytest.MonkeyPatch
 
 def test_versions_are_held_against_the_declared_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     installed = {"nnunetv2": "2.6.4", "torch": "2.9.0+cpu", "torchvision": "0.24.0", "timm": "1.0.22", "peft": "0.19"}
-    requires = ["nnunetv2>=2.7,<3", "torch", "timm<1.0.23,>=1.0.20", "tqdm", 'pytest; extra == "dev"']
+    requires = ["nnunetv2>=2.7,<3", "torch", "timm<1.0.23,>=1.0.21", "tqdm", 'pytest; extra == "dev"']
 
     def version(name: str) -> str:
         if name not in installed:

@@ -244,7 +244,7 @@ def test_stock_commands_plan_train_and_predict(installed: Environment, tmp_path:
     }
     raw = tmp_path / "nnUNet_raw" / PHANTOM
     write_phantoms(raw)
-    zygote = Zygote(installed.python)
+    zygote = Zygote(installed.python, **env)  # nnU-Net 2.7 reads its folders when it is imported
     request.addfinalizer(zygote.close)
 
     def run(command: str, *args: object, **further: str) -> None:

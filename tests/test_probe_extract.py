@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -279,6 +280,41 @@ def test_the_patch_mean_is_that_of_tokens_which_show_the_image(tmp_path):
         maps = FeatureStore(tmp_path / name / "map")
         for identifier, mean in zip(maps.good["id"], means, strict=True):
             np.testing.assert_allclose(mean, maps.patch_map(identifier)[:, rows].mean((1, 2)), atol=1e-5)
+
+
+SATELLITE = ((0.430, 0.411, 0.296), (0.213, 0.156, 0.143))
+
+
+def test_pixels_are_standardised_as_the_weights_say_or_the_user(pictures, tmp_path, monkeypatch):
+    """A model folder with the statistics of satellite images, a copy of it in the store, and two options are one."""
+    torch.manual_seed(0)
+    state = FrozenEncoder(TINY, torch.device("cpu"))._backbone.backbone.vit.state_dict()
+    save_file(state, tmp_path / "tiny.safetensors")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save_file(state, folder / "model.safetensors")
+    facts = {"image_mean": SATELLITE[0], "image_std": SATELLITE[1]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(facts))
+    monkeypatch.setenv("nnUNet_dino_store", str(tmp_path / "store"))
+    monkeypatch.delenv(weights.ENVIRONMENT_VARIABLE)
+    assert CliRunner().invoke(main, ["weights", "import", str(folder), "--as", TINY]).exit_code == 0
+    options = ("--mean", *map(str, SATELLITE[0]), "--std", *map(str, SATELLITE[1]))
+    ways = {"folder": (folder, ()), "stored": (None, ()), "asked": (tmp_path / "tiny.safetensors", options)}
+    ways["plain"] = (tmp_path / "tiny.safetensors", ())
+    norms, vectors = {}, {}
+    for name, (place, extra) in ways.items():
+        monkeypatch.setenv(weights.ENVIRONMENT_VARIABLE, str(place or ""))
+        result = extract(pictures, "-o", tmp_path / name, *extra)
+        assert result.exit_code == 0, result.stderr
+        norms[name] = FeatureStore(tmp_path / name).facts.preprocessing["norm"]
+        vectors[name] = FeatureStore(tmp_path / name).vectors()[1]
+    assert norms["plain"] == "imagenet"
+    assert norms["folder"] == norms["stored"] == norms["asked"] == {"mean": list(SATELLITE[0]), "std": list(SATELLITE[1])}
+    np.testing.assert_array_equal(vectors["folder"], vectors["asked"])
+    np.testing.assert_array_equal(vectors["folder"], vectors["stored"])
+    assert np.abs(vectors["folder"] - vectors["plain"]).max() > 0.01
+    line = fails(pictures, "-o", tmp_path / "bad", "--mean", 0, 0, 0, "--std", 1, 0, 1)
+    assert "three deviations above 0 of --mean and --std" in line
 
 
 @pytest.mark.slow

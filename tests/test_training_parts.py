@@ -98,6 +98,47 @@ def test_a_fully_tuned_network_starts_from_a_frozen_one(tmp_path: Path, monkeypa
         torch.testing.assert_close(ours, theirs)
 
 
+LORA = {"adaptation": "lora", "lora": {"rank": 4, "alpha": 12.0}}
+ADAPTATIONS = {
+    "frozen": {},
+    "full": {"adaptation": "full"},
+    "lora": LORA,
+    "fewer targets": {"adaptation": "lora", "lora": {"rank": 4, "alpha": 12.0, "targets": ["qkv"]}},
+    "another scale": {"adaptation": "lora", "lora": {"rank": 4, "alpha": 24.0}},
+    "another rank": {"adaptation": "lora", "lora": {"rank": 2, "alpha": 3.0}},
+}
+
+
+@pytest.mark.parametrize("weights", ["pretrained", "random"])
+@pytest.mark.parametrize(("before", "after"), [(a, b) for a in ("frozen", "full", "lora") for b in ADAPTATIONS])
+def test_every_adaptation_starts_from_every_other(
+    before: str, after: str, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """The tokens are those of the network that was trained, with its adapters, and a checkpoint of the new one holds them."""
+    write_weights(tmp_path / "weights", seed=1)
+    monkeypatch.setenv("nnUNet_dino_weights", str(tmp_path / "weights"))
+    monkeypatch.setenv("nnUNet_dino_precision", "float32")
+    source = small_unet(weights=weights, **ADAPTATIONS[before]).eval()
+    for parameter in source.slice_encoder.backbone.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.05)
+    network, again = (small_unet(weights=weights, **ADAPTATIONS[after]).eval() for _ in range(2))
+    load_pretrained(network, checkpoint(tmp_path / "source.pth", source))
+    again.load_state_dict(network.state_dict())
+    for start in (network, again):
+        for ours, theirs in zip(start.slice_encoder(volume()), source.slice_encoder(volume()), strict=True):
+            torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=2e-4)
+    assert ("its adapters merged into the backbone" in capsys.readouterr().out) == (before == "lora" != after)
+
+
+def test_adapters_of_an_unknown_scale_are_not_merged(tmp_path: Path) -> None:
+    state = small_unet(**LORA).state_dict()
+    del state["slice_encoder.options_record"]
+    torch.save({"network_weights": state}, tmp_path / "old.pth")
+    with pytest.raises(UserError, match="old.pth: required the scale of its adapters"):
+        load_pretrained(small_unet(), str(tmp_path / "old.pth"))
+
+
 def test_random_weights_in_a_checkpoint_are_taken_over(tmp_path: Path) -> None:
     source, network = small_unet(), small_unet()
     load_pretrained(network, checkpoint(tmp_path / "random.pth", source))

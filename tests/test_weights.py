@@ -5,21 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import socket
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 from checkpoints import FIXTURES, as_hugging_face, as_meta, as_trainer, canonical_state, isolate, small_spec, without_bias
 from safetensors.torch import save_file
+from small_nets import small_unet
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.backbones import weights
-from nnunet_dino.backbones.catalogue import get_spec
+from nnunet_dino.backbones.adapted import AdaptedBackbone
+from nnunet_dino.backbones.catalogue import CATALOGUE, get_spec
 from nnunet_dino.backbones.vit import Backbone
 from nnunet_dino.backbones.weights import hub
 from nnunet_dino.backbones.weights.loading import DIGEST_KEY, NAME_KEY
@@ -94,6 +101,97 @@ def test_every_kind_of_file_gives_the_same_digest(tmp_path: Path) -> None:
     assert {weights.load("small", place).digest for place in places if place.name != "cache"} == {DIGEST}
 
 
+OTHER = {key: tensor + 1 for key, tensor in STATE.items()}
+WRAPPED: dict[str, Any] = {
+    **{
+        prefix: {prefix + key: tensor for key, tensor in as_meta(STATE).items()}
+        for prefix in (
+            *("module.", "_orig_mod.", "module._orig_mod.", "model.", "model.backbone.", "encoder.", "pretrained."),
+            *("wrapped_model._model.", "net.vision.trunk."),
+        )
+    },
+    "hugging face": {f"module._orig_mod.{key}": tensor for key, tensor in as_hugging_face(STATE).items()},
+    "timm": {f"model.{key}": tensor for key, tensor in STATE.items()} | {"model.head.weight": torch.ones(3, 24)},
+    "each block compiled": {key.replace("blocks.1.", "blocks.1._orig_mod."): tensor for key, tensor in as_meta(STATE).items()},
+    "model": {"epoch": 3, "model": as_meta(STATE)},
+    "lightning": {
+        "state_dict": {f"model.backbone.{k}": t for k, t in as_meta(STATE).items()},
+        "hyper_parameters": {"lr": 1e-3},
+    },
+    "average beside": {"model": as_meta(OTHER), "model_ema": as_meta(STATE), "optimizer": {"lr": 0.1}},
+    "joined": {
+        "iteration": 9,
+        "model": {f"student.backbone.{key}": tensor for key, tensor in as_meta(OTHER).items()}
+        | {f"teacher.backbone.{key}": tensor for key, tensor in as_meta(STATE).items()}
+        | {"teacher.dino_head.mlp.0.weight": torch.ones(2, 3)},
+    },
+    "both": {
+        "student": as_trainer(OTHER)["teacher"],
+        "teacher": {f"module.{k}": t for k, t in as_trainer(STATE)["teacher"].items()},
+    },
+    "classifier": as_meta(STATE) | {"linear_head.weight": torch.ones(3, 24), "fc_norm.bias": torch.ones(24)},
+    "nnU-Net": {
+        "network_weights": {f"slice_encoder.backbone.backbone.vit.{key}": tensor for key, tensor in STATE.items()}
+        | {"encoder.stages.0.0.convs.0.conv.weight": torch.ones(8, 1, 3, 3)},
+        "logging": {"mean_fg_dice": [np.float64(0.5)]},
+        "trainer_name": "nnUNetTrainerDINOv3Tiny_FT",
+    },
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_a_backbone_is_found_inside_what_trainings_save(name: str, tmp_path: Path) -> None:
+    torch.save(WRAPPED[name], tmp_path / "training.pth")
+    assert weights.load("small", tmp_path / "training.pth").digest == DIGEST
+
+
+def test_what_was_taken_and_what_was_left_is_said(tmp_path: Path) -> None:
+    torch.save(WRAPPED["joined"], tmp_path / "training.pth")
+    report = "\n".join(weights.load("small", tmp_path / "training.pth").report.lines())
+    assert "taken from the network under teacher.backbone" in report
+    assert "taken from model in the file" in report
+    assert "student.backbone.cls_token" in report and "teacher.dino_head.mlp.*.weight (outside the backbone)" in report
+
+
+def test_adapters_of_an_own_checkpoint_are_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backbone that is read computes what the adapted network did."""
+    monkeypatch.setenv("nnUNet_dino_precision", "float32")
+    network = small_unet(adaptation="lora", lora={"rank": 4, "alpha": 12.0}).eval()
+    for name, parameter in network.slice_encoder.backbone.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    torch.save({"network_weights": network.state_dict(), "logging": {"x": np.float32(1)}}, tmp_path / "checkpoint_final.pth")
+    loaded = weights.load("dinov3_tiny", tmp_path / "checkpoint_final.pth")
+    merged = AdaptedBackbone("dinov3_tiny", loaded=loaded)
+    images = torch.randn(2, 3, 32, 48)
+    for before, after in zip(network.slice_encoder.backbone(images), merged(images), strict=True):
+        torch.testing.assert_close(before, after, atol=1e-4, rtol=1e-4)
+
+
+def test_the_licence_is_that_of_a_release_only_where_the_file_is_one(tmp_path: Path) -> None:
+    release = CATALOGUE["small"]
+    torch.save(as_meta(STATE), tmp_path / release.meta_file)
+    torch.save(as_meta(STATE), tmp_path / "EUPE-ViT-S.pt")
+    assert weights.load("small", tmp_path / release.meta_file).licence == release.licence
+    assert weights.load("small", tmp_path / "EUPE-ViT-S.pt").licence.startswith("of this file unknown; small as released:")
+
+
+def test_a_new_file_counts_before_an_old_index(tmp_path: Path) -> None:
+    folder = hugging_face_folder(tmp_path / "parts", num_parts=2)
+    save_file(as_hugging_face(OTHER), folder / "model.safetensors")
+    assert weights.load("small", folder).digest == weights.digest_of(OTHER)
+
+
+@pytest.mark.parametrize("refs", [None, "abc\n", "abc\r\n", "gone"])
+def test_a_cache_that_was_carried_by_hand_is_read(refs: str | None, tmp_path: Path) -> None:
+    path = put_into_hub_cache(tmp_path / "hub", "timm/small_mirror", "model.safetensors", STATE)
+    main = path.parents[2] / "refs" / "main"
+    main.unlink()
+    if refs is not None:
+        main.write_text(refs, newline="")
+    assert weights.locate("small") == path
+
+
 def test_loaded_weights_fit_the_backbone_exactly(tmp_path: Path) -> None:
     save_file(without_bias(STATE), tmp_path / "timm.safetensors")
     loaded = weights.load("small", tmp_path / "timm.safetensors")
@@ -120,10 +218,11 @@ def test_transformers_own_files_are_read(tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
-def test_the_hash_in_a_name_is_checked_and_a_date_is_not_a_hash(tmp_path: Path) -> None:
+def test_the_hash_in_a_name_of_meta_is_checked_and_other_digits_are_none(tmp_path: Path) -> None:
     torch.save(as_meta(STATE), tmp_path / "plain.pth")
     digits = hashlib.sha256((tmp_path / "plain.pth").read_bytes()).hexdigest()[:8]
-    for name in (f"good-{digits}.pth", "mine_20260131.pth"):
+    good = f"dinov3_vitx16_pretrain_lvd1689m-{digits}.pth"
+    for name in (good, "mine_20260131.pth", "teacher_00050000.pth", "dinov3_ct-3fa85f64.pth"):
         (tmp_path / name).write_bytes((tmp_path / "plain.pth").read_bytes())
         assert weights.load("small", tmp_path / name).digest == DIGEST
 
@@ -248,7 +347,8 @@ def test_download_takes_the_open_mirror_first(
 ) -> None:
     asked = []
 
-    def download(repository: str, name: str) -> str:
+    def download(repository: str, name: str, token: bool) -> str:
+        assert token is False  # an expired one would be refused
         asked.append((repository, name))
         return str(put_into_hub_cache(tmp_path / "hub", repository, name, STATE))
 
@@ -277,7 +377,7 @@ folder = Path(sys.argv[1])
 CATALOGUE["small"] = small_spec("small")
 huggingface_hub.constants.HF_HUB_CACHE = str(folder / "hub")
 
-def download(repository, name):
+def download(repository, name, token):
     with open(folder / "downloads", "a") as log:
         print("one", file=log)
     time.sleep(1)
@@ -325,6 +425,57 @@ def test_a_failed_download_names_pages_and_commands(monkeypatch: pytest.MonkeyPa
     )
     with pytest.raises(UserError, match=message):
         weights.ensure_local("small")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (lambda: answered(401), "HTTP 401: refused, by a proxy or for a token without access"),
+        (lambda: answered(403), "HTTP 403: refused"),
+        (lambda: answered(429), "HTTP 429"),
+        (
+            lambda: huggingface_hub.errors.FileMetadataError("no commit"),
+            "an answer that is not the hub's, such as a login page",
+        ),
+        (lambda: None, "no connection"),
+    ],
+)
+def test_what_the_hub_answered_is_said(error: Callable, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise huggingface_hub.errors.LocalEntryNotFoundError("cannot find it") from error()
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "https://mirror.example")
+    monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example")
+    with pytest.raises(
+        UserError, match=rf"got https://mirror\.example/timm/small_mirror: {re.escape(said)}.*; HF_ENDPOINT is set"
+    ):
+        weights.ensure_local("small")
+
+
+def answered(status: int) -> Exception:
+    error = RuntimeError(f"Client error '{status}'")
+    error.response = SimpleNamespace(status_code=status)  # type: ignore[attr-defined]
+    return error
+
+
+@pytest.mark.parametrize("name", ["teacher_checkpoint.pth", "mine.safetensors", "last.ckpt"])
+def test_a_named_folder_is_not_passed_over(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store: Path) -> None:
+    """Its file has a name that no backbone has; the store has other weights."""
+    save_file(STATE, store / "small.safetensors")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_bytes(b"...")
+    monkeypatch.setenv("nnUNet_dino_weights", str(tmp_path / "mine"))
+    with pytest.raises(UserError, match=rf"got {name} in {tmp_path / 'mine'} · name the file itself"):
+        weights.locate("small")
+
+
+def test_a_named_folder_with_a_model_and_no_configuration_is_the_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    hugging_face_folder(tmp_path / "mine")
+    (tmp_path / "mine" / "config.json").unlink()
+    monkeypatch.setenv("nnUNet_dino_weights", str(tmp_path / "mine"))
+    assert weights.locate("small") == tmp_path / "mine"
 
 
 def test_the_gated_repository_is_tried_by_who_is_logged_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -25,8 +25,10 @@ POLL_SECONDS = 0.01
 class Zygote:
     """The process that forks, in any Python. It starts at the first command and ends with this one."""
 
-    def __init__(self, python: str | Path = sys.executable) -> None:
+    def __init__(self, python: str | Path = sys.executable, **environment: str) -> None:
+        """Takes the Python, and what its environment must have when it imports nnU-Net."""
         self.python = python
+        self.environment = environment
 
     def run(self, args: Sequence[str], env: Mapping[str, str], timeout_seconds: float) -> tuple[int, str]:
         """Runs a console script and returns its exit code and what it printed.
@@ -62,7 +64,7 @@ class Zygote:
     @cached_property
     def _process(self) -> subprocess.Popen[str]:
         settings = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet_")}
-        settings |= {"nnUNet_def_n_proc": "1", "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
+        settings |= {"nnUNet_def_n_proc": "1", "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", **self.environment}
         return subprocess.Popen([self.python, __file__], env=settings, stdin=subprocess.PIPE, text=True)
 
 

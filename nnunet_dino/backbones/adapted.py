@@ -23,9 +23,11 @@ from nnunet_dino.backbones.adaptation import (
 )
 from nnunet_dino.backbones.catalogue import get_spec
 from nnunet_dino.backbones.precision import backbone_dtype, is_exporting
+from nnunet_dino.backbones.rgb import IMAGENET_MEAN, IMAGENET_STD
 from nnunet_dino.backbones.vit import Backbone, BackboneOutput
 
 PRETRAINED = "pretrained"
+IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
 RANDOM = weight_files.RANDOM
 RECORD_KEY = "weights_record"
 
@@ -87,6 +89,7 @@ class AdaptedBackbone(nn.Module):
         self.adaptation = adaptation
         self.weights_are_random = loaded is None and (weights == RANDOM or weight_files.wants_random())
         self.digest: str | None = None
+        self.statistics = IMAGENET
         self._problem: str | None = None
         self._stayed: list[str] = []
         self.backbone = Backbone(get_spec(name), self.weights_are_random, taps_are_normalised, drop_path)
@@ -183,6 +186,7 @@ class AdaptedBackbone(nn.Module):
                 if not is_adapter(key):
                     parameter.copy_(loaded.state[canonical_name(key)])
         self.digest, self._problem = loaded.digest, None
+        self.statistics = loaded.statistics or IMAGENET
 
     def require_weights(self) -> None:
         """Loads local weights if none have been loaded yet.

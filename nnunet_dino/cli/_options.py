@@ -26,6 +26,8 @@ BACKBONE = click.option(
 PIXELS = options_of(
     click.option("--fit", default="pad", show_default=True, metavar="HOW", help="pad, stretch or crop what is not square."),
     click.option("--window", default="auto", show_default=True, metavar="HU", help="lung, mediastinum, bone … or LOW,HIGH."),
+    click.option("--mean", nargs=3, type=float, metavar="R G B", help="Of the colours that the backbone was trained with."),
+    click.option("--std", nargs=3, type=float, metavar="R G B", help="Likewise; default: what the weights say, or ImageNet's."),
     click.option("--plane", default="axial", show_default=True, metavar="NAME", help="Of volumes: axial, coronal, sagittal."),
     click.option("--volume", type=int, metavar="N", help="Of inputs with several volumes (4D, phases), from 0."),
     click.option("--tissue", default="default", show_default=True, metavar="RULE", help="default, biopsy, resection or tcga."),
@@ -34,3 +36,14 @@ PIXELS = options_of(
         "--slide-mpp", type=float, metavar="UM", help="Micrometres per pixel of slides whose files are wrong or silent."
     ),
 )
+
+
+def statistics(mean: Any, std: Any) -> Any:
+    """Returns what ``--mean`` and ``--std`` ask for; None for neither.
+
+    Raises:
+        UserError: Only one is there, or they cannot be used.
+    """
+    from nnunet_dino.backbones.weights.model_config import check_statistics
+
+    return None if mean is None and std is None else check_statistics(mean, std, "--mean and --std")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.cli._options import BACKBONE, DEVICE, PIXELS
+from nnunet_dino.cli._options import BACKBONE, DEVICE, PIXELS, statistics
 
 if TYPE_CHECKING:
     from nnunet_dino.features.extraction import Outcome
@@ -40,6 +40,8 @@ def extract(
     size_px: int,
     fit: str,
     window: str,
+    mean: tuple[float, float, float] | None,
+    std: tuple[float, float, float] | None,
     plane: str,
     every: int,
     volume: int | None,
@@ -65,7 +67,7 @@ def extract(
 
     outcome = extract_features(
         store=store,
-        preprocessing=Preprocessing(size_px, fit, window),
+        preprocessing=Preprocessing(size_px, fit, window, statistics(mean, std)),
         slicing=Slicing(plane, every, volume),
         tiling=Tiling(tissue, mpp, slide_mpp),
         shard=parse_shard(shard),

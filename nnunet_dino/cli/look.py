@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.cli._options import BACKBONE, DEVICE, PIXELS
+from nnunet_dino.cli._options import BACKBONE, DEVICE, PIXELS, statistics
 
 
 @click.command("look")
@@ -33,7 +33,9 @@ def look(at: str | None, tissue: str, mpp: float | None, slide_mpp: float | None
     from nnunet_dino.features import Tiling
     from nnunet_dino.features import look as look_at
 
-    notes = look_at(output=output, at=_point(at), tiling=Tiling(tissue, mpp, slide_mpp), show_progress=True, **options)
+    shown = statistics(options.pop("mean"), options.pop("std"))
+    tiling = Tiling(tissue, mpp, slide_mpp)
+    notes = look_at(output=output, at=_point(at), statistics=shown, tiling=tiling, show_progress=True, **options)
     click.echo(f"written: {output}")
     for note in notes:
         click.echo(f"Note: {note}")

@@ -13,8 +13,8 @@ from nnunet_dino.backbones import weights
 from nnunet_dino.backbones.adapted import AdaptedBackbone
 from nnunet_dino.backbones.catalogue import get_spec
 from nnunet_dino.backbones.precision import backbone_dtype
-from nnunet_dino.backbones.rgb import IMAGENET_MEAN, IMAGENET_STD
 from nnunet_dino.backbones.vit import NUM_PREFIX_TOKENS, PATCH_PX, TOKENS_AT_ONCE
+from nnunet_dino.backbones.weights.model_config import Statistics
 
 RANDOM_SEED = 0
 
@@ -41,17 +41,19 @@ class FrozenEncoder:
     Args:
         name: A row of the catalogue.
         device: Where to compute.
+        statistics: Mean and deviation of red, green and blue; by default those that the weights came with, else ImageNet's.
 
     Attributes:
         digest: Content digest of the weights.
         weights_are_random: Whether they were drawn instead of loaded.
         dtype: Type the backbone computes in.
+        statistics: What images are standardised with.
 
     Raises:
         UserError: ``name`` is unknown, or there are no weights and they cannot be downloaded.
     """
 
-    def __init__(self, name: str, device: torch.device) -> None:
+    def __init__(self, name: str, device: torch.device, statistics: Statistics | None = None) -> None:
         get_spec(name)
         self.name = name
         self.device = device
@@ -65,8 +67,8 @@ class FrozenEncoder:
         self.digest = self._backbone.digest or weights.digest_of(self._backbone.backbone.vit.state_dict())
         self.dtype = backbone_dtype(device)
         self._backbone.to(device)
-        self._mean = torch.tensor(IMAGENET_MEAN, device=device).view(3, 1, 1)
-        self._std = torch.tensor(IMAGENET_STD, device=device).view(3, 1, 1)
+        self.statistics = statistics or self._backbone.statistics
+        self._mean, self._std = (torch.tensor(values, device=device).view(3, 1, 1) for values in self.statistics)
 
     @property
     def embed_dim(self) -> int:

@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from nnunet_dino._errors import UserError, nearest
+from nnunet_dino.backbones.rgb import IMAGENET_MEAN, IMAGENET_STD
 from nnunet_dino.features.encode import FREE_THE_MACHINE, Reading, encode_units
 from nnunet_dino.features.encoder import FrozenEncoder, default_batch, pick_device
 from nnunet_dino.features.inputs import IMAGES, SLIDES, VOLUMES, find_items
@@ -96,8 +97,10 @@ def extract(
     _check(str(store), features, dtype, {"--batch": batch, "--per-file": items_per_file, "--workers": num_workers})
     kind, items = find_items(inputs, kind, column, root)
     open_source = opener(kind, preprocessing, slicing, tiling)
-    encoder = FrozenEncoder(backbone, pick_device(device))
-    pixels = preprocessing.record()
+    encoder = FrozenEncoder(backbone, pick_device(device), preprocessing.statistics)
+    mean, std = encoder.statistics
+    is_usual = encoder.statistics == (IMAGENET_MEAN, IMAGENET_STD)
+    pixels = preprocessing.record() | {"norm": "imagenet" if is_usual else {"mean": list(mean), "std": list(std)}}
     if kind == VOLUMES:
         pixels |= asdict(slicing)
     if kind == SLIDES:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.backbones.vit import PATCH_PX
+from nnunet_dino.backbones.weights.model_config import Statistics
 from nnunet_dino.features.items import Unreadable
 
 # Low and high end in HU, from the usual centre and width.
@@ -40,6 +41,7 @@ class Preprocessing:
         size_px: Edge of the square, a multiple of 16.
         fit: What becomes of images that are not square: ``pad`` with black, ``stretch``, or ``crop`` the middle.
         window: ``auto``, a name of :data:`WINDOWS_HU`, or ``LOW,HIGH``.
+        statistics: Mean and deviation of red, green and blue; by default what the weights came with, else ImageNet's.
 
     Raises:
         UserError: A value is none of these.
@@ -48,6 +50,7 @@ class Preprocessing:
     size_px: int = 224
     fit: str = "pad"
     window: str = AUTO
+    statistics: Statistics | None = None
 
     def __post_init__(self) -> None:
         if self.size_px < PATCH_PX or self.size_px % PATCH_PX:
@@ -75,13 +78,12 @@ class Preprocessing:
         return low, high
 
     def record(self) -> dict[str, Any]:
-        """Returns all that changes the pixels, for the store."""
+        """Returns all that changes the pixels, for the store, but for the statistics, which weights may bring."""
         window = self.range()
         return {
-            **asdict(self),
+            **{key: value for key, value in asdict(self).items() if key != "statistics"},
             "window_low_high": list(window) if window else None,
             "grey": "replicated",
-            "norm": "imagenet",
             "patch_mean": "of tokens that show the image",
         }
 

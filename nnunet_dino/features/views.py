@@ -18,6 +18,7 @@ from tqdm import tqdm
 from nnunet_dino._errors import UserError
 from nnunet_dino._files import write_atomically
 from nnunet_dino.backbones.vit import PATCH_PX
+from nnunet_dino.backbones.weights.model_config import Statistics
 from nnunet_dino.features.encoder import Features, FrozenEncoder, default_batch, pick_device
 from nnunet_dino.features.inputs import IMAGES, SLIDES, find_items
 from nnunet_dino.features.items import Item, Source, Unreadable
@@ -48,6 +49,7 @@ def look(
     size_px: int | None = None,
     fit: str = "pad",
     window: str = "auto",
+    statistics: Statistics | None = None,
     plane: str = "axial",
     volume: int | None = None,
     tiling: Tiling | None = None,
@@ -67,6 +69,7 @@ def look(
             and 224 for tiles.
         fit: See :class:`nnunet_dino.features.Preprocessing`.
         window: Likewise.
+        statistics: Likewise.
         plane: Of volumes.
         volume: Which of several volumes in an input, from 0.
         tiling: How a slide is cut.
@@ -84,7 +87,7 @@ def look(
     slicing = Slicing(plane, volume=volume)
 
     def prepared(chosen_px: int) -> Preprocessing:
-        return Preprocessing(chosen_px if size_px is None else size_px, fit, window)
+        return Preprocessing(chosen_px if size_px is None else size_px, fit, window, statistics)
 
     prepared(PATCH_PX)
     found, items = find_items([image], kind)
@@ -94,7 +97,7 @@ def look(
         raise UserError(f"-o: required a .png file for slides · got {output}")
     if found == IMAGES and slices:
         raise UserError(f"--slice: required a volume with it · got the picture {image}")
-    encoder = FrozenEncoder(backbone, pick_device(device))
+    encoder = FrozenEncoder(backbone, pick_device(device), statistics)
     notes = [RANDOM] if encoder.weights_are_random else []
     encode = partial(_encoded, encoder=encoder, show_progress=show_progress)
     try:

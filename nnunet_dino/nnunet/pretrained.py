@@ -7,16 +7,19 @@ our networks (and only for them) the loading is done here.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from nnunetv2.run import run_training
 from torch import Tensor, nn
 
 from nnunet_dino._checkpoints import read_checkpoint
 from nnunet_dino._errors import UserError
-from nnunet_dino.backbones.adaptation import is_adapter
+from nnunet_dino.backbones.adaptation import canonical_name, is_adapter
 from nnunet_dino.backbones.adapted import RECORD_KEY
+from nnunet_dino.backbones.weights.unwrapping import adapter_scale, merge_adapters
 from nnunet_dino.networks.meddinov3_checkpoint import from_published, is_published
 from nnunet_dino.networks.options_record import OPTIONS_KEY, different_options
+from nnunet_dino.nnunet.export import embed_backbone
 
 OPTIONS = f"slice_encoder.{OPTIONS_KEY}"
 SEGMENTATION_HEADS = ".seg_layers."
@@ -61,7 +64,8 @@ def load_pretrained(network: nn.Module, path: str, verbose: bool = False) -> lis
     """Starts ``network`` from an nnU-Net checkpoint; segmentation heads are left as they are.
 
     A checkpoint of the same kind gives everything, and so does one of MedDINOv3's published trainer. A stock nnU-Net
-    checkpoint of the same plans gives the convolutional part, and the DINOv3 side starts as initialised.
+    checkpoint of the same plans gives the convolutional part, and the DINOv3 side starts as initialised. Adapters that
+    ``network`` does not have are merged into the backbone; adapters that the file does not have start as initialised.
 
     Returns:
         The keys taken over.
@@ -71,6 +75,7 @@ def load_pretrained(network: nn.Module, path: str, verbose: bool = False) -> lis
     """
     given = _read(path)
     recorded = given.pop(OPTIONS, None)
+    given, adapters = _with_adapters_of(network, given, recorded, path)
     if is_published(given):
         given, _ = from_published(network, given, path)
     own = {key: value for key, value in network.state_dict().items() if key != OPTIONS}
@@ -81,7 +86,7 @@ def load_pretrained(network: nn.Module, path: str, verbose: bool = False) -> lis
     for key in own:
         if SEGMENTATION_HEADS in key or not (has_dino_side or key.startswith(CONVOLUTIONAL_PART)):
             continue
-        if key.endswith(RECORD_KEY) or (has_record and _belongs_to_backbone(key)):
+        if key.endswith(RECORD_KEY) or (has_record and _belongs_to_backbone(key)) or (is_adapter(key) and key not in given):
             continue
         _check_fits(path, key, own[key], given)
         needed.append(key)
@@ -91,13 +96,38 @@ def load_pretrained(network: nn.Module, path: str, verbose: bool = False) -> lis
         kept = {key: value for key, value in own.items() if not _belongs_to_backbone(key)}
     network.load_state_dict({**kept, **{key: given[key] for key in taken}})
     part = "all parameters but the segmentation heads" if has_dino_side else "the convolutional part (a stock checkpoint)"
-    print(f"nnunet-dino: {path} starts {part}: {len(taken)} tensors")
+    print(f"nnunet-dino: {path} starts {part}: {len(taken)} tensors{adapters if has_dino_side else ''}")
     if recorded is not None:
         for key, (before, now) in different_options(recorded, network.slice_encoder.options).items():
             print(f"nnunet-dino: {path} was trained with dino.{key} {before!r}, this network has {now!r}")
     if verbose:
         print("\n".join(f"  {key} {tuple(given[key].shape)}" for key in taken))
     return taken
+
+
+def _with_adapters_of(
+    network: nn.Module, given: dict[str, Tensor], recorded: Tensor | None, path: str
+) -> tuple[dict[str, Tensor], str]:
+    """Returns the file's tensors with the adapters that ``network`` has, and what was done to them."""
+    states = (network.state_dict(), given)
+    own, theirs = ({key: tensor.shape for key, tensor in state.items() if is_adapter(key)} for state in states)
+    scale = adapter_scale({OPTIONS: recorded}) if theirs and recorded is not None else None
+    done = "; adapters start anew" if own and not theirs else ""
+    if theirs and (theirs != own or scale not in (None, adapter_scale(network.state_dict()))):
+        given = embed_backbone(given, Path(path))
+        if scale is None:
+            raise UserError(
+                f"{path}: required the scale of its adapters to merge them · got a checkpoint of a version that did not record "
+                "it · start from a trainer with the same LoRA options"
+            )
+        given, done = (
+            merge_adapters(given, scale),
+            "; its adapters merged into the backbone" + ("; new ones added" if own else ""),
+        )
+    if own and not any(is_adapter(key) for key in given):
+        base = {canonical_name(key): key for key, _ in network.named_parameters() if ".base_layer." in key}
+        given = {base.get(key, key): tensor for key, tensor in given.items()}
+    return given, done
 
 
 def _belongs_to_backbone(key: str) -> bool:

@@ -69,6 +69,7 @@ class Conversion:
         origin: Name in the file of every tensor in ``state`` (several, joined by ", ", where tensors were joined).
         used: Names in the file of what was taken over.
         dropped: What was not, and why.
+        notes: Remarks for the report.
     """
 
     format: str
@@ -77,6 +78,7 @@ class Conversion:
     origin: dict[str, str] = field(default_factory=dict)
     used: list[str] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     periods: Tensor | None = None
 
     def put(self, name: str, tensor: Tensor, key: str) -> None:

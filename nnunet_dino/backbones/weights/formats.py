@@ -7,6 +7,7 @@ found unexpected when the tensors are compared with a backbone (:mod:`nnunet_din
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -15,6 +16,14 @@ from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.weights.conversion import Conversion
 from nnunet_dino.backbones.weights.query_key_value import join_query_key_value, split_bias
 from nnunet_dino.backbones.weights.reading import FORMATS_READ
+from nnunet_dino.backbones.weights.unwrapping import (
+    adapter_scale,
+    describe,
+    has_adapters,
+    merge_adapters,
+    plain_names,
+    prefixes,
+)
 
 TRAINER = "DINOv3 trainer"
 META = "Meta"
@@ -58,6 +67,7 @@ _DROPS: tuple[tuple[str, str], ...] = (
     (r"(embeddings\.)?mask_token", "used in pretraining only"),
     (r"local_cls_norm\..+", "used in pretraining only"),
     (r"(dino_head|ibot_head)\..+", "head of the pretraining"),
+    (r"(\w*head\w*|fc_norm|fc|classifier)\..+", "head of a task"),
 )
 
 
@@ -65,20 +75,29 @@ def to_timm(tensors: dict[str, Tensor], where: object) -> Conversion:
     """Renames the tensors of a checkpoint and brings query, key and value into timm's form.
 
     Args:
-        tensors: All tensors of a checkpoint by the file's names; a trainer's checkpoint without its ``teacher`` level.
+        tensors: All tensors of a checkpoint by the file's names; of a nested file the innermost level.
         where: What to call the checkpoint in messages.
 
     Raises:
         UserError: The format is unknown, a tensor is not of floating-point numbers, two names mean the same tensor, or there is
             a key bias, which no DINOv3 has.
     """
-    conversion = Conversion(_detect(tensors, where), where)
-    prefix = "backbone." if conversion.format == TRAINER else ""
+    adapted = has_adapters(tensors)
+    tensors = _without_adapters(tensors, where) if adapted else tensors
+    names = plain_names(tensors)
+    kind, prefix = _detect(tensors, names, where)
+    conversion = Conversion(kind, where)
+    if prefix not in ("", "backbone."):
+        conversion.notes.append(f"taken from the network under {prefix.rstrip('.')}")
+    if adapted:
+        conversion.notes.append("adapters merged")
     rules = [(re.compile(pattern), name) for pattern, name in _RULES[conversion.format]]
     drops = [(re.compile(pattern), reason) for pattern, reason in _DROPS]
-    for key, tensor in tensors.items():
-        short = key.removeprefix(prefix)
+    for plain, key in names.items():
+        short, tensor = plain.removeprefix(prefix), tensors[key]
         reason = next((reason for pattern, reason in drops if pattern.fullmatch(short)), None)
+        if not plain.startswith(prefix):
+            reason = reason or "outside the backbone"
         if reason is not None:
             conversion.drop(key, reason)
             continue
@@ -95,18 +114,37 @@ def to_timm(tensors: dict[str, Tensor], where: object) -> Conversion:
     return conversion
 
 
-def _detect(tensors: dict[str, Tensor], where: object) -> str:
-    for marker, name in (
-        ("backbone.storage_tokens", TRAINER),
-        ("storage_tokens", META),
-        ("embeddings.register_tokens", HUGGING_FACE),
-        ("reg_token", TIMM),
-    ):
-        if marker in tensors:
-            return name
+def _without_adapters(tensors: dict[str, Tensor], where: object) -> dict[str, Tensor]:
+    scale = adapter_scale(tensors)
+    if scale is None:
+        raise UserError(
+            f"weights: required the scale of the adapters to merge them · got {where}, which does not say alpha and rank · "
+            "merge them where they were trained (peft: merge_and_unload), then save the backbone"
+        )
+    return merge_adapters(tensors, scale)
+
+
+def _detect(tensors: dict[str, Tensor], names: Iterable[str], where: object) -> tuple[str, str]:
+    """Returns the format, and what stands before the names of the backbone's tensors."""
+    names = list(names)
+    for marker, name in (("embeddings.register_tokens", HUGGING_FACE), ("storage_tokens", META), ("reg_token", TIMM)):
+        found = prefixes(names, marker)
+        if len(found) > 1:
+            raise UserError(
+                f"unknown weights: required one backbone · got {where} with {len(found)}: under {', '.join(found)} · save the "
+                "one that is meant in a file of its own"
+            )
+        if found:
+            return TRAINER if name == META and found[0] == "backbone." else name, found[0]
+    if any(key.endswith(".weights_record") for key in tensors):
+        raise UserError(
+            f"unknown weights: required a backbone · got {where}, a checkpoint of a frozen backbone or of adapters, which "
+            "holds its digest, not its weights · name the file it was trained with, or a checkpoint of `nnunet-dino export`"
+        )
     some = ", ".join(repr(key) for key in list(tensors)[:4])
+    what = describe(tensors) or f"{len(tensors)} tensors ({some} …)"
     raise UserError(
-        f"unknown weights: required {FORMATS_READ} · got {where} with {len(tensors)} tensors ({some} …) "
+        f"unknown weights: required {FORMATS_READ} · got {where} with {what} "
         "· take one of the files that `nnunet-dino weights list` names"
     )
 

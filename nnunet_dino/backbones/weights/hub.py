@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +33,13 @@ class Source:
     files: tuple[str, ...]
     gated: bool = False
     mirror: bool = False
+
+    @property
+    def address(self) -> str:
+        """Where it is downloaded from: the hub, or the mirror that ``HF_ENDPOINT`` names."""
+        from huggingface_hub import constants
+
+        return f"{constants.ENDPOINT}/{self.repository}"
 
     @property
     def page(self) -> str:
@@ -69,10 +77,20 @@ def cached(spec: BackboneSpec, cache_folder: Path | None = None) -> list[Path]:
     for source in sources(spec):
         for name in source.files:
             path = try_to_load_from_cache(source.repository, name, cache_dir=cache_folder)
-            if isinstance(path, str) and _is_complete(Path(path)):
+            path = path if isinstance(path, str) else _carried_by_hand(source, name, cache_folder)
+            if path and _is_complete(Path(path)):
                 found.append(Path(path))
                 break
     return found
+
+
+def _carried_by_hand(source: Source, name: str, cache_folder: Path | None) -> str | None:
+    """Returns the file of the one snapshot that has it, where the cache does not say which is the newest, or says it badly."""
+    from huggingface_hub import constants
+
+    repository = Path(cache_folder or constants.HF_HUB_CACHE, f"models--{source.repository.replace('/', '--')}")
+    found = list(repository.glob(f"snapshots/*/{name}"))
+    return str(found[0]) if len(found) == 1 else None
 
 
 def _is_complete(path: Path) -> bool:
@@ -117,27 +135,38 @@ def download(spec: BackboneSpec, look_again: Callable[[], Path | None] = lambda:
             try:
                 return _download_from(source, spec, {"force_download": True} if replace else {})
             except Exception as error:  # the hub client passes on errors of whichever HTTP library it is built on
-                failures.append(f"{source.page}: {_in_short(error)}")
-    raise UserError(f"download of {spec.name}: required a reachable repository · got {'; '.join(failures)} · {by_hand(spec)}")
+                failures.append(f"{source.address}: {_in_short(error)}")
+    hints = [
+        f"{name} is set to {os.environ[name]}" for name in ("HF_ENDPOINT", "HTTPS_PROXY", "https_proxy") if os.environ.get(name)
+    ]
+    got = "; ".join(failures + hints)
+    raise UserError(f"download of {spec.name}: required a reachable repository · got {got} · {by_hand(spec)}")
 
 
 def _download_from(source: Source, spec: BackboneSpec, how: dict[str, Any]) -> Path:
     from huggingface_hub import hf_hub_download, snapshot_download
 
     name = source.files[0]
-    message = f"downloading {spec.name} from {source.page} ({name}); licence: {spec.licence}"
+    message = f"downloading {spec.name} from {source.address} ({name}); licence: {spec.licence}"
     print(f"nnunet-dino: {message}", file=sys.stderr, flush=True)
     if not source.gated:
-        return Path(hf_hub_download(source.repository, name, **how))
+        return Path(hf_hub_download(source.repository, name, token=False, **how))  # an expired token would be refused
     folder = Path(snapshot_download(source.repository, allow_patterns=["*.safetensors", INDEX_FILE, "config.json"], **how))
     return next(folder / name for name in source.files if (folder / name).is_file())
 
 
-def _in_short(error: Exception) -> str:
-    from huggingface_hub.errors import LocalEntryNotFoundError
+def _in_short(error: BaseException) -> str:
+    from huggingface_hub.errors import FileMetadataError, LocalEntryNotFoundError
 
     if isinstance(error, LocalEntryNotFoundError):
-        return "no connection"
+        return _in_short(error.__cause__) if error.__cause__ else "no connection"
+    if isinstance(error, FileMetadataError):
+        return "an answer that is not the hub's, such as a login page or an incomplete mirror"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        return f"HTTP {status}: refused, by a proxy or for a token without access (unset HF_TOKEN, or `hf auth login`)"
+    if status is not None:
+        return f"HTTP {status}"
     first_line = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__} {first_line[:200]}".strip()
 

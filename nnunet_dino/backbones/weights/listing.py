@@ -71,13 +71,13 @@ def imported(target: Path, loaded: LoadedWeights) -> str:
 
 def verified(loaded: LoadedWeights) -> str:
     """Returns what ``weights verify`` says about a good file."""
-    licences = " or ".join(dict.fromkeys(get_spec(name).licence for name in loaded.names))
     return "\n".join(
         [
             f"file: {loaded.source}",
             f"fits: {' or '.join(loaded.names)}",
             *loaded.report.lines(),
             f"digest: {loaded.digest}",
-            f"licence: {licences}",
+            f"licence: {loaded.licence}",
+            *([f"input: mean {loaded.statistics[0]}, deviation {loaded.statistics[1]}"] if loaded.statistics else []),
         ]
     )

@@ -14,7 +14,7 @@ from nnunet_dino.backbones.catalogue import CATALOGUE, BackboneSpec, get_spec
 from nnunet_dino.backbones.weights.conversion import Conversion, ConversionReport
 from nnunet_dino.backbones.weights.formats import to_timm
 from nnunet_dino.backbones.weights.matching import closest, fitting, match
-from nnunet_dino.backbones.weights.model_config import TRAINED_ELSEWHERE, trained_elsewhere
+from nnunet_dino.backbones.weights.model_config import TRAINED_ELSEWHERE, Statistics, statistics, trained_elsewhere
 from nnunet_dino.backbones.weights.reading import FILES_OF_A_FOLDER, RawCheckpoint, read_checkpoint
 
 NAME_KEY = "nnunet_dino_name"
@@ -31,6 +31,8 @@ class LoadedWeights:
         digest: See :func:`digest_of`.
         source: Where they came from, for messages.
         report: What was used, dropped and filled.
+        licence: What the file says, or that of the release if its name says it is one.
+        statistics: Mean and deviation of red, green and blue that the model was trained with, if its files say so.
     """
 
     names: tuple[str, ...]
@@ -38,6 +40,8 @@ class LoadedWeights:
     digest: str
     source: str
     report: ConversionReport
+    licence: str
+    statistics: Statistics | None = None
 
 
 def digest_of(state: Mapping[str, Tensor]) -> str:
@@ -63,10 +67,13 @@ def load_file(path: Path, spec: BackboneSpec | None = None) -> LoadedWeights:
     """
     raw = read_checkpoint(path)
     conversion = to_timm(raw.tensors, path)
+    if raw.inside:
+        conversion.notes.append(f"taken from {' / '.join(raw.inside)} in the file")
     names = [spec.name] if spec else _names(path, raw, conversion)
     spec = spec or get_spec(names[0])
     _check_what_it_says(spec, path, raw.metadata)
     state, report = match(conversion, spec, raw.config)
+    shown = statistics(raw.metadata, raw.config, raw.preprocessor, path)
     digest = digest_of(state)
     stated = raw.metadata.get(DIGEST_KEY, digest)
     if stated != digest:
@@ -74,7 +81,7 @@ def load_file(path: Path, spec: BackboneSpec | None = None) -> LoadedWeights:
             f"damaged weights: required digest {stated}, which {path} states · got {digest} · import the original again: "
             f"`nnunet-dino weights import FILE --as {spec.name} --force`"
         )
-    return LoadedWeights(tuple(names), state, digest, str(path), report)
+    return LoadedWeights(tuple(names), state, digest, str(path), report, _licence(path, raw.metadata, names), shown)
 
 
 def _names(path: Path, raw: RawCheckpoint, conversion: Conversion) -> list[str]:
@@ -99,6 +106,18 @@ def _check_what_it_says(spec: BackboneSpec, path: Path, metadata: Mapping[str, s
     names += [part for part in path.parts if part.startswith("models--")]  # the hub's cache
     if any(TRAINED_ELSEWHERE in name.lower() for name in names):
         raise trained_elsewhere(spec, path)
+
+
+def _licence(path: Path, metadata: Mapping[str, str], names: list[str]) -> str:
+    """Others may have trained weights of the same shapes, and have given them another licence."""
+    released = " or ".join(dict.fromkeys(get_spec(name).licence for name in names))
+    specs = CATALOGUE.values()
+    repositories = {name.partition("/")[2] for spec in specs for name in (spec.timm_hub, spec.gated_hub, spec.open_hub)} - {""}
+    parts = {part.rpartition("--")[2] for part in path.absolute().parts}
+    is_release = path.name in {spec.meta_file for spec in specs} or bool(repositories & parts)
+    if metadata.get("licence") or is_release:
+        return metadata.get("licence") or released
+    return f"of this file unknown; {' or '.join(names)} as released: {released}"
 
 
 def _stated_name(path: Path, metadata: Mapping[str, str]) -> str:

@@ -14,6 +14,7 @@ from nnunet_dino.backbones.weights.architecture import Architecture, architectur
 from nnunet_dino.backbones.weights.conversion import Conversion, ConversionReport, Dropped
 from nnunet_dino.backbones.weights.model_config import check_config
 from nnunet_dino.backbones.weights.reading import AGAIN
+from nnunet_dino.backbones.weights.unwrapping import describe
 
 # Half a unit in the last place of bfloat16 is 2^-9 of the value; one more bit for files that were cut, not rounded.
 BFLOAT16_ROUNDING = 2.0**-8
@@ -36,9 +37,9 @@ def match(
             the position embedding are of another model.
     """
     wanted = architecture(spec)
-    check_config(config or {}, spec, conversion.where)
     state = dict(conversion.state)
-    dropped, used, notes = list(conversion.dropped), list(conversion.used), []
+    dropped, used, notes = list(conversion.dropped), list(conversion.used), list(conversion.notes)
+    notes += check_config(config or {}, spec, conversion.where)
     filled = _fill_biases(state, wanted)
     for name in _surplus_zero_biases(state, wanted):
         del state[name]
@@ -115,7 +116,10 @@ def _check_shapes(state: dict[str, Tensor], wanted: Architecture, conversion: Co
     ]
     if found:
         others = fitting(conversion)
-        remedy = f"the file fits {' or '.join(others)}" if others else "it fits no backbone of `nnunet-dino weights list`"
+        none = "it fits no backbone of `nnunet-dino weights list`"
+        if what := describe(conversion.state):
+            none += f": it is {what}"
+        remedy = f"the file fits {' or '.join(others)}" if others else none
         got = f"{conversion.where} with {'; '.join(found)}"
         raise UserError(f"wrong weights: required the tensors of {spec.name} · got {got} · {remedy}")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,16 +11,22 @@ from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.catalogue import BackboneSpec
 from nnunet_dino.backbones.weights.architecture import architecture
 
+Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
+STATISTICS_KEY = "nnunet_dino_statistics"
+EPS_OF_DINOV3 = (1e-5, 1e-6)  # of the releases, and of the training code's default; they differ in the sixth digit
 TRAINED_ELSEWHERE = "sat493m"
 
 
-def check_config(config: Mapping[str, Any], spec: BackboneSpec, where: object) -> None:
+def check_config(config: Mapping[str, Any], spec: BackboneSpec, where: object) -> list[str]:
     """Compares what tensors cannot tell: a file may have their shapes and mean something else.
 
     Args:
         config: Of a Hugging Face model or of timm; what it does not say is not compared.
         spec: The backbone.
         where: What to call the checkpoint in messages.
+
+    Returns:
+        Remarks on what is nearly the same.
 
     Raises:
         UserError: It is the configuration of another model.
@@ -30,7 +38,7 @@ def check_config(config: Mapping[str, Any], spec: BackboneSpec, where: object) -
         "hidden_act": ("silu", "swish") if wanted.is_gated else ("gelu",),
         "num_attention_heads": (wanted.num_heads,),
         "rope_theta": (wanted.rope_theta,),
-        "layer_norm_eps": (spec.norm_eps,),
+        "layer_norm_eps": (spec.norm_eps, *EPS_OF_DINOV3),
         "architecture": (spec.timm_model, spec.timm_model.removesuffix("_qkvb")),
     }
     for key, allowed in expected.items():
@@ -43,6 +51,48 @@ def check_config(config: Mapping[str, Any], spec: BackboneSpec, where: object) -
     timm_facts = config.get("pretrained_cfg")
     if isinstance(timm_facts, Mapping) and str(timm_facts.get("tag")) == TRAINED_ELSEWHERE:
         raise trained_elsewhere(spec, f"the config.json of {where}")
+    eps = config.get("layer_norm_eps", spec.norm_eps)
+    return [] if eps == spec.norm_eps else [f"its layer_norm_eps is {eps}; computed with {spec.norm_eps}"]
+
+
+def statistics(
+    metadata: Mapping[str, str], config: Mapping[str, Any], preprocessor: Mapping[str, Any], where: object
+) -> Statistics | None:
+    """Returns the mean and deviation of red, green and blue that a model was trained with, if its files say so.
+
+    Raises:
+        UserError: They are not three numbers each, or a deviation is not above 0.
+    """
+    timm_facts = config.get("pretrained_cfg")
+    stored = json.loads(metadata.get(STATISTICS_KEY, "{}"))
+    for facts, names in (
+        (stored, ("mean", "std")),
+        (preprocessor, ("image_mean", "image_std")),
+        (timm_facts if isinstance(timm_facts, Mapping) else {}, ("mean", "std")),
+    ):
+        if all(name in facts for name in names):
+            mean, std = (facts[name] for name in names)
+            return check_statistics(mean, std, where)
+    return None
+
+
+def check_statistics(mean: Any, std: Any, where: object) -> Statistics:
+    """Returns mean and deviation of three channels as numbers.
+
+    Raises:
+        UserError: They are not.
+    """
+    try:
+        numbers = tuple(tuple(float(value) for value in values) for values in (mean, std))
+        good = all(len(values) == 3 and all(map(math.isfinite, values)) for values in numbers) and min(numbers[1]) > 0
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        raise UserError(
+            f"input statistics: required three means and three deviations above 0 of {where} · got {mean} and {std} · correct "
+            "them"
+        )
+    return numbers  # type: ignore[return-value]
 
 
 def trained_elsewhere(spec: BackboneSpec, where: object) -> UserError:

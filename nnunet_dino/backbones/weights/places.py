@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.backbones.catalogue import BackboneSpec, get_spec
+from nnunet_dino.backbones.catalogue import CATALOGUE, BackboneSpec, get_spec
 from nnunet_dino.backbones.weights import hub
 from nnunet_dino.backbones.weights.loading import LoadedWeights, load_file
-from nnunet_dino.backbones.weights.reading import weights_file
+from nnunet_dino.backbones.weights.reading import weights_file, where_else
 
 RANDOM = "random"
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 ENVIRONMENT_VARIABLE = "nnUNet_dino_weights"
 STORE_VARIABLE = "nnUNet_dino_store"
 
@@ -81,11 +82,14 @@ def locate(name: str) -> Path | None:
         return None
     if (named := named_model()) is not None:
         return named
-    folders = [_expanded(_setting())] if _setting() else []
     with _readable():
-        for folder in (*folders, _default_store()):
+        if _setting():
+            folder = _expanded(_setting())
             if candidates := _candidates(spec, folder):
                 return _the_one(spec, candidates)
+            _refuse_unknown_names(spec, folder)
+        if candidates := _candidates(spec, _default_store()):
+            return _the_one(spec, candidates)
         return next(iter(hub.cached(spec)), None)
 
 
@@ -103,9 +107,9 @@ def named_model() -> Path | None:
         if not place.exists():
             raise UserError(
                 f"weights: required a file, a folder or the word {RANDOM!r} in {ENVIRONMENT_VARIABLE} · got {setting}, which "
-                f"does not exist · correct or unset {ENVIRONMENT_VARIABLE}"
+                f"does not exist · correct or unset {ENVIRONMENT_VARIABLE}; {where_else(setting)}"
             )
-        is_model_folder = (place / "config.json").is_file() and weights_file(place) is not None
+        is_model_folder = weights_file(place) is not None or (place / ".metadata").is_file()
         return place if place.is_file() or is_model_folder else None
 
 
@@ -114,16 +118,32 @@ def _candidates(spec: BackboneSpec, folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     os.listdir(folder)  # a folder that may not be read would look empty
-    names = [f"{spec.name}.safetensors", f"{spec.name}.pth"] + ([spec.meta_file] if spec.meta_file else [])
-    found = [folder / name for name in names if (folder / name).is_file()]
+    found = [folder / name for name in _file_names(spec) if (folder / name).is_file()]
     for source in hub.sources(spec):
         for name in (source.short_name, source.repository.replace("/", "--")):
-            if (folder / f"{name}.safetensors").is_file():
-                found.append(folder / f"{name}.safetensors")
-            inside = weights_file(folder / name)
-            if inside is not None:
+            if (inside := weights_file(folder / name)) is not None:
                 found.append(inside)
     return found + hub.cached(spec, folder)
+
+
+def _refuse_unknown_names(spec: BackboneSpec, folder: Path) -> None:
+    """What is named is used: a folder with weights under names that no backbone has is not passed over."""
+    known = [name for other in CATALOGUE.values() for name in _file_names(other)]
+    files = sorted(file.name for file in folder.iterdir() if file.suffix in SUFFIXES and file.name not in known)
+    if files:
+        raise UserError(
+            f"weights of {spec.name}: required a file named as in `nnunet-dino weights list` in the folder that "
+            f"{ENVIRONMENT_VARIABLE} names · got {', '.join(files[:3])}{' …' if files[3:] else ''} in {folder} · name the file "
+            f"itself in {ENVIRONMENT_VARIABLE}, or rename it to {spec.name}{Path(files[0]).suffix}"
+        )
+
+
+def _file_names(spec: BackboneSpec) -> list[str]:
+    """Returns the names that a file of ``spec`` may have in a folder with several backbones."""
+    names = [f"{spec.name}.safetensors", f"{spec.name}.pth"] + ([spec.meta_file] if spec.meta_file else [])
+    for source in hub.sources(spec):
+        names += [f"{name}.safetensors" for name in (source.short_name, source.repository.replace("/", "--"))]
+    return names
 
 
 def _the_one(spec: BackboneSpec, candidates: list[Path]) -> Path:

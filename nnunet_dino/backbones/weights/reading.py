@@ -18,17 +18,20 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from nnunet_dino._checkpoints import numpy_types
 from nnunet_dino._errors import UserError
+from nnunet_dino.backbones.weights.unwrapping import descend
 
 FORMATS_READ = (
     "a DINOv3 vision transformer as Meta's .pth, a DINOv3-trainer checkpoint {'teacher': {'backbone.…'}}, "
     "a Hugging Face DINOv3ViTModel, or timm safetensors"
 )
 INDEX_FILE = "model.safetensors.index.json"
-FILES_OF_A_FOLDER = (INDEX_FILE, "model.safetensors", "pytorch_model.bin", "model.pth")
+FILES_OF_A_FOLDER = ("model.safetensors", INDEX_FILE, "pytorch_model.bin", "model.pth")  # a new file beside an old index counts
 AGAIN = "get the file again (`nnunet-dino weights fetch` replaces one of the Hugging Face cache)"
 LONGEST_NAME = 200
-_HASH_IN_NAME = re.compile(r"[-_](?!(?:19|20)\d{6}\.)([0-9a-f]{8})\.[a-z]+")  # and no date
+_NAME_OF_META = re.compile(r"dinov3_\w+_pretrain_\w+-([0-9a-f]{8})\.pth")  # ends with the first digits of the file's sha256
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,15 @@ class RawCheckpoint:
         tensors: Tensors by name; all dense and on the CPU.
         config: Content of a ``config.json`` beside the weights; empty if there is none.
         metadata: Text that a safetensors file carries.
+        inside: Names of the levels in the file that the tensors were under.
+        preprocessor: Content of a ``preprocessor_config.json`` beside the weights; empty if there is none.
     """
 
     tensors: dict[str, Tensor]
     config: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
+    inside: tuple[str, ...] = ()
+    preprocessor: dict[str, Any] = field(default_factory=dict)
 
 
 def weights_file(folder: Path) -> Path | None:
@@ -63,15 +70,33 @@ def read_checkpoint(path: Path) -> RawCheckpoint:
     try:
         if path.is_dir():
             inside = weights_file(path)
+            if inside is None and (path / ".metadata").is_file():
+                raise _sharded(path, path)
             if inside is None:
                 raise _error(path, f"a folder without {', '.join(FILES_OF_A_FOLDER)}", "name the file itself")
             path = inside
         if not path.is_file():
-            raise _error(path, "no such file", "check the path")
+            raise _error(path, "no such file", where_else(str(path)))
+        if path.suffix == ".distcp" or path.name == ".metadata":
+            raise _sharded(path, path.parent)
         return _read_parts(path) if path.name.endswith(".index.json") else _read_file(path)
     except OSError as error:
         got = f"an unreadable file ({error.strerror or error})"
         raise _error(Path(error.filename or path), got, "check its name and permissions") from error
+
+
+def _sharded(path: Path, folder: Path) -> UserError:
+    join = f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} FILE.pth"
+    return _error(path, "a sharded checkpoint of a training in several processes", f"run `{join}` and name FILE.pth")
+
+
+def where_else(path: str) -> str:
+    """Returns the remedy for a file that is not there."""
+    if re.match(r"https?:/", path):
+        return "that is an address: download the file and name it, or run `nnunet-dino weights fetch NAME`"
+    if _REPOSITORY.fullmatch(path):
+        return "if it is a repository of the Hugging Face hub, run `nnunet-dino weights fetch NAME`; else check the path"
+    return "check the path"
 
 
 def _error(path: Path, got: str, remedy: str) -> UserError:
@@ -84,13 +109,14 @@ def _read_file(path: Path) -> RawCheckpoint:
     kind = _kind_of(start, path)
     _check_hash_in_name(path)
     metadata: dict[str, str] = {}
+    inside: list[str] = []
     if kind == "safetensors":
         tensors, metadata = _read_safetensors(path)
     else:
-        tensors = _read_torch(path, mapped=kind == "zip")
+        tensors, inside = _read_torch(path, mapped=kind == "zip")
     for name, tensor in tensors.items():
         _check_tensor(name, tensor, path)
-    return RawCheckpoint(tensors, _config_beside(path), metadata)
+    return RawCheckpoint(tensors, _config_beside(path), metadata, tuple(inside), _preprocessor_beside(path))
 
 
 def _kind_of(start: bytes, path: Path) -> str:
@@ -113,7 +139,7 @@ def _kind_of(start: bytes, path: Path) -> str:
 
 
 def _check_hash_in_name(path: Path) -> None:
-    match = _HASH_IN_NAME.search(path.name)
+    match = _NAME_OF_META.fullmatch(path.name)
     if match is None:
         return
     digest = hashlib.sha256()
@@ -135,24 +161,25 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise _error(path, f"a truncated or damaged safetensors file ({error})", AGAIN) from error
 
 
-def _read_torch(path: Path, mapped: bool) -> dict[str, Tensor]:
+def _read_torch(path: Path, mapped: bool) -> tuple[dict[str, Tensor], list[str]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters is raised as an error
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            with torch.serialization.safe_globals(numpy_types()):  # the log in a checkpoint of nnU-Net
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a damaged file makes torch's reader raise whatever its parts do
         code = re.search(r"GLOBAL (\S+)|(Unsupported operand \d+)", str(error))
         if not isinstance(error, pickle.UnpicklingError) or code is None:
             raise _error(path, "a truncated or damaged PyTorch file", AGAIN) from error
         got = f"a file with pickled code ({code[1] or code[2]}), which is never run here"
         raise _error(path, got, "ask for a file with tensors only, best as .safetensors") from error
-    content = content.get("teacher", content) if isinstance(content, dict) else content
+    content, inside = descend(content)
     if not isinstance(content, dict) or not content:
         raise _error(path, f"a PyTorch file that holds a {type(content).__name__} and no tensors by name", AGAIN)
     others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
     if others:
         raise _error(path, f"a PyTorch file with entries that are no tensors ({', '.join(others[:4])})", "name another file")
-    return {str(name): tensor for name, tensor in content.items()}
+    return {str(name): tensor for name, tensor in content.items()}, inside
 
 
 def _check_tensor(name: str, tensor: Tensor, path: Path) -> None:
@@ -179,7 +206,7 @@ def _read_parts(index: Path) -> RawCheckpoint:
     missing = sorted(set(parts) - set(tensors))
     if missing:
         raise _error(index, f"parts without {missing[0]} and {len(missing) - 1} more", AGAIN)
-    return RawCheckpoint(tensors, _config_beside(index))
+    return RawCheckpoint(tensors, _config_beside(index), preprocessor=_preprocessor_beside(index))
 
 
 def parts_of(index: Path) -> dict[str, str]:
@@ -203,6 +230,14 @@ def _config_beside(path: Path) -> dict[str, Any]:
     if path.name not in FILES_OF_A_FOLDER or not config.is_file():
         return {}
     return _read_json(config, "a damaged config.json")
+
+
+def _preprocessor_beside(path: Path) -> dict[str, Any]:
+    """Returns how images are prepared, which Hugging Face writes into a file of its own."""
+    file = path.parent / "preprocessor_config.json"
+    if path.name not in FILES_OF_A_FOLDER or not file.is_file():
+        return {}
+    return _read_json(file, "a damaged preprocessor_config.json")
 
 
 def _read_json(path: Path, damaged: str) -> dict[str, Any]:
