@@ -329,7 +329,7 @@ def test_two_processes_are_one(cases: list[Case], tmp_path: Path) -> None:
 
 def test_a_damaged_case_is_one_line(cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = cases[0].source
-    broken = Case(type(source)(source.dataset, tmp_path, source.channels, 1.0, ""), "case_00")
+    broken = Case(type(source)(source.dataset, tmp_path, source.channels, 8, 1.0, ""), "case_00")
     (tmp_path / "case_00.b2nd").write_bytes(b"nothing")
     answer = Stream([broken], small())[0]
     assert isinstance(answer, UserError)
