@@ -285,6 +285,7 @@ def anchor() -> Recipe:
         teacher_temperature_start=0.07,
         warmup=0.05,
         frozen_backbone=0,
+        local_weight=0.5,
         gram_weight=2.0,
         gram_teacher="ema",
         gram_refresh=5000,
@@ -320,7 +321,7 @@ def scratch() -> Recipe:
     """From random weights, for small transformers and small experiments."""
     return replace(
         Recipe("scratch"),
-        iterations=2000,
+        iterations=4000,
         batch=32,
         reference_batch=32,
         start="random",
@@ -333,8 +334,9 @@ def scratch() -> Recipe:
         frozen_backbone=0,
         momentum=0.98,
         momentum_end=1.0,
-        teacher_temperature_start=0.04,
-        teacher_temperature=0.06,
+        teacher_temperature_start=0.02,
+        teacher_temperature=0.03,
+        student_temperature=0.08,
         temperature_warmup=0.3,
         drop_path=0.0,
         layer_scale=1.0,
