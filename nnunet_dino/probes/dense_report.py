@@ -196,10 +196,12 @@ def _curves(probe: DenseProbe, asked: Sequence[Asked]) -> Plot:
                 axes.plot(x, [p.value for p in points], "o-", color=colour, label=one.named.title, markersize=5)
                 axes.vlines(x, [p.low for p in points], [p.high for p in points], color=colour, linewidth=1.2)
             axes.set_xticks(range(len(counts)), [str(count) for count in counts])
-            axes.set(xlabel="Training cases", ylim=(0, None))
+            axes.set_xlabel("Training cases")
             axes.set_title(method, loc="left")
-        figure.axes[0].set_ylabel("Mean average precision")
-        figure.legend(loc="outside lower center", ncols=4, frameon=False, labelcolor=theme.ink, fontsize=8.5)
+        figure.axes[0].set(ylabel="Mean average precision", ylim=(0, None))
+        figure.legend(
+            handles=figure.axes[0].lines, loc="outside lower center", ncols=4, frameon=False, labelcolor=theme.ink, fontsize=8.5
+        )
         return figure
 
     return themed("cases", "Mean average precision by training cases, with 95 % bootstrap intervals.", draw)
