@@ -1,10 +1,12 @@
 """Teaches a small ViT the labels of a data set, token by token, on cases that few-shot trainings never see.
 
-    python benchmarks/teach.py --dataset 520 --plans nnUNetPlansFive --minutes 12 --out taught.pt
+    python benchmarks/teach.py --dataset 520 --plans nnUNetPlansFive --minutes 12 --out taught.safetensors
 
 A stand-in for a strong encoder: its tokens carry information that few cases cannot teach. It learns from all training cases of
 fold 0 but the first ``--few`` in the order in which benchmarks/tokens.py takes them, so trainings with at most that many may
-use it.
+use it. Three of four crops lie around a voxel of a class that is drawn evenly among those of a case; the loss weighs a class by
+the root of its rarity, and the output layer starts at the frequencies. At the end the dense probe, which learns from ``--few``
+cases and is judged on the validation cases, compares the ViT with a random one and with raw pixels.
 """
 
 from __future__ import annotations
@@ -13,38 +15,54 @@ import argparse
 import os
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from tokens import load_cases, make_trainer, shares_of_labels, shuffled
-from torch import nn
+from torch import Tensor, nn
 
-SLICES, SIDE_PX = 8, 64
+from nnunet_dino.backbones.adapted import RANDOM, AdaptedBackbone
+from nnunet_dino.backbones.image_encoder import load_backbone
+from nnunet_dino.probes import DenseOptions, DenseProbe
+from nnunet_dino.probes.dense_cases import find_cases
+
+SLICES, SIDE_PX = 16, 64
 WARM_UP = 50
+AROUND_A_CLASS = 0.75
+Voxels = list[Tensor]  # of every class of a case that has some: their d h w
 
 
 def teach(arguments: argparse.Namespace) -> None:
-    """Trains until the time is over and saves timm's state of the ViT."""
+    """Trains until the time is over, saves timm's state of the ViT, and probes it."""
     trainer = make_trainer(arguments, arguments.seed)
     arguments.cases = 10**9
-    others = shuffled(trainer.do_split()[0])[arguments.few :]
-    cases = load_cases(trainer, sorted(others), argparse.Namespace(tokens="none"))
-    encoder, num_labels = trainer.network.slice_encoder.train(), len(trainer.label_manager.all_labels)
+    order = shuffled(trainer.do_split()[0])
+    cases = load_cases(trainer, sorted(order[arguments.few :]), argparse.Namespace(tokens="none"))
+    voxels = [[torch.nonzero(labels == label) for label in labels[labels > 0].unique()] for _, labels, _ in cases]
+    num_labels, rng = len(trainer.label_manager.all_labels), np.random.default_rng(arguments.seed)
+    encoder = trainer.network.slice_encoder.train()
     vit = encoder.backbone.backbone.vit.float()
+    vit.set_grad_checkpointing(False)
     for name, parameter in vit.named_parameters():
         if "gamma" in name:
             nn.init.ones_(parameter)
-    layer = nn.Linear(encoder.backbone.embed_dim, num_labels)
+    layer, weight = nn.Linear(encoder.backbone.embed_dim, num_labels), torch.ones(num_labels)
+    with torch.no_grad():
+        frequency = torch.stack([draw(cases, voxels, rng, num_labels, arguments.stride)[1].mean((0, 1, 2)) for _ in range(30)])
+        frequency = frequency.mean(0).clamp(min=1e-5)
+        weight = frequency.rsqrt() / frequency.sqrt().sum()
+        layer.bias.copy_((frequency * weight).log())
     optimizer = torch.optim.AdamW([*vit.parameters(), *layer.parameters()], 1e-3, weight_decay=0.02)
-    rng, started, step = np.random.default_rng(arguments.seed), time.time(), 0
+    started, step = time.time(), 0
     while (done := (time.time() - started) / 60 / arguments.minutes) < 1:
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 * min(1, (step + 1) / WARM_UP) * (1.01 - done)
-        patches, targets = zip(*(draw(cases, rng) for _ in range(2)), strict=True)
-        truth = shares_of_labels(torch.cat(targets), num_labels, arguments.stride)
-        predicted = layer(encoder(torch.stack(patches))[-1]).log_softmax(-1)
-        loss = -(truth * predicted).sum(-1).mean()
+        images, truth = draw(cases, voxels, rng, num_labels, arguments.stride)
+        predicted = layer(encoder(images)[-1]).log_softmax(-1)
+        loss = -(truth * weight * predicted).sum(-1).mean()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(vit.parameters(), 1.0)
@@ -53,20 +71,52 @@ def teach(arguments: argparse.Namespace) -> None:
         if step % 50 == 0:
             organ = truth[..., 1:].amax(-1) > 0.5
             right = (predicted.argmax(-1) == truth.argmax(-1))[organ].float().mean()
-            print(f"{done:.0%} step {step} loss {float(loss):.4f}, organ cells right {float(right):.2f}", flush=True)
-    torch.save(vit.state_dict(), arguments.out)
+            print(f"{done:.0%} step {step} loss {loss.item():.4f}, organ cells right {right.item():.2f}", flush=True)
+    save_file({name: value.contiguous() for name, value in vit.state_dict().items()}, arguments.out)
+    print(f"{step} steps, saved {arguments.out}", flush=True)
+    probe(arguments, order[: arguments.few])
 
 
-def draw(cases: list, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns a stack of slices ``c d h w`` and its labels; two of three stacks hold foreground."""
-    image, labels, _ = cases[rng.integers(len(cases))]
-    d, h, w = labels.shape
-    depths = np.flatnonzero((labels > 0).flatten(1).any(1).numpy()) if rng.random() < 2 / 3 else np.arange(d)
-    at = int(np.clip(rng.choice(depths) - SLICES // 2, 0, d - SLICES))
-    y, x = rng.integers(0, h - SIDE_PX + 1), rng.integers(0, w - SIDE_PX + 1)
-    part = (..., slice(at, at + SLICES), slice(y, y + SIDE_PX), slice(x, x + SIDE_PX))
-    shown = image[part] * float(rng.uniform(0.85, 1.15)) + float(rng.uniform(-0.15, 0.15))
-    return shown + torch.randn_like(shown) * float(rng.uniform(0, 0.1)), labels[part]
+def draw(cases: list, voxels: list[Voxels], rng: np.random.Generator, num_labels: int, stride: int) -> tuple[Tensor, Tensor]:
+    """Returns crops of slices, ``n c h w``, and the share of every label in their cells, ``n gh gw labels``."""
+    images, targets = [], []
+    for _ in range(SLICES):
+        number = rng.integers(len(cases))
+        image, labels, _ = cases[number]
+        d, h, w = labels.shape
+        at, y, x = rng.integers(d), rng.integers(h), rng.integers(w)
+        if voxels[number] and rng.random() < AROUND_A_CLASS:
+            some = voxels[number][rng.integers(len(voxels[number]))]
+            at, y, x = some[rng.integers(len(some))].tolist()
+        top = int(np.clip(y - rng.integers(SIDE_PX // 8, SIDE_PX * 7 // 8), 0, h - SIDE_PX))
+        left = int(np.clip(x - rng.integers(SIDE_PX // 8, SIDE_PX * 7 // 8), 0, w - SIDE_PX))
+        part = (slice(top, top + SIDE_PX), slice(left, left + SIDE_PX))
+        shown = image[(slice(None), at, *part)] * float(rng.uniform(0.85, 1.15)) + float(rng.uniform(-0.15, 0.15))
+        images.append(shown + torch.randn_like(shown) * float(rng.uniform(0, 0.1)))
+        targets.append(labels[(at, *part)])
+    return torch.stack(images), shares_of_labels(torch.stack(targets), num_labels, stride)
+
+
+def probe(arguments: argparse.Namespace, few: list[str]) -> None:
+    """Prints what the taught ViT, a random one and raw pixels know of the validation cases."""
+    options = DenseOptions(token_stride_px=arguments.stride, blocks=arguments.blocks, sizes="5,all")
+    found = find_cases(arguments.dataset, arguments.configuration, arguments.plans, 0, options)
+    asked = DenseProbe(replace(found, training=tuple(few)), options)
+    torch.manual_seed(arguments.seed)
+    backbones = {
+        "taught": load_backbone(arguments.out).backbone,
+        "random": AdaptedBackbone("dinov3_tiny", RANDOM),
+        "pixels": "pixels",
+    }
+    for title, backbone in backbones.items():
+        for score in asked(backbone).scores:
+            classes = {label.name: round(label.average_precision.value, 3) for label in score.classes}
+            area, dice = score.average_precision, score.dice
+            print(
+                f"{title}, {score.method}, {score.num_cases} cases: AP {area.value:.3f} [{area.low:.3f}, {area.high:.3f}], "
+                f"Dice {dice.value:.3f}, {classes}",
+                flush=True,
+            )
 
 
 def main() -> None:
@@ -76,6 +126,7 @@ def main() -> None:
     parser.add_argument("--configuration", default="3d_fullres")
     parser.add_argument("--stride", type=int, default=4, help="pixels per token")
     parser.add_argument("--dino", default='{"adaptation": "full"}', help="options of the DINOv3 side, as JSON")
+    parser.add_argument("--blocks", default="last", choices=["last", "all"], help="whose tokens are probed")
     parser.add_argument("--few", type=int, default=20, help="cases kept for trainings")
     parser.add_argument("--minutes", type=float, default=12)
     parser.add_argument("--seed", type=int, default=0)
@@ -85,6 +136,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     os.environ["nnUNet_results"] = tempfile.mkdtemp()
+    if arguments.out.exists():
+        parser.error(f"--out: required a new file, got {arguments.out}, which is there")
     teach(arguments)
 
 

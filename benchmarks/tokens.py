@@ -39,6 +39,8 @@ from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from torch import Tensor, nn
 
+from nnunet_dino.backbones.catalogue import get_spec
+from nnunet_dino.backbones.weights import load_file
 from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.nnunet.discovery.registry import resolve
 
@@ -254,7 +256,8 @@ def run(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     trainer = make_trainer(arguments, seed)
     rng = np.random.default_rng(seed)
     if arguments.tokens == "taught":
-        trainer.network.slice_encoder.backbone.backbone.vit.load_state_dict(torch.load(arguments.vit, weights_only=True))
+        state = load_file(arguments.vit, get_spec("dinov3_tiny")).state
+        trainer.network.slice_encoder.backbone.backbone.vit.load_state_dict(state)
     training, validation = (load_cases(trainer, names, arguments) for names in trainer.do_split())
     network, probe = trainer.network.train(), None
     if arguments.tokens != "none":
@@ -312,7 +315,7 @@ def main() -> None:
     parser.add_argument("--narrow", type=int, default=2, help="divide the planned features of every stage by this")
     parser.add_argument("--tokens", choices=["none", "random", "taught", "know"], default="none")
     parser.add_argument("--sigma", type=float, default=1.0)
-    parser.add_argument("--vit", type=Path, help="state of a taught dinov3_tiny")
+    parser.add_argument("--vit", type=Path, help="weights of a taught dinov3_tiny")
     parser.add_argument("--stride", type=int, default=4, help="pixels per token")
     parser.add_argument("--dino", default="{}", help="further options of the DINOv3 side, as JSON")
     parser.add_argument("--optimizer", choices=["sgd", "adamw"], default="sgd")

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 
 from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.nnunet.presets import PLANNERS, TRAINERS, UNETS
+from nnunet_dino.pretrain.recipe import RECIPES, Recipe, text_of
 
 DOCS = Path(__file__).parent
 _PLACE = re.compile(r"(?<=<!-- table: )(\w+)( -->\n)(.*?)(?=<!-- end of table -->)", re.DOTALL)
@@ -34,7 +36,16 @@ def planners() -> Iterator[tuple[str, ...]]:
         yield f"`{preset.name}`", f"`{preset.plans_name}`", f"`{preset.dino['backbone']}`", UNETS[preset.unet][1]
 
 
-TABLES: dict[str, Callable[[], Iterator[tuple[str, ...]]]] = {"trainers": trainers, "planners": planners}
+def recipes() -> Iterator[tuple[str, ...]]:
+    yield "Field", "Meaning", *(f"`{name}`" for name in RECIPES)
+    presets = [make() for make in RECIPES.values()]
+    meanings = dict(re.findall(r"^ {8}(\w+): (.+)$", Recipe.__doc__ or "", re.MULTILINE))
+    for field in fields(Recipe):
+        if field.name != "name":
+            yield f"`{field.name}`", meanings[field.name], *(text_of(getattr(preset, field.name)) for preset in presets)
+
+
+TABLES: dict[str, Callable[[], Iterator[tuple[str, ...]]]] = {"trainers": trainers, "planners": planners, "recipes": recipes}
 
 
 def generated(page: str) -> str:

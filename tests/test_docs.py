@@ -16,6 +16,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from dense_data import write_labelled
 from PIL import Image
 
 from nnunet_dino.backbones.adapted import RECORD_KEY, AdaptedBackbone, LoraOptions
@@ -224,6 +225,7 @@ def parse(arguments: list[str], where: str) -> None:
     """Parses a command line of ``nnunet-dino`` without running it."""
     command, name = main, "nnunet-dino"
     while isinstance(command, click.Group):
+        arguments = command.with_verb(arguments) if hasattr(command, "with_verb") else arguments
         name, *arguments = arguments
         assert name in command.commands, where
         command = command.commands[name]
@@ -267,6 +269,8 @@ def test_python_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("nnUNet_dino_weights", "random")
     if page.name == "probe.md":
         extract_features(tmp_path / "chest_features")
+        monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
+        write_labelled(tmp_path / "preprocessed", "Dataset009_Spleen", num_cases=7)
     for code in fences(page.read_text(encoding="utf-8"), "python"):
         exec(compile(code, page_name(page), "exec"), {"__name__": "example"})
 

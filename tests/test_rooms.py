@@ -19,10 +19,11 @@ KNOWS = {
     "planners": {"nnunet"},
     "features": {"backbones"},
     "reports": set(),
-    "probes": {"features", "reports"},
+    "probes": {"nnunet", "features", "reports"},
     "compare": {"features", "reports"},
     "demo": set(),
-    "cli": {"backbones", "networks", "nnunet", "features", "reports", "probes", "compare", "demo"},
+    "pretrain": {"nnunet", "features", "reports", "probes"},
+    "cli": {"pretrain", "backbones", "networks", "nnunet", "features", "reports", "probes", "compare", "demo"},
 }
 EVERYBODYS = {"_checkpoints", "_errors", "_files", "_nnunet_folders"}
 

@@ -70,6 +70,19 @@ def standardised(slices: Tensor, channels: Sequence[ChannelView]) -> Tensor:
     return (slices - mean) / std
 
 
+def shown(slices: Tensor, channels: Sequence[ChannelView], rgb: str = REPEAT) -> list[Tensor]:
+    """Returns the images of slices by the rule ``rgb``, each ``n 3 h w``.
+
+    Args:
+        slices: ``n c h w``; ``n 3·c h w`` with neighbours.
+        channels: How the intensities of each channel are shown.
+        rgb: One of ``RGB``.
+    """
+    if rgb == WINDOWS:
+        return windows_to_images(slices, [view.windows for view in channels])
+    return channels_to_images(standardised(slices, channels))
+
+
 def channels_to_images(slices: Tensor) -> list[Tensor]:
     """Shows channels three at a time.
 

@@ -5,7 +5,20 @@ from __future__ import annotations
 import click
 
 from nnunet_dino import __version__
-from nnunet_dino.cli import compare, demo, doctor, export, extract, look, plan, probe, weights
+from nnunet_dino.cli import (
+    compare,
+    demo,
+    doctor,
+    export,
+    extract,
+    look,
+    plan,
+    pretrain,
+    pretrain_prepare,
+    probe,
+    probe_dense,
+    weights,
+)
 from nnunet_dino.cli._group import OneLineGroup
 
 
@@ -29,8 +42,11 @@ for verb in (
     extract.extract,
     probe.probe,
     look.look,
+    pretrain.pretrain,
 ):
     main.add_command(verb)
+probe.probe.add_command(probe_dense.dense)
+pretrain.pretrain.add_command(pretrain_prepare.prepare)
 
 
 def run() -> None:

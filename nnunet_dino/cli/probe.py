@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,13 +44,26 @@ def options(*kinds: type, has_labels: bool = False, **defaults: str) -> Callable
         has_labels: Whether the store may hold the labels itself.
         defaults: Other defaults than those of the records, by name of the option.
     """
+    optional = (LabelColumns,) if has_labels else ()
+    made = made_options((Request, LabelColumns, SplitOptions, EvaluationOptions, *kinds), optional, **defaults)
+    return options_of(click.argument("store"), *made, DEVICE)
+
+
+def made_options(kinds: Iterable[type], optional: tuple[type, ...] = (), **defaults: str) -> list[Callable[..., Any]]:
+    """Returns the options that are made from the fields of records; of two with one name, the first.
+
+    Args:
+        kinds: The records.
+        optional: Those of them whose fields without a default may be left out.
+        defaults: Other defaults than those of the records, by name of the option.
+    """
     made: dict[str, Callable[..., Any]] = {}
-    for kind in (Request, LabelColumns, SplitOptions, EvaluationOptions, *kinds):
+    for kind in kinds:
         for each in fields(kind):
             if name := _name(each):
-                is_needed = each.default is MISSING and not (has_labels and kind is LabelColumns)
+                is_needed = each.default is MISSING and kind not in optional
                 made.setdefault(name, _option(name, each, is_needed, defaults.get(name, each.default)))
-    return options_of(click.argument("store"), *made.values(), DEVICE)
+    return list(made.values())
 
 
 def _name(each: Field) -> str:
@@ -82,7 +95,7 @@ def linear(**given: Any) -> None:
     """
     from nnunet_dino.probes import report_linear
 
-    report_linear(_request(given), _record(LinearOptions, given), click.echo)
+    report_linear(_request(given), record(LinearOptions, given), click.echo)
 
 
 @probe.command("knn")
@@ -97,7 +110,7 @@ def knn(**given: Any) -> None:
 
     if given["leave_one_out"]:
         _refuse_beside("--leave-one-out", "which has no parts", OF_SPLIT)
-    report_knn(_request(given), _record(KnnOptions, given), click.echo)
+    report_knn(_request(given), record(KnnOptions, given), click.echo)
 
 
 @probe.command("mil")
@@ -116,20 +129,20 @@ def mil(maps: int, **given: Any) -> None:
 
     if given["folds"]:
         _refuse_beside("--folds", "which makes parts of its own", OF_SPLIT)
-    report_mil(_request(given), _record(MilOptions, given), _record(FoldOptions, given), maps, click.echo)
+    report_mil(_request(given), record(MilOptions, given), record(FoldOptions, given), maps, click.echo)
 
 
 def _request(given: dict[str, Any]) -> Request:
     """Returns what all probes are asked."""
     if given["split"]:
         _refuse_beside("--split", "which names the parts", ("make_split",))
-    return _record(
+    return record(
         Request,
         given,
         store=given["store"],
         columns=_columns(given),
-        splitting=_record(SplitOptions, given, fractions=_fractions(given["fractions"])),
-        evaluation=_record(EvaluationOptions, given),
+        splitting=record(SplitOptions, given, fractions=_fractions(given["fractions"])),
+        evaluation=record(EvaluationOptions, given),
         device=given["device"],
         command=shlex.join(["nnunet-dino", *sys.argv[1:]]),
     )
@@ -144,7 +157,7 @@ def _columns(given: dict[str, Any]) -> LabelColumns | None:
     for name in ("target", "patient"):
         if not given[name]:
             raise UserError(f"--{name}: required a column of {given['labels']} · got none")
-    return _record(LabelColumns, given, file=Path(given["labels"]))
+    return record(LabelColumns, given, file=Path(given["labels"]))
 
 
 def _given(names: tuple[str, ...]) -> str:
@@ -160,7 +173,7 @@ def _refuse_beside(flag: str, why: str, others: tuple[str, ...]) -> None:
         raise UserError(f"{other}: required without {flag}, {why} · got both · leave one out")
 
 
-def _record(kind: type[T], given: dict[str, Any], **more: Any) -> T:
+def record(kind: type[T], given: dict[str, Any], **more: Any) -> T:
     """Returns a record from the options that its fields are made to, and from what is none."""
     return kind(**{each.name: given[_name(each)] for each in fields(kind) if _name(each)} | more)  # type: ignore[arg-type]
 

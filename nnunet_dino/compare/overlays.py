@@ -19,11 +19,10 @@ from nnunet_dino.compare.slice_choice import SliceChoice, choose_slice
 from nnunet_dino.compare.summary_json import label_values
 from nnunet_dino.features.volume import EDGES, Volume, as_shown, read_to_compare, take_plane
 from nnunet_dino.reports import Picture
+from nnunet_dino.reports.plot import CLASS_COLOURS, NIGHT, NIGHT_TEXT
 
-COLOURS = ("#56b4e9", "#e69f00", "#2fd18b", "#f0e442", "#e58ac0", "#ff6b35", "#8f7cff", "#9be564")
 WINDOW_PERCENTILES = (1, 99)
-BACKGROUND, TEXT = "#101216", "#e6e8ec"
-EDGE = [patheffects.withStroke(linewidth=3, foreground=BACKGROUND)]
+EDGE = [patheffects.withStroke(linewidth=3, foreground=NIGHT)]
 MAX_LEGEND = 10
 
 
@@ -105,7 +104,7 @@ def _draw(
     panel_width = 3.6
     panel_height = min(max(panel_width * height_mm / width_mm, 1.5), 5.5)
     figure = Figure(figsize=(3 * panel_width, panel_height + 0.65), layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.08))
-    figure.set_facecolor(BACKGROUND)
+    figure.set_facecolor(NIGHT)
     shown: dict[str, str] = {}
     for axes, (name, values) in zip(figure.subplots(1, 3), panels, strict=True):
         axes.imshow(grey, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), extent=extent, interpolation="nearest")
@@ -114,15 +113,15 @@ def _draw(
         if values is not None:
             _outline(axes, truth, comparison, (row_mm, column_mm), colour="white")
         axes.set_axis_off()
-        axes.set_title(_fitted(name), color=TEXT, fontsize=9, loc="left")
+        axes.set_title(_fitted(name), color=NIGHT_TEXT, fontsize=9, loc="left")
     if image.is_oriented:
         _mark_edges(figure.axes[0], EDGES[choice.plane])
         _scale_bar(figure.axes[0], width_mm, height_mm)
     handles = [Line2D([], [], color=colour, linewidth=2, label=name) for name, colour in list(shown.items())[:MAX_LEGEND]]
     if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, labelcolor=TEXT, fontsize=8.5)
+        figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, labelcolor=NIGHT_TEXT, fontsize=8.5)
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=130, facecolor=BACKGROUND, metadata={"Software": None})
+    figure.savefig(stream, format="png", dpi=130, facecolor=NIGHT, metadata={"Software": None})
     return stream.getvalue()
 
 
@@ -154,7 +153,7 @@ def _outline(
         inside = np.isin(padded, label_values(key))
         if not inside.any():
             continue
-        shown[name] = COLOURS[position % len(COLOURS)]
+        shown[name] = CLASS_COLOURS[position % len(CLASS_COLOURS)]
         style = {"linewidths": 0.9, "linestyles": [(0, (3, 2))]} if colour else {"linewidths": 1.8}
         axes.contour(centres[1], centres[0], inside.astype(float), levels=[0.5], colors=[colour or shown[name]], **style)
     return shown
@@ -162,15 +161,15 @@ def _outline(
 
 def _mark_edges(axes: Axes, letters: tuple[str, str]) -> None:
     for x, y, letter, ha, va in ((0.02, 0.5, letters[0], "left", "center"), (0.5, 0.98, letters[1], "center", "top")):
-        style: dict[str, Any] = {"color": TEXT, "fontsize": 9, "fontweight": "bold", "path_effects": EDGE}
+        style: dict[str, Any] = {"color": NIGHT_TEXT, "fontsize": 9, "fontweight": "bold", "path_effects": EDGE}
         axes.text(x, y, letter, ha=ha, va=va, transform=axes.transAxes, **style)
 
 
 def _scale_bar(axes: Axes, width_mm: float, height_mm: float) -> None:
     length = max((step for step in (1, 2, 5, 10, 20, 50, 100) if step <= width_mm / 3), default=width_mm / 3)
     left, bottom = 0.05 * width_mm, 0.94 * height_mm
-    axes.plot([left, left + length], [bottom, bottom], color=TEXT, linewidth=2.5, path_effects=EDGE)
-    axes.text(left, bottom - 0.02 * height_mm, f"{length:g} mm", color=TEXT, fontsize=8.5, va="bottom", path_effects=EDGE)
+    axes.plot([left, left + length], [bottom, bottom], color=NIGHT_TEXT, linewidth=2.5, path_effects=EDGE)
+    axes.text(left, bottom - 0.02 * height_mm, f"{length:g} mm", color=NIGHT_TEXT, fontsize=8.5, va="bottom", path_effects=EDGE)
 
 
 def _fitted(name: str) -> str:

@@ -12,17 +12,7 @@ from torch.utils._python_dispatch import any_torch_dispatch_mode_on_stack
 
 from nnunet_dino.backbones.adapted import AdaptedBackbone
 from nnunet_dino.backbones.precision import is_exporting
-from nnunet_dino.backbones.rgb import (
-    NEIGHBOURS,
-    REPEAT,
-    WINDOWS,
-    ChannelView,
-    channels_to_images,
-    num_images,
-    standardised,
-    windows_to_images,
-    with_neighbours,
-)
+from nnunet_dino.backbones.rgb import NEIGHBOURS, REPEAT, ChannelView, num_images, shown, with_neighbours
 from nnunet_dino.backbones.vit import NUM_PREFIX_TOKENS, PATCH_PX, TOKENS_AT_ONCE
 from nnunet_dino.networks.slice_reuse import SliceReuse
 
@@ -114,12 +104,12 @@ class SliceEncoder(nn.Module):
             ``num_maps`` maps, each ``(b·d) gh gw e`` (or ``b gh gw e``).
         """
         if is_exporting():
-            return self._encode(self._slices(volume))
+            return self.encode(self._slices(volume))
         return self._outside_graphs(volume)
 
     @torch.compiler.disable
     def _outside_graphs(self, volume: Tensor) -> tuple[Tensor, ...]:
-        return self._once(volume) if self._predicts() else self._encode(self._slices(volume))
+        return self._once(volume) if self._predicts() else self.encode(self._slices(volume))
 
     def project(self, volume: Tensor, neck: nn.Module) -> Tensor:
         """Returns ``neck(self(volume))``, tokens ``(b·d) gh gw k``; at prediction the neck, too, sees every slice once."""
@@ -139,7 +129,7 @@ class SliceEncoder(nn.Module):
         self.backbone.settle(slices.device)
 
         def encode(some: Tensor) -> tuple[Tensor, ...]:
-            maps = self._encode(some)
+            maps = self.encode(some)
             return maps if neck is None else (neck(maps),)
 
         weights = [self.backbone] if neck is None else [self.backbone, neck]
@@ -156,7 +146,8 @@ class SliceEncoder(nn.Module):
     def _at_least(self, slices: Tensor) -> int:
         return math.ceil(MIN_ROWS / math.prod(self.grid(slices.shape[2:])))
 
-    def _encode(self, slices: Tensor) -> tuple[Tensor, ...]:
+    def encode(self, slices: Tensor) -> tuple[Tensor, ...]:
+        """Encodes slices ``n c h w``, every one anew; with neighbours ``n 3·c h w``. Returns what :meth:`forward` does."""
         gh, gw = self.grid(slices.shape[2:])
         size_px = gh * PATCH_PX, gw * PATCH_PX
         at_a_time = CHUNK_TOKENS_ON_CPU if slices.device.type == "cpu" else TOKENS_AT_ONCE
@@ -171,12 +162,7 @@ class SliceEncoder(nn.Module):
     def _encode_chunk(self, slices: Tensor, size_px: tuple[int, int]) -> list[Tensor]:
         if slices.shape[2:] != size_px:
             slices = F.interpolate(slices.float(), size_px, mode="bilinear", antialias=False)
-        return [tap.movedim(1, 3) for image in self._images(slices) for tap in self.backbone(image)]
-
-    def _images(self, slices: Tensor) -> list[Tensor]:
-        if self.rgb == WINDOWS:
-            return windows_to_images(slices, [view.windows for view in self.channels])
-        return channels_to_images(standardised(slices, self.channels))
+        return [tap.movedim(1, 3) for image in shown(slices, self.channels, self.rgb) for tap in self.backbone(image)]
 
 
 def _fill(num: int, chunks: Iterable[Sequence[Tensor]]) -> tuple[Tensor, ...]:

@@ -15,6 +15,22 @@ _NEEDED = ("architecture", "batch_size", "data_identifier", "normalization_schem
 _PLAN_AGAIN = "plan again with nnUNetv2_plan_experiment"
 
 
+def read_plans(folder: Path, name: str) -> dict[str, Any]:
+    """Returns the plans called ``name`` in a data set's folder of ``nnUNet_preprocessed``.
+
+    Raises:
+        UserError: There are none, or the file is broken.
+    """
+    file = folder / f"{name}.json"
+    if not file.is_file():
+        there = [path.stem for path in sorted(folder.glob("*lans*.json"))]
+        raise UserError(
+            f"-p: required {file} · got no such file, there is {', '.join(there) or 'none'}{nearest(name, there)} · give other "
+            f"plans with -p, or run: nnUNetv2_plan_and_preprocess -d {int(folder.name[7:10])}"
+        )
+    return read_json(file, dict)
+
+
 def planned_configuration(plans: dict[str, Any], name: str) -> dict[str, Any]:
     """Returns a configuration of the plans together with what it inherits.
 

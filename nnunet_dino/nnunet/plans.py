@@ -77,13 +77,10 @@ def build_from_plans(
 ) -> nn.Module:
     """Builds a network for one configuration of any plans, stock or made by this package's planners.
 
-    See :func:`nnunet_dino.nnunet.slice_view.fit_to_plans` for what the plans tell of slices. Of the recipe's token stride and
-    the one in the plans' ``dino`` entry, if any, the coarser counts: ``2d_896`` is planned for one token per 16 pixels.
-    MedDINOv3 keeps its paper's grid, in which pixels are taken for square.
+    See :func:`nnunet_dino.nnunet.slice_view.fit_to_plans` for what the plans tell of slices. MedDINOv3 keeps its paper's grid,
+    in which pixels are taken for square.
     """
     stock = configuration.configuration["architecture"]
-    planned_stride_px = stock["arch_kwargs"].get("dino", {}).get("token_stride_px", 0)
-    options = replace(options, token_stride_px=max(options.token_stride_px, planned_stride_px))
     intensities = plans.plans.get("foreground_intensity_properties_per_channel", {})
     options = fit_to_plans(options, configuration.configuration, intensities)
     if network == MEDDINOV3:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,10 @@ def check_preprocessed(plans: dict[str, Any], name: str, configuration: dict[str
     folder = Path(os.environ["nnUNet_preprocessed"], plans["dataset_name"])
     number, data_identifier = folder.name[7:10].lstrip("0"), configuration["data_identifier"]
     again = f"run: nnUNetv2_preprocess -d {number} -plans_name {plans['plans_name']} -c {name}"
-    cases = _cases(folder / data_identifier)
+    cases = preprocessed_cases(folder / data_identifier)
     if not cases:
         raise UserError(f"preprocessed data: required cases in {folder / data_identifier} · got none · {again}")
-    _check_spacing(folder / data_identifier, cases, plans, configuration)
+    check_spacing(folder / data_identifier, cases, plans, configuration)
     if not (folder / "gt_segmentations").is_dir():
         raise UserError(f"preprocessed data: required {folder / 'gt_segmentations'} for validation · got none · {again}")
     if fold == "all":
@@ -86,14 +87,55 @@ def check_data_set(plans: dict[str, Any], dataset_json: Any) -> None:
             )
 
 
-def _cases(folder: Path) -> set[str]:
+def preprocessed_cases(folder: Path) -> set[str]:
     """Returns the names of the cases, in whichever of nnU-Net's formats they are."""
     files = list(folder.glob("*.*")) if folder.is_dir() else []
     return {file.stem for file in files if file.suffix in (".b2nd", ".npz") and not file.stem.endswith("_seg")}
 
 
-def _check_spacing(folder: Path, cases: set[str], plans: dict[str, Any], configuration: dict[str, Any]) -> None:
-    """Compares the shape of some cases with what the plans' spacing makes of them: folders can be shared by several plans."""
+def split_of_fold(folder: Path, fold: int, cases: set[str], again: str) -> tuple[list[str], list[str]]:
+    """Returns the training and the validation cases of a fold, those that nnU-Net's trainer takes; nothing is written.
+
+    Args:
+        folder: The data set's folder in ``nnUNet_preprocessed``; without ``splits_final.json`` the folds are those that nnU-Net
+            will write there.
+        fold: Number of the fold.
+        cases: Those that are preprocessed.
+        again: The command that preprocesses them.
+
+    Raises:
+        UserError: There is no such fold, or too few cases for folds, or the file of splits is broken, names cases that are not
+            there, or a case twice.
+    """
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    path = folder / SPLITS
+    if path.is_file():
+        _check_splits(path, fold, cases, again)
+        splits = read_json(path, list)
+    elif len(cases) < NUM_FOLDS:
+        raise UserError(
+            f"folds: required at least {NUM_FOLDS} cases for {NUM_FOLDS} folds · got {len(cases)} in {folder} · write {path}"
+        )
+    else:
+        splits = generate_crossval_split(sorted(cases), seed=12345, n_splits=NUM_FOLDS)
+    if not 0 <= fold < len(splits):
+        raise UserError(f"fold: required one from 0 to {len(splits) - 1}, which {path} has · got {fold}")
+    training, validation = (list(map(str, splits[fold][part])) for part in ("train", "val"))
+    named = Counter([*training, *validation])
+    if twice := [case for case, count in named.items() if count > 1]:
+        raise UserError(
+            f"{path}: required every case once in train and val of fold {fold} · got {twice[0]!r} twice · correct the file"
+        )
+    return training, validation
+
+
+def check_spacing(folder: Path, cases: set[str], plans: dict[str, Any], configuration: dict[str, Any]) -> None:
+    """Compares the shape of some cases with what the plans' spacing makes of them: folders can be shared by several plans.
+
+    Raises:
+        UserError: A case has another shape.
+    """
     if configuration.get("preprocessor_name") != "DefaultPreprocessor":
         return
     names = sorted(cases)

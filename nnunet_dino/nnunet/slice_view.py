@@ -21,9 +21,11 @@ PLANES = ("axial", "coronal", "sagittal")
 
 
 def fit_to_plans(options: DinoOptions, configuration: Mapping[str, Any], intensities: Mapping[str, Any]) -> DinoOptions:
-    """Returns ``options`` with the image channels and the pixel aspect of a configuration.
+    """Returns ``options`` with the token stride, the image channels and the pixel aspect of a configuration.
 
-    There are as many image channels as normalisation schemes: the one-hot channels that a cascade adds have none.
+    Of the token stride in ``options`` and the one in the plans' ``dino`` entry, if any, the coarser counts: ``2d_896`` is
+    planned for one token per 16 pixels. There are as many image channels as normalisation schemes: the one-hot channels that
+    a cascade adds have none.
 
     Args:
         options: The DINOv3 side of the network.
@@ -40,7 +42,13 @@ def fit_to_plans(options: DinoOptions, configuration: Mapping[str, Any], intensi
         _view(scheme, intensities.get(str(channel), {}), channel, len(schemes), options.rgb)
         for channel, scheme in enumerate(schemes)
     ]
-    return replace(options, channels=tuple(views), pixel_aspect=pixel_aspect(configuration["spacing"]))
+    planned_stride_px = configuration.get("architecture", {}).get("arch_kwargs", {}).get("dino", {}).get("token_stride_px", 0)
+    return replace(
+        options,
+        token_stride_px=max(options.token_stride_px, planned_stride_px),
+        channels=tuple(views),
+        pixel_aspect=pixel_aspect(configuration["spacing"]),
+    )
 
 
 def pixel_aspect(spacing_mm: Sequence[float]) -> float:

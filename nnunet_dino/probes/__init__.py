@@ -27,6 +27,8 @@ _PUBLIC = {
     "FoldOptions": "nnunet_dino.probes.options",
     "train_splits": "nnunet_dino.probes.cross_validation",
     "report_mil": "nnunet_dino.probes.mil_report",
+    "DenseOptions": "nnunet_dino.probes.dense_options",
+    "DenseProbe": "nnunet_dino.probes.dense",
 }
 __all__ = list(_PUBLIC)
 

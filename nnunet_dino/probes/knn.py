@@ -73,9 +73,11 @@ def knn_scores(
     unit_bank, unit_queries = (F.normalize(torch.from_numpy(values).to(device), dim=1) for values in (bank, queries))
     labels = torch.from_numpy(bank_targets).double()  # votes are counted on the CPU: Apple's GPUs have no float64
     scores: dict[tuple[int, str], list[np.ndarray]] = {(k, how): [] for k in sizes for how in WEIGHTINGS}
+    may_share = bool(np.isin(query_patients, bank_patients).any())
     for some, whose in zip(unit_queries.split(QUERIES_AT_ONCE), of_queries.split(QUERIES_AT_ONCE), strict=True):
         similarity = some @ unit_bank.T
-        similarity.masked_fill_(whose[:, None] == of_bank[None, :], float("-inf"))
+        if may_share:
+            similarity.masked_fill_(whose[:, None] == of_bank[None, :], float("-inf"))
         nearest, places = (found.cpu() for found in similarity.topk(sizes[-1], dim=1))
         may_vote = torch.isfinite(nearest)
         if not may_vote[:, 0].all():

@@ -101,7 +101,7 @@ def compute_metrics(
             name=name,
             num_positive=int(targets[:, c].sum()),
             threshold=_common_threshold(thresholds, c),
-            **{key: _estimate(values[c]) for key, values in per_label.items()},
+            **{key: estimate(values[c]) for key, values in per_label.items()},
         )
         for c, name in enumerate(names)
     ]
@@ -109,7 +109,7 @@ def compute_metrics(
         num=len(targets),
         num_patients=len(np.unique(patients)),
         labels=labels,
-        overall={key: _estimate(values) for key, values in overall.items()},
+        overall={key: estimate(values) for key, values in overall.items()},
         single_class=[name for c, name in enumerate(names) if len(np.unique(targets[:, c])) < 2],
     )
 
@@ -174,7 +174,7 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
 
 
-def _estimate(values: np.ndarray) -> Estimate:
+def estimate(values: np.ndarray) -> Estimate:
     """Makes an estimate of the value of the whole part, followed by those of the rounds."""
     value, rounds = float(values[0]), values[1:]
     known = rounds[np.isfinite(rounds)]

@@ -107,19 +107,20 @@ def result_warnings(evaluations: dict[str, Evaluation], options: EvaluationOptio
             "Paper-style thresholds: they were chosen on the test part itself, so accuracy, precision and recall flatter."
         )
     if untrained:
-        warnings.append(f"Only one class in the training part, so nothing was learned of: {_listed(untrained)}.")
+        warnings.append(f"Only one class in the training part, so nothing was learned of: {listed(untrained)}.")
     for one in evaluations.values():
         if one.metrics.single_class:
             count = len(one.metrics.single_class)
             warnings.append(
-                f"{one.part}: {count} left out of the mean AUROC, with one class only: {_listed(one.metrics.single_class)}."
+                f"{one.part}: {count} left out of the mean AUROC, with one class only: {listed(one.metrics.single_class)}."
             )
     if evaluations["test"].untuned:
-        warnings.append(f"Threshold 0.5, as {options.tuned_on} has one class only: {_listed(evaluations['test'].untuned)}.")
+        warnings.append(f"Threshold 0.5, as {options.tuned_on} has one class only: {listed(evaluations['test'].untuned)}.")
     return warnings
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Returns names with commas; of many, the first twenty."""
     return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 

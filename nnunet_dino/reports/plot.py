@@ -11,6 +11,10 @@ from matplotlib.figure import Figure
 
 from nnunet_dino.reports.record import Plot
 
+CLASS_COLOURS = ("#56b4e9", "#e69f00", "#2fd18b", "#f0e442", "#e58ac0", "#ff6b35", "#8f7cff", "#9be564")
+NIGHT, NIGHT_TEXT = "#101216", "#e6e8ec"
+"""Ground and letters of pictures of images."""
+
 
 @dataclass(frozen=True)
 class Theme:
