@@ -153,12 +153,11 @@ def warnings_of(history: Sequence[dict[str, float]], recipe: Recipe, num_skipped
 def _warnings_of_probe(rows: Sequence[dict[str, float]]) -> list[str]:
     if not rows:
         return []
-    found, last, best = [], rows[-1]["probe"], max(rows, key=lambda row: row["probe"])
+    found, last, best = [], rows[-1]["probe"], best_probe(rows)
     if last < rows[0]["probe_start"]:
         found.append(
             f"The dense probe says {last:.3f}; the start weights have {rows[0]['probe_start']:.3f}. So far this pretraining "
-            "makes the "
-            "patch tokens worse for the data it is monitored on."
+            "makes the patch tokens worse for the data it is monitored on."
         )
     if last < 0.95 * best["probe"]:
         found.append(
@@ -166,6 +165,11 @@ def _warnings_of_probe(rows: Sequence[dict[str, float]]) -> list[str]:
             "best.safetensors."
         )
     return found
+
+
+def best_probe(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Returns the row of the export that was best on the dense probe; the start weights are none."""
+    return max(rows[1:] or rows, key=lambda row: row["probe"])
 
 
 def dino_over_log_k(row: dict[str, float], recipe: Recipe) -> float:

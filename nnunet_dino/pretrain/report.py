@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from nnunet_dino.pretrain.folder import BEST, TEACHER
-from nnunet_dino.pretrain.monitor import NUM_SLICES, dino_over_log_k, ibot_over_log_k, warnings_of
+from nnunet_dino.pretrain.monitor import NUM_SLICES, best_probe, dino_over_log_k, ibot_over_log_k, warnings_of
 from nnunet_dino.pretrain.recipe import Recipe
 from nnunet_dino.reports import Plot, Report, Table, origin, write_report
 from nnunet_dino.reports.plot import Theme, themed
@@ -77,7 +77,7 @@ def _sentences(record: dict[str, Any], recipe: Recipe, history: Rows) -> list[st
         )
     probes = [row for row in history if "probe" in row]
     if probes:
-        best = max(probes, key=lambda row: row["probe"])
+        best = best_probe(probes)
         sentences.append(
             f"Dense probe with few labels: {probes[-1]['probe']:.3f} now, best {best['probe']:.3f} at step {best['step']:.0f} "
             f"({BEST}), start weights {probes[0]['probe_start']:.3f}."

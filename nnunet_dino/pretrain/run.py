@@ -192,9 +192,9 @@ class _Run:
         row = {"step": float(done), **self.monitor.measure(self.engine.schedules.temperature(done))}
         if self.options.monitor:
             row["probe"] = on_first(self._ask_probe)
-            earlier = [other for other in self.history if "probe" in other]
-            row["probe_start"] = earlier[0]["probe_start"] if earlier else row["probe"]
-            row["is_best"] = float(all(row["probe"] > other["probe"] for other in earlier))
+            start, *earlier = [*(other for other in self.history if "probe" in other), row]
+            row["probe_start"] = start["probe"]
+            row["is_best"] = float(all(row["probe"] > other["probe"] for other in earlier if other is not row))
         self.history.append(row)
 
     def _ask_probe(self) -> float:
