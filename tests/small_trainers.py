@@ -51,6 +51,9 @@ def plans() -> dict[str, Any]:
         "plans_name": "nnUNetPlans",
         "image_reader_writer": "SimpleITKIO",
         "label_manager": "LabelManager",
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "foreground_intensity_properties_per_channel": {"0": {"mean": 40.0, "std": 60.0}},
         "configurations": configurations,
         "continue_training": False,
     }

@@ -10,14 +10,17 @@ import blosc2
 import numpy as np
 import pytest
 import torch
+from checkpoints import as_meta, canonical_state, small_spec
 from click.testing import CliRunner, Result
 from dense_data import DATASET, SHAPE, write_labelled
 from safetensors.torch import save_file
 
 from nnunet_dino.backbones import weights
-from nnunet_dino.backbones.catalogue import get_spec
+from nnunet_dino.backbones.catalogue import CATALOGUE, get_spec
 from nnunet_dino.backbones.vit import Backbone
+from nnunet_dino.backbones.weights import digest_of
 from nnunet_dino.cli.main import main
+from nnunet_dino.probes.dense_backbones import open_backbones
 
 SHORT = ("--cases", "1,4", "--rounds", 20, "--pictures", 1, "--device", "cpu", "-k", 5)
 
@@ -50,6 +53,7 @@ def test_a_report_compares_files_runs_random_weights_and_pixels(place: Path) -> 
     result = dense(place, *(word for name in named for word in ("--backbone", name)))
     assert result.exit_code == 0, result.output
     titles = ["pixels", "random:dinov3_tiny", "mine", f"{place.name}/other.safetensors"]
+    assert f"mine: dinov3_tiny, weights with digest {digest_of(tiny_weights(1))[:12]}" in result.stdout
     numbers = json.loads((place / "report" / "report.json").read_text())
     assert [one["title"] for one in numbers["backbones"]] == titles
     assert numbers["test_cases"] == ["case_03", "case_05"] and len(numbers["training_cases"]) == 4
@@ -187,3 +191,13 @@ def test_what_is_wrong_with_the_data_is_said_in_one_line(place: Path, prepare, s
     assert result.exit_code == 2, result.output
     assert result.stderr.startswith("nnunet-dino: error: ") and re.search(said, result.stderr), result.stderr
     assert result.stderr.count("\n") == 1 and not (place / "report").exists()
+
+
+def test_of_a_file_that_fits_several_backbones_the_title_says_which(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_labelled(place / "pre")
+    for spec in (small_spec("small"), small_spec("twin")):
+        monkeypatch.setitem(CATALOGUE, spec.name, spec)
+    torch.save(as_meta(canonical_state()), place / "copy.pth")
+    result = dense(place, "--backbone", place / "copy.pth")
+    assert result.exit_code == 2 and re.search(r"got .*copy\.pth, which fits small and twin · write small=", result.stderr)
+    assert [one.description.split(",")[0] for one in open_backbones([f"twin={place / 'copy.pth'}"])] == ["twin"]

@@ -45,7 +45,7 @@ def export_model(
         UserError: the folder is not a trained model, ``target`` exists, or the weights are missing.
     """
     model = model.absolute()
-    folds = _folds(model, checkpoint)
+    folds = trained_folds(model, checkpoint)
     if target.exists() and not overwrite:
         raise UserError(f"export: required a new file · got {target}, which exists · name another or add --overwrite")
     inside = Path(model.parent.name, model.name)
@@ -111,7 +111,12 @@ def embed_backbone(network_weights: dict[str, Tensor], source: Path) -> dict[str
     return result
 
 
-def _folds(model: Path, checkpoint: str) -> list[Path]:
+def trained_folds(model: Path, checkpoint: str) -> list[Path]:
+    """Returns the folders of the folds that have ``checkpoint``.
+
+    Raises:
+        UserError: ``model`` is no trained model, or no fold has one.
+    """
     if missing := [name for name in NEEDED if not (model / name).is_file()]:
         raise UserError(
             f"export: required a model folder …/DatasetXXX_NAME/TRAINER__PLANS__CONFIGURATION · got {model} without "

@@ -13,13 +13,13 @@ import numpy as np
 
 from nnunet_dino._errors import UserError
 from nnunet_dino._files import LOCK, exclusive, write_atomically
-from nnunet_dino._nnunet_folders import dataset_name, existing_folder, read_json, require_folder
+from nnunet_dino._nnunet_folders import dataset_name, read_json, require_folder
 from nnunet_dino.features.items import Unreadable, is_of_the_machine
 from nnunet_dino.nnunet.check_plans import planned_configuration, read_plans
+from nnunet_dino.pretrain.prepared_folder import RECORD, begin, check_folder, new_folder, write_record
 from nnunet_dino.pretrain.scans import Scan, find_scans, orientation_of, read_scan
 from nnunet_dino.probes.progress import progress
 
-RECORD = "prepared.json"
 PREPROCESSOR = "DefaultPreprocessor"
 
 
@@ -77,7 +77,7 @@ def prepare(options: Options, echo: Callable[[str], object]) -> Path:
         )
     scans = find_scans(options.images, len(planned["normalization_schemes"]))
     orientation, doubt = orientation_of(like / planned["data_identifier"])
-    output = _output(options.output)
+    output = new_folder(options.output)
     description = read_json(like / "dataset.json", dict)
     settings = {
         "like": like.name,
@@ -86,84 +86,31 @@ def prepare(options: Options, echo: Callable[[str], object]) -> Path:
         "orientation": orientation,
         "digest_of_plans": hashlib.sha256(json.dumps(plans, sort_keys=True).encode()).hexdigest(),
     }
-    _check_output(output, settings)
+    check_folder(output, settings)
     echo(f"{len(scans)} scans in {options.images}, like {like.name} ({options.plans}, {options.configuration}) in {output}")
     if doubt:
         echo(f"Note: orientation: {doubt}")
     with exclusive(output / LOCK, wait_s=0, busy="wait until it has finished"):
-        _check_output(output, settings)
+        check_folder(output, settings)
         left = [scan for scan in scans if not _is_done(scan, output / planned["data_identifier"])]
         channels = {"channel_names": description["channel_names"], "labels": {"background": 0}, "numTraining": len(scans)}
-        _begin(output, settings, {**plans, "dataset_name": output.name}, options.plans, channels | _ending(description))
+        begin(
+            output,
+            settings,
+            {**plans, "dataset_name": output.name},
+            options.plans,
+            channels | {"file_ending": description.get("file_ending", ".nii.gz")},
+        )
         work = _work(output / planned["data_identifier"], plans, options.configuration, description, orientation)
         if len(left) < len(scans):
             echo(f"{len(scans) - len(left)} of them are done already")
         broken = _run(left, work, options.skips_broken, echo)
-        _write_record(output, settings, broken)
+        write_record(output, settings, broken)
         echo(
             f"{len(scans) - len(broken)} cases in {work.folder}" + (f"; {len(broken)} left out, see {RECORD}" if broken else "")
         )
         echo(f"next: nnunet-dino pretrain {int(output.name[7:10])} -c {options.configuration} -p {options.plans} -o DIR")
     return output
-
-
-def _output(named: Path) -> Path:
-    """Returns the folder to write; a mere name lies in ``nnUNet_preprocessed``."""
-    if not (
-        len(named.name) > 11 and named.name.startswith("Dataset") and named.name[7:10].isdecimal() and named.name[10] == "_"
-    ):
-        raise UserError(
-            f"-o: required DatasetXXX_NAME with three digits, or a path that ends so · got {str(named)!r} · for example "
-            "Dataset900_Archive"
-        )
-    output = require_folder("nnUNet_preprocessed") / named if len(named.parts) == 1 else named
-    others = {place.name for place in output.parent.glob(f"{named.name[:11]}*")} | _raw_with_number(named.name[:11])
-    if other := sorted(others - {named.name}):
-        raise UserError(
-            f"-o: required a number that no data set has · got {named.name}, beside {other[0]} · take another number"
-        )
-    return output
-
-
-def _raw_with_number(beginning: str) -> set[str]:
-    roots = [existing_folder(variable) for variable in ("nnUNet_raw", "nnUNet_preprocessed")]
-    return {place.name for root in roots if root for place in root.glob(f"{beginning}*")}
-
-
-def _check_output(output: Path, settings: dict[str, Any]) -> None:
-    """Refuses a folder that something else has made, or this with other settings."""
-    record = output / RECORD
-    if output.exists() and not output.is_dir():
-        raise UserError(f"-o: required a folder · got the file {output} · give another name")
-    if not record.is_file():
-        if output.is_dir() and (held := sorted(place.name for place in output.iterdir() if not place.name.startswith("."))):
-            raise UserError(
-                f"-o: required a new data set, or one that this command began · got {output}, which holds {held[0]} · give "
-                "another name"
-            )
-        return
-    before = read_json(record, dict).get("settings", {})
-    for key, value in settings.items():
-        if before.get(key) != value:
-            raise UserError(
-                f"-o: required the settings with which {output} was begun ({key} {before.get(key)}) · got {key} {value} · give "
-                "another name, or the same settings"
-            )
-
-
-def _begin(output: Path, settings: dict[str, Any], plans: dict[str, Any], name: str, description: dict[str, Any]) -> None:
-    if not (output / RECORD).is_file():
-        _write_record(output, settings, {})
-    write_atomically(output / f"{name}.json", json.dumps(plans, indent=2) + "\n")
-    write_atomically(output / "dataset.json", json.dumps(description, indent=2) + "\n")
-
-
-def _ending(description: dict[str, Any]) -> dict[str, Any]:
-    return {"file_ending": description.get("file_ending", ".nii.gz")}
-
-
-def _write_record(output: Path, settings: dict[str, Any], broken: dict[str, str]) -> None:
-    write_atomically(output / RECORD, json.dumps({"settings": settings, "broken": broken}, indent=1, ensure_ascii=False) + "\n")
 
 
 def _work(folder: Path, plans: dict[str, Any], configuration: str, description: dict[str, Any], orientation: str) -> _Work:

@@ -12,7 +12,6 @@ from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.backbones import weights
 from nnunet_dino.backbones.adapted import RANDOM, AdaptedBackbone
 from nnunet_dino.backbones.catalogue import CATALOGUE, get_spec
-from nnunet_dino.backbones.image_encoder import load_backbone
 from nnunet_dino.probes.dense import PIXELS
 
 RANDOM_SEED = 0
@@ -68,10 +67,10 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _title(what: str) -> str:
-    path = Path(what)
+    path = Path(what).expanduser().absolute()
     if what == PIXELS or what.removeprefix(f"{RANDOM}:") in CATALOGUE:
         return what
-    return f"{path.parent.name}/{path.name}" if path.is_file() and path.parent.name else path.name
+    return f"{path.parent.name}/{path.name}" if path.is_file() else path.name
 
 
 def _open(title: str, what: str, given: str) -> NamedBackbone:
@@ -82,8 +81,7 @@ def _open(title: str, what: str, given: str) -> NamedBackbone:
     if what in CATALOGUE:
         if weights.wants_random():
             return _random(title, what)
-        weights.ensure_local(what)
-        return _loaded(title, load_backbone(what).backbone)
+        return _loaded(title, AdaptedBackbone(what, loaded=weights.load(what, weights.ensure_local(what))))
     path = Path(what).expanduser()
     if not (path.is_file() or path.is_dir()):
         known = [PIXELS, *CATALOGUE]
@@ -91,8 +89,14 @@ def _open(title: str, what: str, given: str) -> NamedBackbone:
             f"--backbone: required a name of `nnunet-dino weights list`, a file or folder of weights, or {PIXELS} · got "
             f"{what!r}{nearest(what, known)} · check the path"
         )
-    name = given if given in CATALOGUE else None
-    return _loaded(title, load_backbone(path / TEACHER if (path / TEACHER).is_file() else path, name=name).backbone)
+    path = path / TEACHER if (path / TEACHER).is_file() else path
+    loaded = weights.load_file(path, get_spec(given) if given in CATALOGUE else None)
+    if len(loaded.names) > 1:
+        raise UserError(
+            f"--backbone: required which backbone it is of · got {path}, which fits {' and '.join(loaded.names)} · write "
+            f"{loaded.names[0]}={path}, or another of them"
+        )
+    return _loaded(title, AdaptedBackbone(loaded.names[0], loaded=loaded))
 
 
 def _loaded(title: str, backbone: AdaptedBackbone) -> NamedBackbone:

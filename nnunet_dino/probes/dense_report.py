@@ -9,25 +9,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from nnunet_dino import reports
 from nnunet_dino.features.encoder import pick_device
-from nnunet_dino.probes.dense import PIXELS, DenseProbe, DenseResult
-from nnunet_dino.probes.dense_backbones import NamedBackbone, open_backbones
+from nnunet_dino.probes.dense import PIXELS, DenseProbe
+from nnunet_dino.probes.dense_backbones import open_backbones
 from nnunet_dino.probes.dense_metrics import DenseScore
 from nnunet_dino.probes.dense_options import DenseOptions
 from nnunet_dino.probes.dense_pictures import case_picture
-from nnunet_dino.probes.metrics import Estimate, estimate
+from nnunet_dino.probes.dense_tables import (
+    LINEAR,
+    METHODS,
+    Asked,
+    classes_table,
+    curves,
+    difference,
+    differences_table,
+    means_table,
+)
 from nnunet_dino.probes.options import check_number
 from nnunet_dino.probes.progress import progress
 from nnunet_dino.probes.report import PACKAGES
-from nnunet_dino.probes.result_tables import listed, number, with_interval
-from nnunet_dino.reports import Block, Heading, Plot, Report, Table
+from nnunet_dino.probes.result_tables import listed, with_interval
+from nnunet_dino.reports import Block, Heading, Report
 from nnunet_dino.reports.folder import NUMBERS, PAGE, TEXT
-from nnunet_dino.reports.plot import CLASS_COLOURS, Theme, themed
 
-LINEAR, KNN = METHODS = ("linear", "k-NN")
 FEW_PATIENTS = 10
 
 
@@ -58,14 +64,6 @@ class DenseRequest:
     device: str
     pictures: int
     command: str
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One backbone with its answer."""
-
-    named: NamedBackbone
-    result: DenseResult
 
 
 def report_dense(request: DenseRequest, options: DenseOptions, echo: Callable[[str], object]) -> Report:
@@ -99,10 +97,10 @@ def compose(request: DenseRequest, probe: DenseProbe, asked: Sequence[Asked]) ->
     """Puts the report together."""
     cases, options = probe.cases, probe.options
     most = probe.numbers_of_cases[-1]
-    blocks: list[Block] = [_means_table(probe, asked)]
-    blocks += [_curves(probe, asked)] if len(probe.numbers_of_cases) > 1 else []
-    blocks += [_differences_table(probe, asked)] if len(asked) > 1 else []
-    blocks += [_classes_table(probe, asked, most)]
+    blocks: list[Block] = [means_table(probe, asked)]
+    blocks += [curves(probe, asked)] if len(probe.numbers_of_cases) > 1 else []
+    blocks += [differences_table(probe, asked)] if len(asked) > 1 else []
+    blocks += [classes_table(probe, asked, most)]
     if probe.drawn:
         blocks += [Heading("Slices")]
         blocks += [
@@ -134,75 +132,6 @@ def compose(request: DenseRequest, probe: DenseProbe, asked: Sequence[Asked]) ->
 
 def _numbers(score: DenseScore) -> dict[str, Any]:
     return {key: value for key, value in asdict(replace(score, rounds=np.zeros(0))).items() if key != "rounds"}
-
-
-def _means_table(probe: DenseProbe, asked: Sequence[Asked]) -> Table:
-    rows = []
-    for count in probe.numbers_of_cases:
-        for one in asked:
-            scores = [one.result.score(method, count) for method in METHODS]
-            cells = [cell for score in scores for cell in (with_interval(score.average_precision), number(score.dice.value))]
-            rows.append([one.named.title, str(count), *cells])
-    headers = ["Backbone", "Cases", *(f"{what}, {method}" for method in METHODS for what in ("AP", "Dice"))]
-    caption = (
-        "AP: average precision of tokens; Dice of tokens. Means over classes that are in the training and in the test cases, "
-        "so over fewer classes where few training cases lack some. In brackets: 95 % intervals from drawing patients with "
-        "replacement."
-    )
-    return Table("Mean over classes", headers, rows, caption, num_text_columns=1, in_terminal=True)
-
-
-def _differences_table(probe: DenseProbe, asked: Sequence[Asked]) -> Table:
-    """Every backbone against the first one, patient by patient the same drawings."""
-    first, *others = asked
-    rows = [
-        [one.named.title, str(count), *(with_interval(_difference(one, first, method, count)) for method in METHODS)]
-        for count in probe.numbers_of_cases
-        for one in others
-    ]
-    headers = ["Backbone", "Cases", *(f"AP, {method}" for method in METHODS)]
-    caption = f"Mean average precision minus that of {first.named.title}; an interval on one side of 0 is a difference."
-    return Table(f"Against {first.named.title}", headers, rows, caption)
-
-
-def _difference(one: Asked, other: Asked, method: str, count: int) -> Estimate:
-    return estimate(one.result.score(method, count).rounds - other.result.score(method, count).rounds)
-
-
-def _classes_table(probe: DenseProbe, asked: Sequence[Asked], count: int) -> Table:
-    rows = []
-    for index, name in enumerate(probe.cases.classes):
-        for one in asked:
-            scores = [one.result.score(method, count).classes[index] for method in METHODS]
-            cells = [c for score in scores for c in (with_interval(score.average_precision), with_interval(score.dice))]
-            of = scores[0]
-            where = f"not in {of.absent} cases" if of.absent else f"{of.num_positive} tokens, {of.num_patients} patients"
-            rows.append([name, one.named.title, where, *cells])
-    headers = ["Class", "Backbone", "In test", *(f"{what}, {method}" for method in METHODS for what in ("AP", "Dice"))]
-    caption = "– is undefined: a class that is absent is left out of the means and not counted as 0."
-    return Table(f"Classes, {count} training case{'s' * (count > 1)}", headers, rows, caption, num_text_columns=3)
-
-
-def _curves(probe: DenseProbe, asked: Sequence[Asked]) -> Plot:
-    counts = probe.numbers_of_cases
-
-    def draw(theme: Theme) -> Figure:
-        figure = Figure(figsize=(9.2, 3.6), layout="constrained")
-        for axes, method in zip(figure.subplots(1, 2, sharey=True), METHODS, strict=True):
-            for place, one in enumerate(asked):
-                points = [one.result.score(method, count).average_precision for count in counts]
-                x = np.arange(len(counts)) + 0.06 * (place - (len(asked) - 1) / 2)
-                colour = theme.faint if one.named.backbone == PIXELS else CLASS_COLOURS[place % len(CLASS_COLOURS)]
-                axes.plot(x, [p.value for p in points], "o-", color=colour, label=one.named.title, markersize=5)
-                axes.vlines(x, [p.low for p in points], [p.high for p in points], color=colour, linewidth=1.2)
-            axes.set_xticks(range(len(counts)), [str(count) for count in counts])
-            axes.set(xlabel="Training cases", ylim=(0, None))
-            axes.set_title(method, loc="left")
-        figure.axes[0].set_ylabel("Mean average precision")
-        figure.legend(loc="outside lower center", ncols=4, frameon=False, labelcolor=theme.ink, fontsize=8.5)
-        return figure
-
-    return themed("cases", "Mean average precision by training cases, with 95 % bootstrap intervals.", draw)
 
 
 def _sentences(probe: DenseProbe, asked: Sequence[Asked]) -> list[str]:
@@ -251,7 +180,7 @@ def _against_pixels(probe: DenseProbe, asked: Sequence[Asked]) -> list[str]:
     found = []
     for one in asked:
         for method in METHODS:
-            if one is not pixels and not _difference(one, pixels, method, count).low > 0:
+            if one is not pixels and not difference(one, pixels, method, count).low > 0:
                 found.append(
                     f"{one.named.title}: no better than raw pixels and their position, {method} with {count} training cases."
                 )
