@@ -353,6 +353,7 @@ def scratch() -> Recipe:
         global_px=(128,),
         local_px=(64,),
         num_local=2,
+        flips=False,
         export_every=250,
         checkpoint_every=100,
     )
