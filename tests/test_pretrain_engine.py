@@ -21,6 +21,7 @@ from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.catalogue import get_spec
 from nnunet_dino.backbones.vit import Backbone
 from nnunet_dino.pretrain import checkpoint, folder
+from nnunet_dino.pretrain.estimate import memory_of
 from nnunet_dino.pretrain.groups import BACKBONE, HEADS, parameter_groups
 from nnunet_dino.pretrain.head import standardised_over_batch
 from nnunet_dino.pretrain.losses import koleo_loss
@@ -244,6 +245,32 @@ def test_an_export_gives_the_teachers_tokens_and_says_what_it_is(tmp_path: Path)
     assert (metadata["licence"], said["iterations_done"], said["cases"]["train"]["number"]) == ("as you like", 6, 2)
 
 
+@pytest.mark.parametrize("name", ["dinov3_tiny", "dinov3_tiny_swiglu"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_memory_by_arithmetic_is_what_autograd_keeps(
+    cases: list[Case], monkeypatch: pytest.MonkeyPatch, name: str, precision: str
+) -> None:
+    monkeypatch.setenv("nnUNet_dino_precision", precision)
+    recipe = small("adapt", "start=random", "frozen_backbone=0", "drop_path=0.1", "layer_scale=1")
+    engine, batch = Engine(start_from_weights(name, recipe).model, recipe, CPU), Stream(cases, recipe)[0]
+    weights = {p.untyped_storage()._cdata for p in engine.student.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = tensor  # alive, so that no storage takes its number
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), engine.autocast():
+        engine.student.tokens(batch.global_views)
+        engine.student.tokens(batch.local_views)
+    counted = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    stays, step = memory_of(engine.student, recipe, recipe.batch, precision == "bfloat16")
+    assert step == pytest.approx(counted, rel=0.2)
+    assert stays == 20 * sum(p.numel() for p in engine.student.parameters())
+
+
 # Two processes.
 
 
@@ -329,7 +356,7 @@ def test_two_processes_are_one(cases: list[Case], tmp_path: Path) -> None:
 
 def test_a_damaged_case_is_one_line(cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = cases[0].source
-    broken = Case(type(source)(source.dataset, tmp_path, source.channels, 1.0, ""), "case_00")
+    broken = Case(type(source)(source.dataset, tmp_path, source.channels, 8, 1.0, ""), "case_00")
     (tmp_path / "case_00.b2nd").write_bytes(b"nothing")
     answer = Stream([broken], small())[0]
     assert isinstance(answer, UserError)

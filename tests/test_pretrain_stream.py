@@ -115,7 +115,7 @@ class TestStream:
         assert sorted(names[:6]) == sorted(names[6:]) == sorted(case.title for case in cases)
 
     def test_half_of_the_global_crops_have_masks_of_exact_size(self, cases: list[Case]) -> None:
-        batch = Stream(cases, small("scratch", "mask_share=0.5", "air_is_predicted=true"))[0]
+        batch = Stream(cases, small("scratch", "mask_share=0.5", "mask_ratio=0.1,0.5", "air_is_predicted=true"))[0]
         assert sorted(batch.masks.flatten(1).sum(dim=1).tolist()) == [0] * 4 + [3, 4, 6, 8]
         assert torch.equal(batch.predicted, batch.masks)
 
@@ -160,7 +160,9 @@ class TestStream:
                 return tuple(images[:, :, ::16, ::16] for _ in range(4))
 
         source = case.source
-        SliceEncoder(Eye("dinov3_tiny", "random"), source.channels, 8, source.pixel_aspect, rgb)(volume[None])
+        SliceEncoder(Eye("dinov3_tiny", "random"), source.channels, source.token_stride_px, source.pixel_aspect, rgb)(
+            volume[None]
+        )
         index = int(sample.name.split("[")[1].rstrip("]"))
         slices = [images[index] for images in seen]
         assert len(slices) == source.num_images(rgb)
@@ -171,6 +173,13 @@ class TestStream:
                 for shown in slices
                 for left in range(0, 17, 2)
             )
+
+    def test_plans_for_coarser_tokens_count(self, nnunet_folders: Path) -> None:
+        planned = {"network_class_name": "none", "arch_kwargs": {"dino": {"token_stride_px": 16}}}
+        write_preprocessed(nnunet_folders / "nnUNet_preprocessed", architecture=planned)
+        (case, *_) = find_cases([DATASET], CONFIGURATION, "nnUNetPlans", small())
+        assert case.source.token_stride_px == 16
+        assert "one token per 16 mm" in case.source.plane
 
     def test_channels_that_arrive_as_they_are_become_standardised(self, nnunet_folders: Path) -> None:
         write_preprocessed(nnunet_folders / "nnUNet_preprocessed", schemes=("RescaleTo01Normalization",))

@@ -78,7 +78,7 @@ class Recipe:
         intensity_scale: Largest relative change of contrast.
         intensity_shift: Largest change of brightness, in standard deviations.
         noise: Largest standard deviation of noise, in those of the intensities.
-        token_stride_px: Pixels of a slice per token, as in the trainers.
+        token_stride_px: Pixels of a slice per token, as in the trainers; plans for coarser tokens count.
         rgb: How channels become red, green and blue, as in the trainers.
         checkpoint_every: Steps between checkpoints.
         export_every: Steps between exports and monitors.
@@ -285,6 +285,7 @@ def anchor() -> Recipe:
         teacher_temperature_start=0.07,
         warmup=0.05,
         frozen_backbone=0,
+        local_weight=0.5,
         gram_weight=2.0,
         gram_teacher="ema",
         gram_refresh=5000,
@@ -320,11 +321,11 @@ def scratch() -> Recipe:
     """From random weights, for small transformers and small experiments."""
     return replace(
         Recipe("scratch"),
-        iterations=2000,
+        iterations=4000,
         batch=32,
         reference_batch=32,
         start="random",
-        lr=1e-3,
+        lr=1.5e-3,
         lr_end=0.02,
         warmup=0.05,
         layer_decay=1.0,
@@ -333,15 +334,17 @@ def scratch() -> Recipe:
         frozen_backbone=0,
         momentum=0.98,
         momentum_end=1.0,
-        teacher_temperature_start=0.04,
-        teacher_temperature=0.06,
+        teacher_temperature_start=0.02,
+        teacher_temperature=0.03,
+        student_temperature=0.08,
         temperature_warmup=0.3,
         drop_path=0.0,
         layer_scale=1.0,
-        mask_share=0.75,
+        mask_share=1.0,
+        mask_ratio=(0.2, 0.6),
         air_is_predicted=False,
-        prototypes=256,
-        patch_prototypes=512,
+        prototypes=128,
+        patch_prototypes=256,
         head_hidden=512,
         head_bottleneck=64,
         unit_prototypes=True,
@@ -349,7 +352,7 @@ def scratch() -> Recipe:
         koleo_weight=0.02,
         global_px=(128,),
         local_px=(64,),
-        num_local=4,
+        num_local=2,
         export_every=250,
         checkpoint_every=100,
     )

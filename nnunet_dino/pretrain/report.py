@@ -108,8 +108,8 @@ def _plots(recipe: Recipe, history: Rows) -> list[Plot]:
 
 def _plot(name: str, text: str, rows: Rows, keys: Sequence[str], line: float | None = None) -> Plot:
     def draw(theme: Theme) -> Figure:
-        figure = Figure(figsize=(8, 2.6), layout="constrained")
-        axes = figure.add_subplot()
+        figure = Figure(figsize=(8, 2.6))
+        axes = figure.add_axes((0.08, 0.19, 0.91, 0.78))
         for key, colour, style in zip(keys, (theme.better, theme.worse, theme.ink), ("-", "--", ":"), strict=False):
             axes.plot([row["step"] for row in rows], [row[key] for row in rows], style, color=colour, lw=1.4, label=key)
         if line is not None:

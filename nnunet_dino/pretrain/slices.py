@@ -31,6 +31,7 @@ class Source:
         dataset: Its full name.
         folder: Where its cases are.
         channels: How its channels are shown.
+        token_stride_px: Pixels per token: the recipe's, or that of the plans where it is coarser.
         pixel_aspect: Height of a pixel over its width.
         plane: What a slice is, in words.
     """
@@ -38,6 +39,7 @@ class Source:
     dataset: str
     folder: Path
     channels: tuple[ChannelView, ...]
+    token_stride_px: int
     pixel_aspect: float
     plane: str
 
@@ -150,8 +152,9 @@ def find_cases(datasets: Sequence[str], configuration: str, plans_name: str, rec
 def _source(folder: Path, plans: dict[str, Any], planned: dict[str, Any], recipe: Recipe) -> Source:
     options = DinoOptions("", token_stride_px=recipe.token_stride_px, rgb=recipe.rgb)
     fitted = fit_to_plans(options, planned, plans.get("foreground_intensity_properties_per_channel", {}))
-    plane = describe_plane(plans, planned, recipe.token_stride_px, recipe.rgb)
-    return Source(folder.name, folder / planned["data_identifier"], fitted.channels, fitted.pixel_aspect, plane)
+    stride_px = fitted.token_stride_px
+    plane = describe_plane(plans, planned, stride_px, recipe.rgb)
+    return Source(folder.name, folder / planned["data_identifier"], fitted.channels, stride_px, fitted.pixel_aspect, plane)
 
 
 def _check_alike(names: Sequence[str], plans_name: str, configurations: Sequence[dict[str, Any]]) -> None:

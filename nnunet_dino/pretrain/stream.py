@@ -186,8 +186,9 @@ class Stream(Dataset[Any]):
                 continue
             pixels = case.read(index, recipe.rgb)
             body = body_of(pixels)
-            stride_px, aspect = recipe.token_stride_px, case.source.pixel_aspect
-            scene = draw_scene(rng, body, scene_size(body.shape, global_px, recipe.global_area, stride_px, aspect))
+            source = case.source
+            shown_as = source.token_stride_px, source.pixel_aspect
+            scene = draw_scene(rng, body, scene_size(body.shape, global_px, recipe.global_area, *shown_as))
             if scene is not None:
                 return _Found(case, index, pixels, body, scene)
             self._air.add((case, index))
