@@ -43,6 +43,7 @@ from nnunet_dino.backbones.catalogue import get_spec
 from nnunet_dino.backbones.weights import load_file
 from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.nnunet.discovery.registry import resolve
+from nnunet_dino.probes.dense_cells import cell_shares
 
 ITERATIONS_PER_EPOCH = 50
 CODE_SEED = 7
@@ -143,8 +144,8 @@ def tokens(trainer: Any, image: Tensor, labels: Tensor, arguments: argparse.Name
 
 def shares_of_labels(labels: Tensor, num_labels: int, stride: int) -> Tensor:
     """Returns ``d gh gw labels``: the share of every label in the cells of ``stride`` pixels, given labels ``d h w``."""
-    one_hot = F.one_hot(labels, num_labels).permute(0, 3, 1, 2).float()
-    return F.avg_pool2d(one_hot, stride, ceil_mode=True).permute(0, 2, 3, 1)
+    height, width = labels.shape[1:]
+    return cell_shares(labels, [(label,) for label in range(num_labels)], (-(-height // stride), -(-width // stride)))
 
 
 def linear_probe(training: list[Case], validation: list[Case], num_labels: int, stride: int) -> list[float]:
