@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 
 # Files that share the phantoms which are planned once a worker; every other file is a unit of its own.
-SHARE_THE_PHANTOM = ("tests/test_stock_commands.py", "tests/test_bad_input.py", "tests/test_prior.py")
+SHARE_THE_PHANTOM = tuple(f"tests/test_{name}.py" for name in ("stock_commands", "bad_input", "prior", "pretrain_commands"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

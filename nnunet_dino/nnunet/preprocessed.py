@@ -134,7 +134,7 @@ def check_spacing(folder: Path, cases: set[str], plans: dict[str, Any], configur
     """Compares the shape of some cases with what the plans' spacing makes of them: folders can be shared by several plans.
 
     Raises:
-        UserError: A case has another shape.
+        UserError: A case has another shape, or is damaged.
     """
     if configuration.get("preprocessor_name") != "DefaultPreprocessor":
         return
@@ -142,7 +142,14 @@ def check_spacing(folder: Path, cases: set[str], plans: dict[str, Any], configur
     for case in {names[0], names[len(names) // 2], names[-1]}:
         if not (folder / f"{case}.pkl").is_file():
             continue
-        _, segmentation, _, properties = infer_dataset_class(str(folder))(str(folder), [case]).load_case(case)
+        try:
+            _, segmentation, _, properties = infer_dataset_class(str(folder))(str(folder), [case]).load_case(case)
+        except Exception as error:  # a damaged file fails in whichever layer reads it
+            number = plans["dataset_name"][7:10].lstrip("0")
+            raise UserError(
+                f"preprocessed data: required cases that can be read · got {case} in {folder}, which is damaged "
+                f"({type(error).__name__}) · run: nnUNetv2_preprocess -d {number} -plans_name {plans['plans_name']}"
+            ) from error
         stored_mm = np.array([properties["spacing"][axis] for axis in plans["transpose_forward"]])
         before, shape = properties["shape_after_cropping_and_before_resampling"], tuple(segmentation.shape[1:])
         wanted_mm = np.array([*stored_mm[: 3 - len(configuration["spacing"])], *configuration["spacing"]])
