@@ -10,6 +10,7 @@ import blosc2
 import numpy as np
 from batchgenerators.utilities.file_and_folder_operations import save_pickle
 from numpy.typing import NDArray
+from preprocessed_data import planned, write_plans
 
 DATASET = "Dataset820_Boxes"
 LABELS: Mapping[str, int | list[int]] = {"background": 0, "box": 1, "bar": 2, "never": 3}
@@ -52,22 +53,11 @@ def write_labelled(
         save_pickle({}, str(folder / f"case_{index:02d}.pkl"))
     channels = {str(index): f"channel {index}" for index in range(num_channels)}
     description = {"channel_names": channels, "labels": dict(labels), "numTraining": num_cases, "file_ending": ".nii.gz"}
-    planned = {
-        "data_identifier": folder.name,
-        "batch_size": 2,
-        "patch_size": list(patch_px or shape),
-        "spacing": list(spacing_mm),
-        "normalization_schemes": ["ZScoreNormalization"] * num_channels,
-        "architecture": {"network_class_name": "none", "arch_kwargs": {}},
+    schemes, patch_px = ["ZScoreNormalization"] * num_channels, patch_px or shape
+    configurations = {
+        "3d_fullres": planned(folder, patch_px, spacing_mm, schemes),
+        "2d": planned(folder, patch_px[-2:], spacing_mm[-2:], schemes),
     }
-    plans = {
-        "plans_name": "nnUNetPlans",
-        "dataset_name": dataset,
-        "transpose_forward": [0, 1, 2],
-        "foreground_intensity_properties_per_channel": {},
-        "configurations": {"3d_fullres": planned, "2d": {**planned, "patch_size": list(patch_px or shape)[-2:]}},
-    }
-    plans["configurations"]["2d"]["spacing"] = list(spacing_mm)[-2:]
-    (root / dataset / "nnUNetPlans.json").write_text(json.dumps(plans))
+    write_plans(root / dataset, configurations)
     (root / dataset / "dataset.json").write_text(json.dumps(description))
     return folder

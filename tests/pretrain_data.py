@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import blosc2
 import numpy as np
 from numpy.typing import NDArray
+from preprocessed_data import planned, write_plans
 
 from nnunet_dino.pretrain.recipe import Recipe, get_recipe
 
@@ -57,21 +57,6 @@ def write_preprocessed(
     folder.mkdir(parents=True)
     for index in range(num_cases):
         blosc2.asarray(blob(index, shape), urlpath=str(folder / f"case_{index:02d}.b2nd"), chunks=tuple(shape))
-    planned = {
-        "data_identifier": folder.name,
-        "batch_size": 2,
-        "patch_size": list(shape[1:]),
-        "spacing": list(spacing_mm),
-        "normalization_schemes": list(schemes),
-        "architecture": {"network_class_name": "none", "arch_kwargs": {}},
-        **configuration,
-    }
-    plans = {
-        "plans_name": "nnUNetPlans",
-        "dataset_name": dataset,
-        "transpose_forward": [0, 1, 2],
-        "foreground_intensity_properties_per_channel": {},
-        "configurations": {CONFIGURATION: planned},
-    }
-    (root / dataset / "nnUNetPlans.json").write_text(json.dumps(plans))
+    entry = planned(folder, shape[1:], spacing_mm, schemes) | configuration
+    write_plans(root / dataset, {CONFIGURATION: entry})
     return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -23,6 +22,7 @@ from nnunet_dino.backbones.adaptation import (
 )
 from nnunet_dino.backbones.catalogue import get_spec
 from nnunet_dino.backbones.precision import backbone_dtype, is_exporting
+from nnunet_dino.backbones.records import from_tensor, to_tensor
 from nnunet_dino.backbones.rgb import IMAGENET_MEAN, IMAGENET_STD
 from nnunet_dino.backbones.vit import Backbone, BackboneOutput
 
@@ -273,11 +273,10 @@ def _verify(module: AdaptedBackbone, name: str, digest: str) -> None:
 
 def encode_record(name: str, digest: str) -> Tensor:
     """Writes a backbone's name and digest as a tensor of bytes, so that it lives in any state dict."""
-    text = json.dumps({"backbone": name, "digest": digest}, sort_keys=True)
-    return torch.tensor(list(text.encode()), dtype=torch.uint8)
+    return to_tensor({"backbone": name, "digest": digest})
 
 
 def decode_record(encoded: Tensor) -> tuple[str, str]:
     """Reads what :func:`encode_record` wrote: the backbone's name and the digest."""
-    record = json.loads(bytes(encoded.tolist()).decode())
+    record = from_tensor(encoded)
     return record["backbone"], record["digest"]

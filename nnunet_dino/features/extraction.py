@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from nnunet_dino._errors import UserError, nearest
-from nnunet_dino.backbones.rgb import IMAGENET_MEAN, IMAGENET_STD
+from nnunet_dino.backbones.adapted import IMAGENET
 from nnunet_dino.features.encode import FREE_THE_MACHINE, Reading, encode_units
 from nnunet_dino.features.encoder import FrozenEncoder, default_batch, pick_device
 from nnunet_dino.features.inputs import IMAGES, SLIDES, VOLUMES, find_items
@@ -99,7 +99,7 @@ def extract(
     open_source = opener(kind, preprocessing, slicing, tiling)
     encoder = FrozenEncoder(backbone, pick_device(device), preprocessing.statistics)
     mean, std = encoder.statistics
-    is_usual = encoder.statistics == (IMAGENET_MEAN, IMAGENET_STD)
+    is_usual = encoder.statistics == IMAGENET
     pixels = preprocessing.record() | {"norm": "imagenet" if is_usual else {"mean": list(mean), "std": list(std)}}
     if kind == VOLUMES:
         pixels |= asdict(slicing)

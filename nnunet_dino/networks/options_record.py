@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from nnunet_dino._errors import UserError
+from nnunet_dino.backbones.records import from_tensor, to_tensor
 
 OPTIONS_KEY = "options_record"
 _START_OR_TRAINING = ("weights", "drop_path", "gate_start")  # they say nothing of what a trained network computes
@@ -27,16 +26,15 @@ def record_options(slice_encoder: nn.Module, entry: dict[str, Any]) -> None:
 
 def different_options(encoded: Tensor, options: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Returns the options that differ from recorded ones: what was recorded and what is now, by name."""
-    recorded = json.loads(bytes(encoded.tolist()).decode())
-    now = json.loads(json.dumps(options))
-    unused = "lora" if now["adaptation"] != "lora" and recorded.get("adaptation") != "lora" else "-"
-    keys = [key for key in recorded if key in now and not key.startswith(f"{unused}.")]
-    return {key: (recorded[key], now[key]) for key in keys if recorded[key] != now[key]}
+    recorded, now = from_tensor(encoded), from_tensor(to_tensor(options))  # tuples become lists in a record
+    keys = [key for key in recorded if key in now and recorded[key] != now[key]]
+    if "lora" not in (recorded.get("adaptation"), now["adaptation"]):
+        keys = [key for key in keys if not key.startswith("lora.")]
+    return {key: (recorded[key], now[key]) for key in keys}
 
 
 def _write(module: nn.Module, state: dict[str, Tensor], prefix: str, _: Any) -> None:
-    text = json.dumps(module.options, sort_keys=True)
-    state[prefix + OPTIONS_KEY] = torch.tensor(list(text.encode()), dtype=torch.uint8)
+    state[prefix + OPTIONS_KEY] = to_tensor(module.options)
 
 
 def _compare(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:

@@ -134,11 +134,12 @@ class DINOv3Planning(_Planner):
     def _share_stock_folders(self, plans: dict[str, Any]) -> None:
         """Names the stock folder of ``2d`` and ``3d_fullres`` if the stock plans preprocess alike, or there are none yet."""
         file = Path(os.environ["nnUNet_preprocessed"], plans["dataset_name"], f"{STOCK_PLANS}.json")
+        stock = read_json(file, dict) if file.is_file() else None
         for name in ("2d", "3d_fullres"):
             if name not in plans["configurations"]:
                 continue
-            if file.is_file():
-                shared = name in (stock := read_json(file, dict))["configurations"] and preprocess_alike(plans, stock, name)
+            if stock is not None:
+                shared = name in stock["configurations"] and preprocess_alike(plans, stock, name)
                 if not shared:
                     print(f"{name}: {STOCK_PLANS} preprocess otherwise, so {self.plans_identifier} get a folder of their own")
             else:

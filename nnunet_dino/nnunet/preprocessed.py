@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from numpy.typing import NDArray
 
 from nnunet_dino._errors import UserError
 from nnunet_dino._nnunet_folders import read_json
+from nnunet_dino.backbones.rgb import NEIGHBOURS
 from nnunet_dino.nnunet.check_plans import planned_configuration
 
 NUM_FOLDS = 5
@@ -91,6 +93,15 @@ def preprocessed_cases(folder: Path) -> set[str]:
     """Returns the names of the cases, in whichever of nnU-Net's formats they are."""
     files = list(folder.glob("*.*")) if folder.is_dir() else []
     return {file.stem for file in files if file.suffix in (".b2nd", ".npz") and not file.stem.endswith("_seg")}
+
+
+def read_slice(volume: Any, index: int, rgb: str) -> NDArray[Any]:
+    """Returns a slice ``c h w`` of a stored case ``c d h w``; with neighbours ``3·c h w`` as of ``with_neighbours``."""
+    if rgb != NEIGHBOURS:
+        return np.asarray(volume[:, index])
+    last = volume.shape[1] - 1
+    around = [np.asarray(volume[:, min(max(index + step, 0), last)]) for step in (-1, 0, 1)]
+    return np.stack(around, axis=1).reshape(-1, *volume.shape[2:])
 
 
 def split_of_fold(folder: Path, fold: int, cases: set[str], again: str) -> tuple[list[str], list[str]]:

@@ -22,7 +22,7 @@ from nnunet_dino._files import write_atomically
 from nnunet_dino._nnunet_folders import read_json
 from nnunet_dino.pretrain.recipe import recipe_from_json
 
-RECORD, CHECKPOINT, TEACHER, BEST = "pretraining.json", "checkpoint.pt", "teacher.safetensors", "best.safetensors"
+RECORD, CHECKPOINT, BEST = "pretraining.json", "checkpoint.pt", "best.safetensors"
 LICENCE_KEY = "licence"
 
 

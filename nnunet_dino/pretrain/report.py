@@ -10,9 +10,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from nnunet_dino.pretrain.folder import BEST, TEACHER
+from nnunet_dino.pretrain.folder import BEST
 from nnunet_dino.pretrain.monitor import NUM_SLICES, best_probe, dino_over_log_k, ibot_over_log_k, warnings_of
 from nnunet_dino.pretrain.recipe import Recipe
+from nnunet_dino.probes.dense_backbones import TEACHER
 from nnunet_dino.reports import Plot, Report, Table, origin, write_report
 from nnunet_dino.reports.plot import Theme, themed
 

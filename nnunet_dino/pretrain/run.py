@@ -23,6 +23,7 @@ from nnunet_dino.pretrain.slices import Split, excluded, find_cases, split_cases
 from nnunet_dino.pretrain.start import start_from_run, start_from_weights
 from nnunet_dino.pretrain.step import Engine
 from nnunet_dino.pretrain.stream import Stream, batches
+from nnunet_dino.probes.dense_backbones import TEACHER
 
 SKIPS_BEFORE_THE_END = 3
 NAMES_SHOWN = 8
@@ -146,7 +147,7 @@ class _Run:
     def go(self) -> None:
         recipe = self.recipe
         if self.first >= recipe.iterations:
-            self.say(f"finished already, at step {self.first}: {self.folder / folder.TEACHER}")
+            self.say(f"finished already, at step {self.first}: {self.folder / TEACHER}")
             return
         if self.first:
             self.say(f"{self.folder}: goes on at step {self.first} of {recipe.iterations}")
@@ -166,7 +167,7 @@ class _Run:
             self._keep(step + 1)
             wait = time.perf_counter()
         progress.close()
-        self.say(f"finished: {self.folder / folder.TEACHER}")
+        self.say(f"finished: {self.folder / TEACHER}")
 
     def _name_the_skipped(self, step: int, names: list[str]) -> None:
         more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
@@ -202,7 +203,7 @@ class _Run:
         return self.probe.measure(self.engine)
 
     def _export(self, done: int) -> None:
-        files = [folder.TEACHER, *([folder.BEST] if self.history[-1].get("is_best") else [])]
+        files = [TEACHER, *([folder.BEST] if self.history[-1].get("is_best") else [])]
         for name in files:
             checkpoint.export(self.folder / name, self.engine.teacher.backbone, self.record, done)
         draw_report(self.folder, self.record, self.recipe, self.history, self.engine.skipped)

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from nnunet_dino._errors import UserError, nearest
 from nnunet_dino._nnunet_folders import dataset_name, require_folder
-from nnunet_dino.backbones.rgb import NEIGHBOURS, ChannelView, num_images
+from nnunet_dino.backbones.rgb import ChannelView, num_images
 from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.nnunet.check_plans import planned_configuration, read_plans
+from nnunet_dino.nnunet.preprocessed import preprocessed_cases, read_slice
 from nnunet_dino.nnunet.slice_view import describe_plane, fit_to_plans
 from nnunet_dino.pretrain.recipe import Recipe
 
@@ -71,13 +72,8 @@ class Case:
             UserError: The file is damaged or has other channels than the plans.
         """
         volume = _open(self)
-        last = volume.shape[1] - 1
         try:
-            if rgb == NEIGHBOURS:
-                around = [np.asarray(volume[:, min(max(index + step, 0), last)]) for step in (-1, 0, 1)]
-                pixels = np.stack(around, axis=1).reshape(-1, *volume.shape[2:])
-            else:
-                pixels = np.asarray(volume[:, index])
+            pixels = read_slice(volume, index, rgb)
         except (OSError, RuntimeError, ValueError) as error:
             raise _damaged(self, error) from error
         return torch.from_numpy(pixels.astype(np.float32))
@@ -138,8 +134,7 @@ def find_cases(datasets: Sequence[str], configuration: str, plans_name: str, rec
     cases = []
     for name, each, planned in zip(names, plans, configurations, strict=True):
         source = _source(root / name, each, planned, recipe)
-        files = sorted(source.folder.glob("*.*")) if source.folder.is_dir() else []
-        stems = {file.stem for file in files if file.suffix in (".b2nd", ".npz") and not file.stem.endswith("_seg")}
+        stems = preprocessed_cases(source.folder)
         if not stems:
             raise UserError(
                 f"{name}: required preprocessed cases in {source.folder} · got none · run: nnUNetv2_preprocess -d {name[7:10]} "

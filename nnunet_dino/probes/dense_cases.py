@@ -15,11 +15,10 @@ from torch import Tensor
 
 from nnunet_dino._errors import UserError
 from nnunet_dino._nnunet_folders import dataset_name, read_json, require_folder
-from nnunet_dino.backbones.rgb import NEIGHBOURS
 from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.networks.slices import token_grid
 from nnunet_dino.nnunet.check_plans import planned_configuration, read_plans
-from nnunet_dino.nnunet.preprocessed import check_data_set, check_spacing, preprocessed_cases, split_of_fold
+from nnunet_dino.nnunet.preprocessed import check_data_set, check_spacing, preprocessed_cases, read_slice, split_of_fold
 from nnunet_dino.nnunet.slice_view import describe_plane, fit_to_plans
 from nnunet_dino.probes.dense_cells import cell_shares
 from nnunet_dino.probes.dense_options import DenseOptions
@@ -96,7 +95,7 @@ class LabelledCases:
             _check_shapes(case, volume.shape, segmentation.shape, len(self.dino.channels))
             depth = int(volume.shape[1])
             numbers = _spread(depth, self.max_slices)
-            images = np.stack([self._shown(volume, number) for number in numbers])
+            images = np.stack([read_slice(volume, number, self.dino.rgb) for number in numbers])
             labels = np.stack([np.asarray(segmentation[0, number]) for number in numbers])
         except UserError:
             raise
@@ -108,13 +107,6 @@ class LabelledCases:
         return self._labelled(
             depth, numbers, torch.from_numpy(images.astype(np.float32)), torch.from_numpy(labels.astype(np.int64))
         )
-
-    def _shown(self, volume: Any, number: int) -> np.ndarray:
-        if self.dino.rgb != NEIGHBOURS:
-            return np.asarray(volume[:, number])
-        last = volume.shape[1] - 1
-        around = [np.asarray(volume[:, min(max(number + step, 0), last)]) for step in (-1, 0, 1)]
-        return np.stack(around, axis=1).reshape(-1, *volume.shape[2:])
 
     def _labelled(self, depth: int, numbers: Sequence[int], images: Tensor, labels: Tensor) -> LabelledSlices:
         size = images.shape[2:]

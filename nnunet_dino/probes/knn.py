@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.features.encoder import pick_device
-from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.evaluation import check_parts, evaluate, mean_auroc
-from nnunet_dino.probes.labels import Labelled, labelled_vectors
+from nnunet_dino.probes.labels import Labelled
 from nnunet_dino.probes.options import HALF, NUM_NEIGHBOURS, EvaluationOptions, KnnOptions, Request
-from nnunet_dino.probes.report import report_scores
+from nnunet_dino.probes.report import open_request, report_scores
 from nnunet_dino.probes.result_tables import number
 from nnunet_dino.probes.splits import divide
-from nnunet_dino.reports import Report, Table, check_folder
+from nnunet_dino.reports import Report, Table
 
 UNIFORM, SOFTMAX = "uniform", "softmax"
 WEIGHTINGS = (UNIFORM, SOFTMAX)
@@ -99,10 +96,7 @@ def report_knn(request: Request, options: KnnOptions, echo: Callable[[str], obje
     Raises:
         UserError: The store, the labels or an option cannot be used.
     """
-    check_folder(Path(request.output), request.overwrite)
-    device = pick_device(request.device)
-    store = FeatureStore(request.store)
-    labelled, vectors = labelled_vectors(store, request.label_columns, request.features)
+    device, store, labelled, vectors = open_request(request)
     if options.leave_one_out:
         how_split = "none; every input is asked against those of all other patients"
         labelled, bank = labelled.with_split(np.full(len(vectors), "test"), how_split), np.ones(len(vectors), bool)

@@ -6,7 +6,6 @@ import copy
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,15 +14,12 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.features.encoder import pick_device
 from nnunet_dino.features.store.layout import StoreFacts
-from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.evaluation import check_parts, evaluate
-from nnunet_dino.probes.labels import labelled_vectors
 from nnunet_dino.probes.options import OPTIMIZERS, LinearOptions, Request
-from nnunet_dino.probes.report import report_scores
+from nnunet_dino.probes.report import open_request, report_scores
 from nnunet_dino.probes.splits import divide
-from nnunet_dino.reports import Report, check_folder
+from nnunet_dino.reports import Report
 
 INITIAL_STD = 0.01
 WEIGHTS = "linear.safetensors"
@@ -128,10 +124,7 @@ def report_linear(request: Request, options: LinearOptions, echo: Callable[[str]
     Raises:
         UserError: The store, the labels or an option cannot be used.
     """
-    check_folder(Path(request.output), request.overwrite)
-    device = pick_device(request.device)
-    store = FeatureStore(request.store)
-    labelled, vectors = labelled_vectors(store, request.label_columns, request.features)
+    device, store, labelled, vectors = open_request(request)
     labelled = labelled.with_split(*divide(labelled.split, labelled.patients, request.splitting))
     untrained = check_parts(labelled, request.evaluation)
     train, val = labelled.split == "train", labelled.split == "val"

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from nnunet_dino import reports
+from nnunet_dino.features.encoder import pick_device
 from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.evaluation import Evaluation
-from nnunet_dino.probes.labels import Labelled
+from nnunet_dino.probes.labels import Labelled, labelled_vectors
 from nnunet_dino.probes.options import Request
 from nnunet_dino.probes.result_tables import (
     METHOD_OF_METRICS,
@@ -32,6 +34,18 @@ from nnunet_dino.reports.folder import NUMBERS, PAGE, TEXT
 
 PREDICTIONS = "predictions.csv"
 PACKAGES = ("nnunet-dino", "torch", "timm", "scikit-learn", "numpy", "pandas")
+
+
+def open_request(request: Request) -> tuple[torch.device, FeatureStore, Labelled, np.ndarray]:
+    """Checks where the report goes, and returns the device, the store, and what is labelled with its vectors.
+
+    Raises:
+        UserError: The folder, the device, the store or the labels cannot be used.
+    """
+    reports.check_folder(Path(request.output), request.overwrite)
+    device = pick_device(request.device)
+    store = FeatureStore(request.store)
+    return device, store, *labelled_vectors(store, request.label_columns, request.features)
 
 
 def report_scores(

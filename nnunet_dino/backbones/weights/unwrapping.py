@@ -5,13 +5,14 @@ Nothing depends on how the wrapping class called its parts: what stands before t
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from nnunet_dino.backbones.records import from_tensor
 
 # Where to look in a dictionary that holds more than tensors, the first that is there: the averaged network before the trained.
 LEVELS = ("teacher", "model_ema", "ema_model", "ema", "network_weights", "model", "state_dict", "module", "backbone")
@@ -54,7 +55,7 @@ def adapter_scale(tensors: Mapping[str, Tensor]) -> float | None:
     record = next((tensor for key, tensor in tensors.items() if key.rpartition(".")[2] == _OPTIONS), None)
     if record is None:
         return None
-    options = json.loads(bytes(record.tolist()).decode())
+    options = from_tensor(record)
     return float(options["lora.alpha"] / options["lora.rank"])
 
 
