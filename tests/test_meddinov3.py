@@ -162,7 +162,7 @@ def test_names_of_other_checkpoints_are_not_taken_for_published_ones(reference: 
         ({"up_projection.decode.2.1.bias": None}, r"without up_projection\.decode\.2\.1\.bias"),
         ({"dino_encoder.storage_tokens": None}, r"without dino_encoder\.storage_tokens · it is of another trainer"),
         ({"input_adapter.weight": torch.zeros(3, 3)}, r"with input_adapter\.weight · it is of another trainer"),
-        ({"dino_encoder.head.weight": torch.zeros(3, 3)}, "unexpected: head.weight 3x3"),
+        ({"dino_encoder.adapter.weight": torch.zeros(3, 3)}, "unexpected: adapter.weight 3x3"),
         (
             {"up_projection.decode.4.bias": torch.zeros(7)},
             r"required shape \(5,\) for up_projection\.decode\.4\.bias · got \(7,\)",
