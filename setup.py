@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -20,7 +21,8 @@ BOOT = "_nnunet_dino_boot"
 # What lies beside the package at the top of site-packages. Python reads `.pth` up to 3.17 and `.start` (PEP 829) from 3.15 on.
 STARTUP_FILES = {
     f"{BOOT}.py": (ROOT / "nnunet_dino" / "nnunet" / "discovery" / "boot.py").read_text(encoding="utf-8"),
-    "nnunet_dino.pth": f"import {BOOT}; {BOOT}.register()\n",
+    # One line, as Python wants it; silent where half an uninstall took the module away.
+    "nnunet_dino.pth": f"import sys; exec('try:\\n import {BOOT}\\nexcept ImportError: pass\\nelse: {BOOT}.register()')\n",
     "nnunet_dino.start": f"{BOOT}:register\n",
 }
 
@@ -29,6 +31,8 @@ class BuildPyWithHook(build_py):
     """Adds the start-up files to a normal build."""
 
     def run(self) -> None:
+        if not self.editable_mode:  # a build folder left from an earlier version would be packed with this one
+            shutil.rmtree(Path(self.build_lib, "nnunet_dino"), ignore_errors=True)
         super().run()
         if self.editable_mode:
             return

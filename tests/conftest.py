@@ -79,8 +79,7 @@ def planned_phantom(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def our_fold(planned_phantom: Workspace) -> tuple[Path, dict[str, torch.Tensor], str]:
     """Fold 0, interrupted after one epoch and continued: its folder, its weights at the interruption, the second output."""
     folder = planned_phantom.model(PHANTOM, OURS, "3d_fullres") / "fold_0"
-    args = ("nnUNetv2_train", PHANTOM[7:10], "3d_fullres", 0, "-tr", OURS, "-device", "cpu")
-    output = planned_phantom.run(*args, expected=-2, nnUNet_n_proc_DA="0", SMOKE_STOP_AFTER="1")
+    output = planned_phantom.train_and_interrupt(PHANTOM, "3d_fullres", 0, OURS)
     assert "Epoch 0" in output
     assert not (folder / "checkpoint_final.pth").exists()
     before = weights(folder / "checkpoint_latest.pth")

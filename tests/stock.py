@@ -116,6 +116,14 @@ class Workspace:
         args = (dataset[7:10], configuration, fold, "-tr", trainer, "-device", "cpu", *options)
         return self.run("nnUNetv2_train", *args, really=really, nnUNet_n_proc_DA="0", **env)
 
+    def train_and_interrupt(self, dataset: str, configuration: str, fold: int, trainer: str) -> str:
+        """Trains until a Ctrl-C after the first epoch."""
+        args = ("nnUNetv2_train", dataset[7:10], configuration, fold, "-tr", trainer, "-device", "cpu")
+        code, output = run_command(args, {**self.environment, "nnUNet_n_proc_DA": "0", "SMOKE_STOP_AFTER": "1"})
+        assert code in (-2, 1), output  # 1 where tabulate is installed: torch then prints at its end, and Python forgets
+        assert output.rstrip().endswith("KeyboardInterrupt"), output
+        return output
+
     def predict(
         self, dataset: str, configuration: str, trainer: str, output: Path, *options: object, really: bool = False
     ) -> str:

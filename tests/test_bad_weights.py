@@ -23,6 +23,7 @@ from torch import Tensor
 from nnunet_dino._errors import UserError
 from nnunet_dino.backbones import weights
 from nnunet_dino.backbones.catalogue import CATALOGUE
+from nnunet_dino.backbones.weights import releases
 from nnunet_dino.backbones.weights.loading import NAME_KEY
 from nnunet_dino.cli.main import main
 
@@ -244,6 +245,13 @@ def test_a_clone_of_the_satellite_model_is_refused(folder: str, tmp_path: Path) 
     (tmp_path / folder).mkdir(parents=True)
     save_file(as_hugging_face(STATE), tmp_path / folder / "model.safetensors")
     assert "which says sat493m" in refused("weights", "import", tmp_path / folder / "model.safetensors", "--as", "small")
+
+
+def test_the_satellite_release_is_refused_under_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "renamed.pth"
+    torch.save(as_meta(STATE), file)
+    monkeypatch.setitem(releases.SATELLITE, releases.first_digits(file), "small")
+    assert "trained on satellite images" in refused("weights", "verify", file, "--as", "small")
 
 
 def test_good_configurations_are_accepted(tmp_path: Path) -> None:

@@ -177,6 +177,7 @@ def test_verify_says_what_a_file_holds(meta_file: Path) -> None:
     assert lines[:3] == [f"file: {meta_file}", "fits: small", "format: Meta"]
     assert "dropped: 3 times blocks.*.attn.qkv.bias_mask (applied to the bias)" in lines
     assert f"digest: {DIGEST}" in lines
+    assert any(line.startswith("release: unknown") for line in lines)
     assert "the file fits small" in fails("weights", "verify", meta_file, "--as", "dinov3_vits16")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pwd
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,6 +72,17 @@ def test_operations_are_counted_for_every_call() -> None:
         return counter.get_total_flops()
 
     assert count() == count()
+
+
+def test_the_page_on_cost_measures_the_whole_network() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "how-to" / "measure-cost.md").read_text()
+    content: dict[str, Any] = {}
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], content)  # type: ignore[index]
+    net = network()
+    parameters, trained, operations, seconds = content["cost"](net, volume().shape[2:], rounds=3)
+    assert parameters > trained > 0 and operations > 0 and seconds > 0
+    reuse = net.slice_encoder.reuse
+    assert reuse.num_encoded == reuse.num_asked > 0, "every slice of every call"
 
 
 @pytest.mark.parametrize(

@@ -339,3 +339,20 @@ def test_the_external_folder_gives_the_installed_class(external: ModuleType, our
 def test_the_external_folder_has_trainers_only(external: ModuleType, name: str) -> None:
     with pytest.raises(AttributeError, match=name):
         getattr(external, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hook", ["1", "0"])
+def test_nnunets_own_tests_pass_with_and_without_us(hook: str) -> None:
+    pytest.importorskip("nnunetv2.tests.test_find_objects", reason="nnU-Net 2.8.1 and later bring tests")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--pyargs"]
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet_")}
+    done = subprocess.run(
+        [*command, "nnunetv2.tests.test_paths", "nnunetv2.tests.test_find_objects"],
+        env=plain | {"nnUNet_dino_hook": hook},
+        cwd=Path(sys.prefix),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert "7 passed" in done.stdout

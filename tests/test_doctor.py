@@ -105,20 +105,27 @@ def findings_of(check: Check, monkeypatch: pytest.MonkeyPatch, end: str = "Segme
 
 def test_a_broken_torchvision_is_a_failure_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     error = {"error": "RuntimeError: operator torchvision::nms does not exist"}
-    (found,) = findings_of(checks.libraries, monkeypatch, torch="2.9", timm="1.0.22", peft="0.21", torchvision=error)
+    found, _ = findings_of(checks.libraries, monkeypatch, torch="2.9", timm="1.0.22", peft="0.21", torchvision=error)
     assert found.level == "FAIL"
     assert "torchvision::nms does not exist" in found.text
     assert found.remedy.startswith("pip install --force-reinstall torch torchvision")
 
 
-def test_libraries_that_work_give_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = findings_of(checks.libraries, monkeypatch, torch="2.9", timm="1.0.22", peft="0.21", torchvision=True)
-    assert found == [Finding("ok", "torch and torchvision are a matched pair")]
+def test_libraries_that_work_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = findings_of(checks.libraries, monkeypatch, torch="2.9", timm="1.0.22", peft="0.21", torchvision=True, backbone=True)
+    assert [(f.level, f.text) for f in found] == [
+        ("ok", "torch and torchvision are a matched pair"),
+        ("ok", "a backbone is built with LoRA and encodes an image"),
+    ]
+
+
+def test_the_probe_builds_a_backbone_with_lora() -> None:
+    assert probe_text.builds_a_backbone()
 
 
 def test_a_crash_of_torch_is_a_failure_of_everything_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
     found = findings_of(checks.libraries, monkeypatch)
-    assert [f.level for f in found] == ["FAIL"] * 4
+    assert [f.level for f in found] == ["FAIL"] * 5
     assert all("Segmentation fault" in f.text for f in found)
     (found,) = findings_of(checks.devices, monkeypatch)
     assert found.level == "FAIL"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_trainers
 import torch
 from click.testing import CliRunner, Result
 from sliding_window import predictor
@@ -17,6 +18,7 @@ from small_trainers import DATASET, PATCH, plans
 
 from nnunet_dino import trainers
 from nnunet_dino.cli.main import main
+from nnunet_dino.networks.unet import RESIDUAL_UNET
 from nnunet_dino.nnunet import export_graph
 from nnunet_dino.nnunet.trainer import DINOv3Trainer
 
@@ -25,6 +27,7 @@ MEDDINO = type("TinyMedDINOv3", (BASE,), {"dino": replace(BASE.dino, backbone="d
 TINY = "nnUNetTrainerDINOv3Tiny"
 NETWORKS = {
     "frozen": (f"{TINY}", "3d_fullres"),
+    "frozen residual": (f"{TINY}", "3d_fullres"),
     "frozen 2d": (f"{TINY}", "2d"),
     "lora": (f"{TINY}_LoRA", "3d_fullres"),
     "full": (f"{TINY}_FT", "3d_fullres"),
@@ -79,9 +82,13 @@ def run(file: Path, image: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("name", "kind"), [*((name, "onnx") for name in NETWORKS), ("frozen 2d", "torch-export")])
-def test_a_graph_gives_the_logits_of_the_network(name: str, kind: str, trained: Callable, tmp_path: Path) -> None:
+def test_a_graph_gives_the_logits_of_the_network(
+    name: str, kind: str, trained: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if kind == "onnx":
         pytest.importorskip("onnx")
+    if "residual" in name:
+        monkeypatch.setattr(small_trainers, "PLAIN_UNET", RESIDUAL_UNET)
     model, networks = trained(*NETWORKS[name])
     result = export(model, "-o", tmp_path / "graphs", f"--{kind}")
     assert result.exit_code == 0, result.output + str(result.exception)

@@ -135,6 +135,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
+    left = checkout / "build" / "lib" / "nnunet_dino" / "nnunet" / "discovery" / "ext_trainer" / "of_an_earlier_version.py"
+    left.parent.mkdir(parents=True)
+    left.touch()
     call(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, checkout)
     return next(folder.glob("nnunet_dino-*.whl"))
 
@@ -191,6 +194,11 @@ def test_start_up_files_are_installed_recorded_and_silent(installed: Environment
     done = subprocess.run([installed.python, "-c", added], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert {name for name in done.stdout.split() if not name.startswith("__editable__")} == {"_nnunet_dino_boot"}
+    boot = installed.site / "_nnunet_dino_boot.py"
+    away = boot.rename(boot.with_suffix(".away"))
+    done = subprocess.run([installed.python, "-B", "-c", ""], capture_output=True, text=True)
+    away.rename(boot)
+    assert (done.returncode, done.stderr) == (0, ""), "half an uninstall is silent too"
 
 
 @everywhere

@@ -137,8 +137,7 @@ def recorded(workspace: Workspace, dataset: str, trainer: str) -> Any:
 @pytest.mark.slow
 def test_a_training_starts_at_the_frequencies_of_its_fold_and_continues(planned_phantom: Workspace) -> None:
     trainer = "nnUNetTrainerDINOv3TinyPriorSmoke"
-    args = ("nnUNetv2_train", 801, "3d_fullres", 0, "-tr", trainer, "-device", "cpu")
-    planned_phantom.run(*args, expected=-2, nnUNet_n_proc_DA="0", SMOKE_STOP_AFTER="1")
+    planned_phantom.train_and_interrupt(PHANTOM, "3d_fullres", 0, trainer)
     started = recorded(planned_phantom, PHANTOM, trainer)
     assert torch.tensor(started).softmax(0).tolist() == pytest.approx(frequencies(planned_phantom, PHANTOM).tolist(), rel=1e-4)
     folder = planned_phantom.model(PHANTOM, trainer, "3d_fullres") / "fold_0"

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -117,6 +122,51 @@ def test_a_zip_installed_elsewhere_predicts_the_same(planned_phantom: Workspace,
     assert len(files) == NUM_TEST
     for file in files:
         np.testing.assert_array_equal(array(tmp_path / "prediction" / file.name), array(file))
+
+
+PREDICT_AS = """
+import os, sys
+import matplotlib.pyplot, nnunetv2.run.run_training, peft, torch
+import nnunet_dino.networks, nnunet_dino.nnunet.trainer
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+model, user, output = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+if user:
+    os.setgroups([])
+    os.setgid(user)
+    os.setuid(user)
+predictor = nnUNetPredictor(tile_step_size=1, use_mirroring=False, device=torch.device("cpu"), verbose=False)
+predictor.initialize_from_trained_model_folder(model, (0,), "checkpoint_final.pth")
+generator = torch.Generator().manual_seed(0)
+volume = torch.randn(1, 8, 40, 48, generator=generator).numpy()
+labels = predictor.predict_single_npy_array(volume, {"spacing": [3.0, 1.0, 1.0]})
+sys.stdout.flush()
+open(output, "wb").write(labels.tobytes())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may become somebody else")
+def test_an_exported_model_runs_as_an_unknown_user_without_home_or_cache(planned_phantom: Workspace, our_fold) -> None:
+    """As in a container that is started with another user's number: nobody's home, a cache that may not be looked at."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        model = planned_phantom.model(PHANTOM, OURS, "3d_fullres")
+        planned_phantom.run("nnunet-dino", "export", model, "-o", folder / "model.zip")
+        shutil.unpack_archive(folder / "model.zip", folder / "zip")
+        (plans,) = (folder / "zip").rglob("plans.json")
+        plans.parent.rename(folder / "model")
+        (folder / "cache").mkdir(mode=0o700)
+        (folder / "out").mkdir()
+        folder.chmod(0o755)
+        for path in (folder / "model").rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        (folder / "out").chmod(0o777)
+        settings = {name: value for name, value in planned_phantom.environment.items() if name == "nnUNet_extTrainer"}
+        settings |= {"OMP_NUM_THREADS": "1", "PATH": os.environ["PATH"], "XDG_CACHE_HOME": str(folder / "cache")}
+        for user in (0, 54321):
+            command = [sys.executable, "-c", PREDICT_AS, folder / "model", str(user), folder / "out" / str(user)]
+            done = subprocess.run(command, env=settings, cwd=folder, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr[-3000:]
+        assert (folder / "out" / "0").read_bytes() == (folder / "out" / "54321").read_bytes()
 
 
 def test_an_ensemble_with_stock_is_the_mean_of_both(

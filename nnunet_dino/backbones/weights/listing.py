@@ -8,6 +8,7 @@ from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.catalogue import CATALOGUE, BackboneSpec, get_spec
 from nnunet_dino.backbones.weights import hub, places
 from nnunet_dino.backbones.weights.loading import LoadedWeights, load_file
+from nnunet_dino.backbones.weights.releases import release
 
 
 def table() -> str:
@@ -78,6 +79,7 @@ def verified(loaded: LoadedWeights) -> str:
             *loaded.report.lines(),
             f"digest: {loaded.digest}",
             f"licence: {loaded.licence}",
+            f"release: {release(Path(loaded.source))}",
             *([f"input: mean {loaded.statistics[0]}, deviation {loaded.statistics[1]}"] if loaded.statistics else []),
         ]
     )

@@ -16,6 +16,7 @@ from nnunet_dino.backbones.weights.formats import to_timm
 from nnunet_dino.backbones.weights.matching import closest, fitting, match
 from nnunet_dino.backbones.weights.model_config import TRAINED_ELSEWHERE, Statistics, statistics, trained_elsewhere
 from nnunet_dino.backbones.weights.reading import FILES_OF_A_FOLDER, RawCheckpoint, read_checkpoint
+from nnunet_dino.backbones.weights.releases import SATELLITE, is_satellite
 
 NAME_KEY = "nnunet_dino_name"
 DIGEST_KEY = "nnunet_dino_digest"
@@ -104,7 +105,8 @@ def _check_what_it_says(spec: BackboneSpec, path: Path, metadata: Mapping[str, s
         )
     names = [path.name, path.parent.name if path.name in FILES_OF_A_FOLDER else ""]
     names += [part for part in path.parts if part.startswith("models--")]  # the hub's cache
-    if any(TRAINED_ELSEWHERE in name.lower() for name in names):
+    may_be_satellite = spec.name in SATELLITE.values() and path.name != spec.meta_file  # that name's digits were checked
+    if any(TRAINED_ELSEWHERE in name.lower() for name in names) or (may_be_satellite and is_satellite(path)):
         raise trained_elsewhere(spec, path)
 
 

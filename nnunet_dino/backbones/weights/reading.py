@@ -5,7 +5,6 @@ The one place that reads files of weights, so that whatever a file holds ends in
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 import re
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from nnunet_dino._checkpoints import numpy_types
 from nnunet_dino._errors import UserError
+from nnunet_dino.backbones.weights.releases import first_digits
 from nnunet_dino.backbones.weights.unwrapping import descend
 
 FORMATS_READ = (
@@ -142,11 +142,7 @@ def _check_hash_in_name(path: Path) -> None:
     match = _NAME_OF_META.fullmatch(path.name)
     if match is None:
         return
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    found = digest.hexdigest()[:8]
+    found = first_digits(path)
     if found != match[1]:
         got = f"a file whose sha256 begins with {found}, not with {match[1]} as its name says"
         raise _error(path, got, f"it is incomplete or was changed: {AGAIN}")

@@ -61,6 +61,11 @@ def libraries() -> Iterator[Finding]:
         why = answers.error("torchvision") or "its operators return wrong values"
         remedy = "pip install --force-reinstall torch torchvision (both from the same index)"
         yield Finding("FAIL", f"torch and torchvision do not match · {why}", remedy)
+    if answers.values.get("backbone") is True:
+        yield Finding("ok", "a backbone is built with LoRA and encodes an image")
+    else:
+        why = answers.error("backbone") or "its tokens are not finite"
+        yield Finding("FAIL", f"no backbone can be built with LoRA · {why}", "pip install --upgrade timm peft")
 
 
 def devices() -> Iterator[Finding]:

@@ -77,6 +77,17 @@ def devices():
     return [{"name": str(d), "text": text, "dtype": str(backbone_dtype(d)).removeprefix("torch.")} for d, text in found]
 
 
+def builds_a_backbone():
+    """Builds the smallest backbone with LoRA and encodes one image: torch, timm and peft work together."""
+    import torch
+
+    from nnunet_dino import load_backbone
+
+    encoder = load_backbone("dinov3_tiny", "lora", weights="random")
+    maps = encoder(torch.zeros(1, 3, 32, 32)).patch_maps
+    return all(bool(torch.isfinite(patch_map).all()) for patch_map in maps)
+
+
 def weights():
     """Returns for each published backbone where its weights lie: a path, an error, or nothing."""
     from nnunet_dino.backbones.catalogue import CATALOGUE, NO_LICENCE
@@ -106,6 +117,7 @@ if __name__ == "__main__":
     say("hook", hook_is_active)
     say("trainer", find_trainer)
     say("planner", lambda: find(("experiment_planning",), "nnunetv2.experiment_planning", PLANNER))
+    say("backbone", builds_a_backbone)
     say("devices", devices)
     say("random", weights_are_random)
     say("weights", weights)
