@@ -16,9 +16,10 @@ RANDOM_TINY = {"backbone": TINY, "weights": "random"}
 
 class TestDINOv3UNet(NetworkContract):
     unet = PLAIN_UNET
+    backbone = TINY
 
     def build(self, num_axes: int, input_channels: int = 1, deep_supervision: bool = False, **dino: object) -> nn.Module:
-        options = {**RANDOM_TINY, "neck_width": 10, "gate_start": 0.5, **dino}
+        options = {**RANDOM_TINY, "backbone": self.backbone, "neck_width": 10, "gate_start": 0.5, **dino}
         arguments = planned(self.unet, num_axes)
         return DINOv3UNet(input_channels, NUM_CLASSES, deep_supervision, unet=self.unet, dino=options, **arguments)
 
@@ -50,6 +51,18 @@ class TestDINOv3UNet(NetworkContract):
 
 class TestDINOv3UNetResidual(TestDINOv3UNet):
     unet = RESIDUAL_UNET
+
+
+class TestDINOv3UNetOfDINOv2(TestDINOv3UNet):
+    """Learned positions, patches of 14 pixels."""
+
+    backbone = "dinov2_tiny"
+
+
+class TestDINOv3UNetOfEVA02(TestDINOv3UNet):
+    """Rotary and learned positions, no registers, SwiGLU."""
+
+    backbone = "timm:eva02_tiny_patch14_224"
 
 
 class TestTokensOnly(NetworkContract):

@@ -45,6 +45,7 @@ class MeanOfSlices(nn.Module):
     """Has all of a backbone that a slice encoder asks for, and costs nothing."""
 
     num_taps, embed_dim, is_frozen = 1, 2, True
+    patch_px, num_prefix_tokens = 16, 5
 
     def __init__(self) -> None:
         super().__init__()

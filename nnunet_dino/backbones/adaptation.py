@@ -55,6 +55,9 @@ def train_in_full(backbone: Backbone) -> None:
         freeze(block)
     if not backbone.taps_are_normalised:
         freeze(backbone.vit.norm)
+    for name in ("attn_pool", "fc_norm"):  # what other transformers have behind their tokens
+        if (behind := getattr(backbone.vit, name, None)) is not None:
+            freeze(behind)
 
 
 def canonical_name(name: str) -> str:

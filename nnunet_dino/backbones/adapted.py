@@ -89,7 +89,7 @@ class AdaptedBackbone(nn.Module):
         self.adaptation = adaptation
         self.weights_are_random = loaded is None and (weights == RANDOM or weight_files.wants_random())
         self.digest: str | None = None
-        self.statistics = IMAGENET
+        self.statistics = get_spec(name).statistics or IMAGENET
         self._problem: str | None = None
         self._stayed: list[str] = []
         self.backbone = Backbone(get_spec(name), self.weights_are_random, taps_are_normalised, drop_path)
@@ -110,6 +110,14 @@ class AdaptedBackbone(nn.Module):
     @property
     def embed_dim(self) -> int:
         return self.backbone.spec.embed_dim
+
+    @property
+    def patch_px(self) -> int:
+        return self.backbone.spec.patch_px
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        return self.backbone.spec.num_prefix_tokens
 
     @property
     def num_taps(self) -> int:
@@ -133,7 +141,7 @@ class AdaptedBackbone(nn.Module):
         """Encodes images in the backbone's own precision, whatever autocast surrounds it.
 
         Args:
-            images: ``n 3 h w``, ``h`` and ``w`` multiples of 16.
+            images: ``n 3 h w``, ``h`` and ``w`` multiples of :attr:`patch_px`.
 
         Raises:
             UserError: no weights have been loaded.
@@ -151,7 +159,7 @@ class AdaptedBackbone(nn.Module):
 
     def _in_its_type(self, images: Tensor, dtype: torch.dtype) -> BackboneOutput:
         """Computes with parameters of ``dtype``, in whatever type they are stored."""
-        if self.backbone.vit.cls_token.dtype is dtype:
+        if next(self.backbone.vit.parameters()).dtype is dtype:
             return self.backbone(images)
         stored = chain(self.backbone.named_parameters(), self.backbone.named_buffers())
         return torch.func.functional_call(self.backbone, {name: t.to(dtype) for name, t in stored}, (images,))
@@ -186,7 +194,7 @@ class AdaptedBackbone(nn.Module):
                 if not is_adapter(key):
                     parameter.copy_(loaded.state[canonical_name(key)])
         self.digest, self._problem = loaded.digest, None
-        self.statistics = loaded.statistics or IMAGENET
+        self.statistics = loaded.statistics or self.backbone.spec.statistics or IMAGENET
 
     def require_weights(self) -> None:
         """Loads local weights if none have been loaded yet.
@@ -212,13 +220,13 @@ class AdaptedBackbone(nn.Module):
 
     def _store_in(self, dtype: torch.dtype) -> None:
         """Keeps frozen parameters in the type they are used in; rotary periods stay float32."""
-        if self.backbone.vit.cls_token.dtype is dtype:
+        if next(self.backbone.vit.parameters()).dtype is dtype:
             return
         with torch.inference_mode(False):  # tensors made in inference mode do not count what is written to them
             for parameter in self.backbone.parameters():
                 parameter.data = parameter.data.to(dtype)
             for block in self.backbone.vit.blocks:
-                if block.attn.k_bias is not None:
+                if getattr(block.attn, "k_bias", None) is not None:
                     block.attn.k_bias = block.attn.k_bias.to(dtype)
 
     def _source_keys(self, prefix: str) -> list[str]:

@@ -2,53 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
-
 from nnunet_dino._errors import UserError, nearest
+from nnunet_dino.backbones.spec import DINOV2_LICENCE, MEDDINOV3_LICENCE, NO_LICENCE, BackboneSpec
 
-DINOV3_LICENCE = "DINOv3 License (https://ai.meta.com/resources/models-and-libraries/dinov3-license)"
-MEDDINOV3_LICENCE = f"Apache-2.0 (its authors' model card); trained from DINOv3, so mind the {DINOV3_LICENCE} as well"
-NO_LICENCE = "random weights, no licence"
-
-
-@dataclass(frozen=True)
-class BackboneSpec:
-    """One row of the catalogue.
-
-    Attributes:
-        name: What users, plans and checkpoints call it (Meta's hub names).
-        timm_model: The timm architecture. The ``_qkvb`` twins keep a non-zero qkv bias, the plain ones drop it.
-        taps: Blocks (from 0) whose tokens are used, shallow to deep.
-        embed_dim: Width ``e`` of a token.
-        num_parameters: Weights of the transformer.
-        overrides: Keyword arguments for the timm model, for sizes that timm does not name.
-        norm_eps: Epsilon of every LayerNorm.
-        rope_dtype: Type of the rotary position embedding, ``"float32"`` or ``"bfloat16"``.
-        timm_hub: Open mirror on the Hugging Face hub, ``owner/name``; empty if there is none.
-        gated_hub: The authors' own repository on the hub, where access is asked for; empty if there is none.
-        open_hub: The authors' own repository on the hub, open to all; empty if there is none.
-        open_file: Name of the weights file in ``open_hub``.
-        meta_file: File name of Meta's release; it ends in the first eight hex digits of the file's sha256.
-        licence: Licence of the weights.
-        tested: False for a size nobody has run here.
-    """
-
-    name: str
-    timm_model: str
-    taps: tuple[int, ...]
-    embed_dim: int
-    num_parameters: int
-    overrides: dict[str, Any] = field(default_factory=dict)
-    norm_eps: float = 1e-5
-    rope_dtype: str = "float32"
-    timm_hub: str = ""
-    gated_hub: str = ""
-    open_hub: str = ""
-    open_file: str = ""
-    meta_file: str = ""
-    licence: str = DINOV3_LICENCE
-    tested: bool = True
+TIMM = "timm:"
 
 
 def _dinov3(
@@ -71,6 +28,23 @@ def _dinov3(
         gated_hub=f"facebook/{name.replace('_', '-')}-pretrain-lvd1689m",
         meta_file=f"{name}_pretrain_lvd1689m-{sha256}.pth",
         tested=tested,
+    )
+
+
+def _dinov2(name: str, timm_model: str, taps: tuple[int, ...], embed_dim: int, num_parameters: int) -> BackboneSpec:
+    """Returns a size of DINOv2 with registers, whose learned positions are interpolated to any size of image."""
+    return BackboneSpec(
+        name=name,
+        timm_model=timm_model,
+        taps=taps,
+        embed_dim=embed_dim,
+        num_parameters=num_parameters,
+        overrides={"dynamic_img_size": True},
+        norm_eps=1e-6,
+        patch_px=14,
+        is_dinov3=False,
+        timm_hub=f"timm/{timm_model}.lvd142m",
+        licence=DINOV2_LICENCE,
     )
 
 
@@ -99,6 +73,9 @@ CATALOGUE: dict[str, BackboneSpec] = {
             open_file="model.pth",
             licence=MEDDINOV3_LICENCE,
         ),
+        _dinov2("dinov2_vits14_reg", "vit_small_patch14_reg4_dinov2", _S, 384, 22_057_344),
+        _dinov2("dinov2_vitb14_reg", "vit_base_patch14_reg4_dinov2", _S, 768, 86_582_016),
+        _dinov2("dinov2_vitl14_reg", "vit_large_patch14_reg4_dinov2", _L, 1024, 304_370_688),
         BackboneSpec(
             name="dinov3_tiny",
             timm_model="vit_small_patch16_dinov3_qkvb",
@@ -106,6 +83,18 @@ CATALOGUE: dict[str, BackboneSpec] = {
             embed_dim=128,
             num_parameters=892_928,
             overrides=_TINY,
+            licence=NO_LICENCE,
+        ),
+        BackboneSpec(
+            name="dinov2_tiny",
+            timm_model="vit_small_patch14_reg4_dinov2",
+            taps=(0, 1, 2, 3),
+            embed_dim=128,
+            num_parameters=1_045_632,
+            overrides={**_TINY, "dynamic_img_size": True},
+            norm_eps=1e-6,
+            patch_px=14,
+            is_dinov3=False,
             licence=NO_LICENCE,
         ),
         BackboneSpec(
@@ -122,14 +111,18 @@ CATALOGUE: dict[str, BackboneSpec] = {
 
 
 def get_spec(name: str, option: str = "backbone") -> BackboneSpec:
-    """Returns the row called ``name``, which was given as ``option``.
+    """Returns the row called ``name``, which was given as ``option``; ``timm:NAME`` is any vision transformer of timm.
 
     Raises:
-        UserError: ``name`` is not in the catalogue.
+        UserError: ``name`` is not in the catalogue, or timm has no such transformer.
     """
+    if name.startswith(TIMM):
+        from nnunet_dino.backbones.timm_models import timm_spec  # imports timm, which the catalogue need not
+
+        return timm_spec(name)
     if name not in CATALOGUE:
         raise UserError(
             f"unknown {option}: required one of {', '.join(CATALOGUE)} · got {name!r}{nearest(name, CATALOGUE)} "
-            "· `nnunet-dino weights list` describes them"
+            "· `nnunet-dino weights list` describes them; timm:NAME is any vision transformer of timm"
         )
     return CATALOGUE[name]

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.backbones import weights as weight_files
 from nnunet_dino.backbones.adapted import PRETRAINED, RANDOM, AdaptedBackbone, LoraOptions
-from nnunet_dino.backbones.catalogue import CATALOGUE, get_spec
-from nnunet_dino.backbones.vit import PATCH_PX, BackboneOutput
+from nnunet_dino.backbones.catalogue import CATALOGUE, TIMM, get_spec
+from nnunet_dino.backbones.vit import BackboneOutput
 
 
 class ImageEncoder(nn.Module):
@@ -40,19 +40,20 @@ class ImageEncoder(nn.Module):
         """Encodes images.
 
         Args:
-            images: ``n 3 h w``, normalised as the weights were trained, ``h`` and ``w`` multiples of 16.
+            images: ``n 3 h w``, normalised as the weights were trained, ``h`` and ``w`` multiples of the patch.
 
         Returns:
-            ``patch_maps``, each ``n e h/16 w/16``; ``class_tokens``, each ``n e``; ``register_tokens``, each ``n r e``; one per
+            ``patch_maps``, each ``n e gh gw``; ``class_tokens``, each ``n e``; ``register_tokens``, each ``n r e``; one per
             tapped block, shallow to deep.
 
         Raises:
             UserError: The images have another shape.
         """
-        if images.ndim != 4 or images.shape[1] != 3 or any(size == 0 or size % PATCH_PX for size in images.shape[2:]):
+        patch_px = self.backbone.patch_px
+        if images.ndim != 4 or images.shape[1] != 3 or any(size == 0 or size % patch_px for size in images.shape[2:]):
             got = " x ".join(map(str, images.shape))
             raise UserError(
-                f"images: required n x 3 x h x w with h and w multiples of {PATCH_PX} · got {got} · resize or pad them"
+                f"images: required n x 3 x h x w with h and w multiples of {patch_px} · got {got} · resize or pad them"
             )
         return self.backbone.tokens(images)
 
@@ -77,7 +78,7 @@ def load_backbone(
     Raises:
         UserError: ``source`` is neither, there are no weights, or they are damaged or of another backbone.
     """
-    if str(source) in CATALOGUE:
+    if str(source) in CATALOGUE or str(source).startswith(TIMM):
         encoder = AdaptedBackbone(str(source), weights, adaptation, lora)
         encoder.require_weights()
         return ImageEncoder(encoder)

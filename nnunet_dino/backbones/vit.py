@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nnunet_dino.backbones.catalogue import BackboneSpec
 from nnunet_dino.backbones.quiet_timm import timm
 from nnunet_dino.backbones.rope import rotate_in_bfloat16
+from nnunet_dino.backbones.spec import BackboneSpec
 
-PATCH_PX = 16
+PATCH_PX = 16  # of DINOv3; a backbone has its own: `spec.patch_px`, `spec.num_prefix_tokens`
 NUM_PREFIX_TOKENS = 5  # the class token and four registers
 TOKENS_AT_ONCE = 16_384  # frozen: keeps any processor busy, and activations within a few hundred MiB
 
@@ -23,7 +23,7 @@ class BackboneOutput(NamedTuple):
 
     Attributes:
         patch_maps: Patch tokens as maps, each ``n e gh gw``, views with ``e`` last in memory.
-        class_tokens: Each ``n e``.
+        class_tokens: Each ``n e``; none of a transformer without a class token.
         register_tokens: Each ``n r e``.
     """
 
@@ -33,10 +33,10 @@ class BackboneOutput(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """A DINOv3 vision transformer that returns the tokens of several blocks.
+    """A vision transformer that returns the tokens of several blocks.
 
-    The transformer is timm's ``Eva`` in its DINOv3 form. Its parameters are uninitialised memory until weights are loaded
-    (``vit.load_state_dict``) unless ``random`` is true.
+    DINOv3's is timm's ``Eva`` in its DINOv3 form, others are as timm builds them. Parameters are uninitialised memory until
+    weights are loaded (``vit.load_state_dict``) unless ``random`` is true.
 
     Args:
         spec: A row of the catalogue.
@@ -57,9 +57,9 @@ class Backbone(nn.Module):
         """Encodes images.
 
         Args:
-            images: ``n 3 h w``, about zero mean and unit variance, ``h`` and ``w`` multiples of 16.
+            images: ``n 3 h w``, about zero mean and unit variance, ``h`` and ``w`` multiples of ``spec.patch_px``.
         """
-        gh, gw = (size // PATCH_PX for size in images.shape[2:])
+        gh, gw = (size // self.spec.patch_px for size in images.shape[2:])
         tapped = self.vit.forward_intermediates(
             images,
             indices=list(self.spec.taps),
@@ -69,7 +69,10 @@ class Backbone(nn.Module):
             output_fmt="NLC",
             intermediates_only=True,
         )
-        tokens, prefixes = zip(*tapped, strict=True)
+        if self.spec.num_prefix_tokens:
+            tokens, prefixes = zip(*tapped, strict=True)
+        else:
+            tokens, prefixes = tapped, ()
         return BackboneOutput(
             patch_maps=tuple(patches.unflatten(1, (gh, gw)).movedim(3, 1) for patches in tokens),
             class_tokens=tuple(prefix[:, 0] for prefix in prefixes),
@@ -78,8 +81,10 @@ class Backbone(nn.Module):
 
 
 def _build_vit(spec: BackboneSpec, random: bool, drop_path: float) -> nn.Module:
-    norm = partial(timm.layers.LayerNorm, eps=spec.norm_eps)
-    arguments = {"num_classes": 0, "drop_path_rate": drop_path, "norm_layer": norm, **spec.overrides}
+    arguments = {"num_classes": 0, "drop_path_rate": drop_path, **spec.overrides}
+    if not spec.is_dinov3:  # timm knows their epsilon, and which of their buffers must be computed
+        return timm.create_model(spec.timm_model, pretrained=False, **arguments)
+    arguments["norm_layer"] = partial(timm.layers.LayerNorm, eps=spec.norm_eps)
     # On the meta device nothing is initialised, which saves seconds and, for large models, touching their memory at all.
     with nullcontext() if random else torch.device("meta"):
         vit = timm.create_model(spec.timm_model, pretrained=False, **arguments)

@@ -22,7 +22,14 @@ NUM_SHOWN = 20
 @click.option("-o", "store", required=True, metavar="STORE", help="Folder for the features; an unfinished one is continued.")
 @BACKBONE
 @click.option("--features", metavar="WHICH", help="class, mean (of patch tokens), both or map; default: both, of slides mean.")
-@click.option("--size", "size_px", default=224, show_default=True, metavar="PX", help="Edge of the square; multiple of 16.")
+@click.option(
+    "--size",
+    "size_px",
+    default=224,
+    show_default=True,
+    metavar="PX",
+    help="Edge of the square; multiple of the patch, 16 of DINOv3.",
+)
 @PIXELS
 @click.option("--kind", default="auto", show_default=True, metavar="WHAT", help="images, volumes or slides.")
 @click.option("--column", metavar="NAME", help="Column of the CSV file with the paths.")
@@ -62,12 +69,13 @@ def extract(
     INPUTS: a folder, a pattern in quotes, a CSV file of paths, or files. The same command continues interrupted work.
     Exit code 1 if an input could not be read; the rest is done.
     """
+    from nnunet_dino.backbones.catalogue import get_spec
     from nnunet_dino.features import Preprocessing, Slicing, Tiling
     from nnunet_dino.features import extract as extract_features
 
     outcome = extract_features(
         store=store,
-        preprocessing=Preprocessing(size_px, fit, window, statistics(mean, std)),
+        preprocessing=Preprocessing(size_px, fit, window, statistics(mean, std), get_spec(options["backbone"]).patch_px),
         slicing=Slicing(plane, every, volume),
         tiling=Tiling(tissue, mpp, slide_mpp),
         shard=parse_shard(shard),

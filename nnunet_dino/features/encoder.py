@@ -23,12 +23,12 @@ class Features(NamedTuple):
     """What the last block says about ``n`` images, after the final LayerNorm, on the encoder's device.
 
     Attributes:
-        class_token: ``n e``.
+        class_token: ``n e``; None of a backbone that has none.
         patch_mean: Mean over the patch tokens that show the image, ``n e``.
         patch_map: ``n e gh gw``.
     """
 
-    class_token: Tensor
+    class_token: Tensor | None
     patch_mean: Tensor
     patch_map: Tensor
 
@@ -71,6 +71,10 @@ class FrozenEncoder:
         self._mean, self._std = (torch.tensor(values, device=device).view(3, 1, 1) for values in self.statistics)
 
     @property
+    def has_class_token(self) -> bool:
+        return self._backbone.num_prefix_tokens > 0
+
+    @property
     def embed_dim(self) -> int:
         return int(self._backbone.embed_dim)
 
@@ -79,7 +83,7 @@ class FrozenEncoder:
         """Encodes images.
 
         Args:
-            images: ``n 3 h w`` or, grey, ``n 1 h w``; intensities 0..1; ``h`` and ``w`` multiples of 16. Grey is replicated.
+            images: ``n 3 h w`` or, grey, ``n 1 h w``; intensities 0..1; ``h`` and ``w`` multiples of the patch.
             shows_image: Which tokens show the image and not only padding, ``n gh gw``; None for all.
         """
         images = images.to(self.device, torch.float32, non_blocking=True).expand(-1, 3, -1, -1)
@@ -90,12 +94,13 @@ class FrozenEncoder:
         else:
             weights = shows_image.to(patch_map)[:, None]
             patch_mean = (patch_map * weights).sum((2, 3)) / weights.sum((2, 3))
-        return Features(tokens.class_tokens[-1].float(), patch_mean, patch_map)
+        class_token = tokens.class_tokens[-1].float() if tokens.class_tokens else None
+        return Features(class_token, patch_mean, patch_map)
 
 
-def default_batch(size_px: int) -> int:
+def default_batch(size_px: int, patch_px: int = PATCH_PX) -> int:
     """Returns how many images of ``size_px`` are encoded at once: as many as have 16,384 tokens together."""
-    return max(1, TOKENS_AT_ONCE // ((size_px // PATCH_PX) ** 2 + NUM_PREFIX_TOKENS))
+    return max(1, TOKENS_AT_ONCE // ((size_px // patch_px) ** 2 + NUM_PREFIX_TOKENS))
 
 
 def pick_device(name: str = "auto") -> torch.device:

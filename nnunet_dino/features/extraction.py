@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.backbones.adapted import IMAGENET
+from nnunet_dino.backbones.catalogue import get_spec
 from nnunet_dino.features.encode import FREE_THE_MACHINE, Reading, encode_units
 from nnunet_dino.features.encoder import FrozenEncoder, default_batch, pick_device
 from nnunet_dino.features.inputs import IMAGES, SLIDES, VOLUMES, find_items
@@ -94,10 +95,14 @@ def extract(
             machine has no threads or memory left.
     """
     preprocessing, slicing, tiling = preprocessing or Preprocessing(), slicing or Slicing(), tiling or Tiling()
+    preprocessing = replace(preprocessing, patch_px=get_spec(backbone).patch_px)
     _check(str(store), features, dtype, {"--batch": batch, "--per-file": items_per_file, "--workers": num_workers})
     kind, items = find_items(inputs, kind, column, root)
     open_source = opener(kind, preprocessing, slicing, tiling)
     encoder = FrozenEncoder(backbone, pick_device(device), preprocessing.statistics)
+    tokens = TOKENS_OF[features or DEFAULT_FEATURES[kind]]
+    if "class_token" in tokens and not encoder.has_class_token:
+        raise UserError(f"--features: required mean or map of {backbone}, which has no class token · got {features or 'both'}")
     mean, std = encoder.statistics
     is_usual = encoder.statistics == IMAGENET
     pixels = preprocessing.record() | {"norm": "imagenet" if is_usual else {"mean": list(mean), "std": list(std)}}
@@ -111,14 +116,18 @@ def extract(
         weights=encoder.digest,
         weights_are_random=encoder.weights_are_random,
         precision=str(encoder.dtype).removeprefix("torch."),
-        tokens=TOKENS_OF[features or DEFAULT_FEATURES[kind]],
+        tokens=tokens,
         per_slice=per_slice and kind == VOLUMES,
         dtype=dtype,
         preprocessing=pixels,
         num_items=len(items),
         items_per_file=items_per_file or ITEMS_PER_FILE[kind],
     )
-    reading = Reading(open_source, batch or default_batch(preprocessing.size_px), num_workers or min(8, os.cpu_count() or 1))
+    reading = Reading(
+        open_source,
+        batch or default_batch(preprocessing.size_px, preprocessing.patch_px),
+        num_workers or min(8, os.cpu_count() or 1),
+    )
     num_mine = sum((position // facts.items_per_file) % shard[1] == shard[0] for position in range(len(items)))
     disable = None if show_progress else True
     with tqdm(total=num_mine, unit=kind[:-1], disable=disable, smoothing=0.05, file=sys.stderr) as bar:

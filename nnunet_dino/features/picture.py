@@ -83,7 +83,7 @@ def show_picture(picture: Picture, preprocessing: Preprocessing) -> Source:
     height, width = values.shape[:2]
     place = placement((height, width), preprocessing.size_px, preprocessing.fit, picture.pixel_hw)
     facts = with_notes({"shape": f"{height} × {width}"}, [*picture.notes, *notes])
-    return Source(1, lambda start, stop: square[start:stop], facts, shows_image(place, preprocessing.size_px))
+    return Source(1, lambda start, stop: square[start:stop], facts, shows_image(place, preprocessing))
 
 
 def read_picture(path: str) -> Picture:

@@ -38,10 +38,11 @@ class Preprocessing:
     """How images are shown to the backbone.
 
     Attributes:
-        size_px: Edge of the square, a multiple of 16.
+        size_px: Edge of the square, a multiple of ``patch_px``.
         fit: What becomes of images that are not square: ``pad`` with black, ``stretch``, or ``crop`` the middle.
         window: ``auto``, a name of :data:`WINDOWS_HU`, or ``LOW,HIGH``.
         statistics: Mean and deviation of red, green and blue; by default what the weights came with, else ImageNet's.
+        patch_px: Pixels along a token of the backbone.
 
     Raises:
         UserError: A value is none of these.
@@ -51,11 +52,13 @@ class Preprocessing:
     fit: str = "pad"
     window: str = AUTO
     statistics: Statistics | None = None
+    patch_px: int = PATCH_PX
 
     def __post_init__(self) -> None:
-        if self.size_px < PATCH_PX or self.size_px % PATCH_PX:
-            lower = max(PATCH_PX, self.size_px // PATCH_PX * PATCH_PX)
-            raise UserError(f"--size: required a multiple of {PATCH_PX} · got {self.size_px} · for example {lower}")
+        patch_px = self.patch_px
+        if self.size_px < patch_px or self.size_px % patch_px:
+            lower = max(patch_px, self.size_px // patch_px * patch_px)
+            raise UserError(f"--size: required a multiple of {patch_px} · got {self.size_px} · for example {lower}")
         if self.fit not in FITS:
             raise UserError(f"--fit: required one of {', '.join(FITS)} · got {self.fit!r}{nearest(self.fit, FITS)}")
         self.range()
@@ -78,10 +81,10 @@ class Preprocessing:
         return low, high
 
     def record(self) -> dict[str, Any]:
-        """Returns all that changes the pixels, for the store, but for the statistics, which weights may bring."""
+        """Returns all that changes the pixels, for the store, but for what the backbone or its weights bring."""
         window = self.range()
         return {
-            **{key: value for key, value in asdict(self).items() if key != "statistics"},
+            **{key: value for key, value in asdict(self).items() if key not in ("statistics", "patch_px")},
             "window_low_high": list(window) if window else None,
             "grey": "replicated",
             "patch_mean": "of tokens that show the image",
@@ -209,11 +212,12 @@ def placement(shape_hw: tuple[int, int], size_px: int, fit: str, pixel_hw: tuple
     return Placement((size_px - height) // 2, (size_px - width) // 2, height, width)
 
 
-def shows_image(place: Placement, size_px: int) -> Tensor:
+def shows_image(place: Placement, preprocessing: Preprocessing) -> Tensor:
     """Returns which tokens show some of an image and not only padding, ``gh gw``."""
-    starts = PATCH_PX * torch.arange(size_px // PATCH_PX)
+    patch_px = preprocessing.patch_px
+    starts = patch_px * torch.arange(preprocessing.size_px // patch_px)
     rows, columns = (
-        (starts < begin + length) & (starts + PATCH_PX > begin)
+        (starts < begin + length) & (starts + patch_px > begin)
         for begin, length in ((place.top, place.height), (place.left, place.width))
     )
     return rows[:, None] & columns

@@ -101,7 +101,7 @@ def _tiles_of(slide: AbstractSlide, path: str, preprocessing: Preprocessing, til
     width, height = slide.dimensions
     facts = {"shape": f"{height} × {width}", "tile_px": tile_px, "mpp": own_mpp or ""}
     facts = with_notes(facts, [note] if note else [])
-    all_tokens = shows_image(Placement(0, 0, preprocessing.size_px, preprocessing.size_px), preprocessing.size_px)
+    all_tokens = shows_image(Placement(0, 0, preprocessing.size_px, preprocessing.size_px), preprocessing)
     return Source(len(corners), images, facts, all_tokens, torch.from_numpy(corners), slide.close)
 
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from nnunet_dino._errors import UserError
 from nnunet_dino._files import write_atomically
+from nnunet_dino.backbones.catalogue import get_spec
 from nnunet_dino.backbones.vit import PATCH_PX
 from nnunet_dino.backbones.weights.model_config import Statistics
 from nnunet_dino.features.encoder import Features, FrozenEncoder, default_batch, pick_device
@@ -86,10 +87,12 @@ def look(
     _check_target(target)
     slicing = Slicing(plane, volume=volume)
 
-    def prepared(chosen_px: int) -> Preprocessing:
-        return Preprocessing(chosen_px if size_px is None else size_px, fit, window, statistics)
+    patch_px = get_spec(backbone).patch_px
 
-    prepared(PATCH_PX)
+    def prepared(num_tokens: int) -> Preprocessing:
+        return Preprocessing(num_tokens * patch_px if size_px is None else size_px, fit, window, statistics, patch_px)
+
+    prepared(1)
     found, items = find_items([image], kind)
     if len(items) != 1:
         raise UserError(f"required one image, volume or slide · got {image} with {len(items)} · name one file")
@@ -102,7 +105,7 @@ def look(
     encode = partial(_encoded, encoder=encoder, show_progress=show_progress)
     try:
         if found == SLIDES:
-            content = _slide(items[0], prepared(224), tiling, encode, at, notes)
+            content = _slide(items[0], prepared(224 // patch_px), tiling, encode, at, notes)
         else:
             opened = _picture(items[0], prepared) if found == IMAGES else _volume(items[0], prepared, slicing, slices)
             notes += opened.source.notes
@@ -139,7 +142,7 @@ class _Opened:
 def _picture(item: Item, prepared: Callable[[int], Preprocessing]) -> _Opened:
     picture = read_picture(item.path)
     shape_hw, pixel_hw = (picture.values.shape[0], picture.values.shape[1]), picture.pixel_hw
-    preprocessing = prepared(_edge_px(shape_hw, pixel_hw))
+    preprocessing = prepared(_num_tokens(shape_hw, pixel_hw))
     return _Opened(show_picture(picture, preprocessing), [0], [item.id], shape_hw, pixel_hw, preprocessing)
 
 
@@ -151,15 +154,15 @@ def _volume(item: Item, prepared: Callable[[int], Preprocessing], slicing: Slici
         if not 0 <= number < count:
             raise UserError(f"--slice: required a number from 0 to {count - 1} · got {number}")
     numbers, shape_hw = chosen or [count // 2], (shape[0], shape[1])
-    preprocessing = prepared(_edge_px(shape_hw, pixel_hw))
+    preprocessing = prepared(_num_tokens(shape_hw, pixel_hw))
     names = [f"{slicing.plane} slice {number} of {count}" for number in numbers]
     return _Opened(show_slices(volume, preprocessing, slicing), numbers, names, shape_hw, pixel_hw, preprocessing)
 
 
-def _edge_px(shape_hw: tuple[int, int], pixel_hw: tuple[float, float]) -> int:
-    """Returns the edge of the square that keeps the pixels of an image, within bounds."""
+def _num_tokens(shape_hw: tuple[int, int], pixel_hw: tuple[float, float]) -> int:
+    """Returns how many tokens of 16 pixels along the edge of a square keep the pixels of an image, within bounds."""
     longest = max(count * pixel for count, pixel in zip(shape_hw, pixel_hw, strict=True)) / min(pixel_hw)
-    return PATCH_PX * min(max(math.ceil(longest / PATCH_PX), MIN_TOKENS), MAX_TOKENS)
+    return min(max(math.ceil(longest / PATCH_PX), MIN_TOKENS), MAX_TOKENS)
 
 
 def _token_at(point: Point, opened: _Opened) -> tuple[int, int]:
@@ -173,7 +176,8 @@ def _token_at(point: Point, opened: _Opened) -> tuple[int, int]:
     column = where.left + (x + 0.5) / width * where.width
     if not (0 <= row < size_px and 0 <= column < size_px):
         raise UserError(f"--at: required a pixel that is shown · got {x:g},{y:g}, which --fit {fit} cuts off")
-    return int(row / PATCH_PX), int(column / PATCH_PX)
+    patch_px = opened.preprocessing.patch_px
+    return int(row / patch_px), int(column / patch_px)
 
 
 def _encoded(

@@ -88,7 +88,7 @@ def show_slices(volume: Volume, preprocessing: Preprocessing, slicing: Slicing) 
     facts = with_notes(facts, [*volume.notes, *notes])
     height, width = slices.shape[1:3]
     place = placement((height, width), preprocessing.size_px, preprocessing.fit, pixel_hw)
-    return Source(len(slices), images, facts, shows_image(place, preprocessing.size_px))
+    return Source(len(slices), images, facts, shows_image(place, preprocessing))
 
 
 def take_plane(volume: Volume, plane: str) -> tuple[np.ndarray, tuple[float, float]]:

@@ -90,6 +90,9 @@ class MedDINOv3(nn.Module):
         refuse_unused("MedDINOv3", options, "gate_start", "neck_width", "token_head")
         self.slice_encoder = build_slice_encoder(options, input_channels)
         backbone = self.slice_encoder.backbone
+        if backbone.patch_px != PATCH_PX:
+            got = f"{options.backbone} with {backbone.patch_px}"
+            raise UserError(f"MedDINOv3: required patches of {PATCH_PX} pixels · got {got} · use another network or backbone")
         if options.drop_path:
             _drop_paths_alike(backbone.backbone.vit, options.drop_path)
         self.decoder = TokenDecoder(self.slice_encoder.num_maps * backbone.embed_dim, num_classes)

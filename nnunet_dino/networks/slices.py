@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import any_torch_dispatch_mode_on_stack
 from nnunet_dino.backbones.adapted import AdaptedBackbone
 from nnunet_dino.backbones.precision import is_exporting
 from nnunet_dino.backbones.rgb import NEIGHBOURS, REPEAT, ChannelView, num_images, shown, with_neighbours
-from nnunet_dino.backbones.vit import NUM_PREFIX_TOKENS, PATCH_PX, TOKENS_AT_ONCE
+from nnunet_dino.backbones.vit import TOKENS_AT_ONCE
 from nnunet_dino.networks.slice_reuse import SliceReuse
 
 CHUNK_TOKENS_ON_CPU = 2048  # as fast, and intermediate results stay small
@@ -54,7 +54,7 @@ class SliceEncoder(nn.Module):
 
     ::
 
-        b c d h w ─► (b·d) c h w ─► resize ─► (b·d) 3 16·gh 16·gw ─► backbone ─► per tap (b·d) gh gw e
+        b c d h w ─► (b·d) c h w ─► resize ─► (b·d) 3 p·gh p·gw ─► backbone ─► per tap (b·d) gh gw e
 
     A slice is resized so that one token covers ``token_stride_px`` pixels of the input, which enlarges small slices: at a
     stride of 8 a 56 × 40 slice is seen as 112 × 80 pixels and gives 7 × 5 tokens. Pixels that are not square are resized until
@@ -149,9 +149,9 @@ class SliceEncoder(nn.Module):
     def encode(self, slices: Tensor) -> tuple[Tensor, ...]:
         """Encodes slices ``n c h w``, every one anew; with neighbours ``n 3·c h w``. Returns what :meth:`forward` does."""
         gh, gw = self.grid(slices.shape[2:])
-        size_px = gh * PATCH_PX, gw * PATCH_PX
+        size_px = gh * self.backbone.patch_px, gw * self.backbone.patch_px
         at_a_time = CHUNK_TOKENS_ON_CPU if slices.device.type == "cpu" else TOKENS_AT_ONCE
-        num_chunks = min(len(slices), math.ceil(len(slices) * (gh * gw + NUM_PREFIX_TOKENS) / at_a_time))
+        num_chunks = min(len(slices), math.ceil(len(slices) * (gh * gw + self.backbone.num_prefix_tokens) / at_a_time))
         if num_chunks == 1:
             return tuple(m.contiguous() for m in self._encode_chunk(slices, size_px))
         chunks = (self._encode_chunk(part, size_px) for part in slices.tensor_split(num_chunks))

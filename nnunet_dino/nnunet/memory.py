@@ -8,7 +8,7 @@ import numpy as np
 
 from nnunet_dino.backbones.catalogue import get_spec
 from nnunet_dino.backbones.rgb import num_images
-from nnunet_dino.backbones.vit import NUM_PREFIX_TOKENS, TOKENS_AT_ONCE
+from nnunet_dino.backbones.vit import TOKENS_AT_ONCE
 from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.networks.slices import token_grid
 
@@ -34,7 +34,7 @@ def backbone_outputs(options: DinoOptions, patch_size: Sequence[int], input_chan
     spec = get_spec(options.backbone)
     gh, gw = token_grid(patch_size[-2:], options.token_stride_px, options.pixel_aspect)
     num_slices = int(np.prod(patch_size[:-2], dtype=int)) * num_images(input_channels, options.rgb)
-    tokens = num_slices * (gh * gw + NUM_PREFIX_TOKENS)
+    tokens = num_slices * (gh * gw + spec.num_prefix_tokens)
     per_token = len(spec.taps) * spec.embed_dim * 2 * 2
     if options.adaptation != "frozen":
         per_token += (max(spec.taps) + 1) * spec.embed_dim * 2

@@ -15,6 +15,7 @@ from nnunetv2.experiment_planning.experiment_planners.network_topology import ge
 
 from nnunet_dino._errors import UserError
 from nnunet_dino._nnunet_folders import read_json
+from nnunet_dino.backbones.catalogue import get_spec
 from nnunet_dino.backbones.vit import PATCH_PX
 from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.nnunet.check_plans import check_planning
@@ -148,7 +149,7 @@ class DINOv3Planning(_Planner):
                 plans["configurations"][name]["data_identifier"] = f"{STOCK_PLANS}_{name}"
 
     def _fine_dino(self) -> DinoOptions:
-        return replace(self.dino, token_stride_px=PATCH_PX)
+        return replace(self.dino, token_stride_px=get_spec(self.dino.backbone).patch_px)
 
     def _add_fine_configuration(self, plans: dict[str, Any]) -> None:
         """Adds ``2d_896`` unless pictures of that size would hold next to nothing."""

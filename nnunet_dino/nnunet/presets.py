@@ -76,6 +76,9 @@ SIZES = (
     Size("DINOv3B", "DINOv3 ViT-B/16", "dinov3_vitb16"),
     Size("DINOv3L", "DINOv3 ViT-L/16", "dinov3_vitl16"),
     Size("DINOv3HPlus", "DINOv3 ViT-H+/16", "dinov3_vith16plus", unets=()),
+    Size("DINOv2S", "DINOv2 ViT-S/14 with registers", "dinov2_vits14_reg", unets=("",)),
+    Size("DINOv2B", "DINOv2 ViT-B/14 with registers", "dinov2_vitb14_reg", unets=("",)),
+    Size("DINOv2L", "DINOv2 ViT-L/14 with registers", "dinov2_vitl14_reg", unets=("",)),
     Size("DINOv3Tiny", "A random ViT of 0.9 million parameters for demonstrations and tests", "dinov3_tiny", "random", ("",)),
 )
 

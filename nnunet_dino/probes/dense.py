@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.adapted import AdaptedBackbone
 from nnunet_dino.backbones.rgb import num_images
+from nnunet_dino.backbones.vit import PATCH_PX
 from nnunet_dino.networks.slices import SliceEncoder
 from nnunet_dino.probes.dense_cases import LabelledCases, LabelledSlices, find_cases
 from nnunet_dino.probes.dense_cells import raw_cells
@@ -232,6 +233,7 @@ class _Given(nn.Module):
     """Any function from images to patch maps, as the slice encoder takes it."""
 
     is_frozen, num_taps = True, 1
+    patch_px, num_prefix_tokens = PATCH_PX, 0
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()

@@ -126,7 +126,7 @@ def download(spec: BackboneSpec, look_again: Callable[[], Path | None] = lambda:
         raise UserError(f"download of {spec.name}: required a network · got HF_HUB_OFFLINE=1 · unset it, or {by_hand(spec)}")
     logging.set_verbosity_error()  # it would print every retry
     failures = []
-    with exclusive(Path(constants.HF_HUB_CACHE, ".locks", f"nnunet_dino-{spec.name}.lock")):
+    with exclusive(Path(constants.HF_HUB_CACHE, ".locks", f"nnunet_dino-{spec.file_stem}.lock")):
         if found := look_again():
             return found
         for source in available:

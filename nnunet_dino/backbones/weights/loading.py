@@ -11,7 +11,8 @@ from torch import Tensor
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.catalogue import CATALOGUE, BackboneSpec, get_spec
-from nnunet_dino.backbones.weights.conversion import Conversion, ConversionReport
+from nnunet_dino.backbones.timm_models import timm_state
+from nnunet_dino.backbones.weights.conversion import Conversion, ConversionReport, Dropped
 from nnunet_dino.backbones.weights.formats import to_timm
 from nnunet_dino.backbones.weights.matching import closest, fitting, match
 from nnunet_dino.backbones.weights.model_config import TRAINED_ELSEWHERE, Statistics, statistics, trained_elsewhere
@@ -67,13 +68,22 @@ def load_file(path: Path, spec: BackboneSpec | None = None) -> LoadedWeights:
             values are not those that were imported.
     """
     raw = read_checkpoint(path)
-    conversion = to_timm(raw.tensors, path)
-    if raw.inside:
-        conversion.notes.append(f"taken from {' / '.join(raw.inside)} in the file")
-    names = [spec.name] if spec else _names(path, raw, conversion)
-    spec = spec or get_spec(names[0])
-    _check_what_it_says(spec, path, raw.metadata)
-    state, report = match(conversion, spec, raw.config)
+    if spec is None and NAME_KEY in raw.metadata:
+        spec = get_spec(raw.metadata[NAME_KEY], f"backbone that {path} names")
+    if spec is not None and not spec.is_dinov3:
+        names = [spec.name]
+        _check_what_it_says(spec, path, raw.metadata)
+        state, surplus = timm_state(raw.tensors, spec, path)
+        dropped = tuple(Dropped(key, "the transformer has no such tensor") for key in surplus)
+        report = ConversionReport("timm", tuple(state), dropped, (), ())
+    else:
+        conversion = to_timm(raw.tensors, path)
+        if raw.inside:
+            conversion.notes.append(f"taken from {' / '.join(raw.inside)} in the file")
+        names = [spec.name] if spec else _names(path, raw, conversion)
+        spec = spec or get_spec(names[0])
+        _check_what_it_says(spec, path, raw.metadata)
+        state, report = match(conversion, spec, raw.config)
     shown = statistics(raw.metadata, raw.config, raw.preprocessor, path)
     digest = digest_of(state)
     stated = raw.metadata.get(DIGEST_KEY, digest)

@@ -59,12 +59,12 @@ def match(
 
 def fitting(conversion: Conversion) -> list[str]:
     """Returns the names of the backbones in the catalogue that have the tensors of ``conversion``, by name and shape."""
-    return [spec.name for spec in CATALOGUE.values() if _num_differences(conversion, spec) == 0]
+    return [spec.name for spec in CATALOGUE.values() if spec.is_dinov3 and _num_differences(conversion, spec) == 0]
 
 
 def closest(conversion: Conversion) -> BackboneSpec:
     """Returns the backbone in the catalogue whose tensors differ least from those of ``conversion``, by name and shape."""
-    return min(CATALOGUE.values(), key=lambda spec: _num_differences(conversion, spec))
+    return min((spec for spec in CATALOGUE.values() if spec.is_dinov3), key=lambda spec: _num_differences(conversion, spec))
 
 
 def _num_differences(conversion: Conversion, spec: BackboneSpec) -> int:

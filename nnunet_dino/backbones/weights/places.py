@@ -140,7 +140,7 @@ def _refuse_unknown_names(spec: BackboneSpec, folder: Path) -> None:
 
 def _file_names(spec: BackboneSpec) -> list[str]:
     """Returns the names that a file of ``spec`` may have in a folder with several backbones."""
-    names = [f"{spec.name}.safetensors", f"{spec.name}.pth"] + ([spec.meta_file] if spec.meta_file else [])
+    names = [f"{spec.file_stem}.safetensors", f"{spec.file_stem}.pth"] + ([spec.meta_file] if spec.meta_file else [])
     for source in hub.sources(spec):
         names += [f"{name}.safetensors" for name in (source.short_name, source.repository.replace("/", "--"))]
     return names

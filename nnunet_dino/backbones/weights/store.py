@@ -50,7 +50,7 @@ def import_file(path: Path, name: str | None = None, force: bool = False) -> tup
         options = " or ".join(f"--as {fitted}" for fitted in loaded.names)
         raise UserError(f"import: required the backbone's name · got {path}, which fits {len(loaded.names)} · add {options}")
     spec = get_spec(loaded.names[0])
-    target = store_folder() / f"{spec.name}.safetensors"
+    target = store_folder() / f"{spec.file_stem}.safetensors"
     remove_unfinished(target.parent)
     there = _digest_there(spec, target)
     if there == loaded.digest:
