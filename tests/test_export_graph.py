@@ -24,9 +24,12 @@ from nnunet_dino.nnunet.trainer import DINOv3Trainer
 
 BASE = trainers.nnUNetTrainerMedDINOv3B
 MEDDINO = type("TinyMedDINOv3", (BASE,), {"dino": replace(BASE.dino, backbone="dinov3_tiny")})
+SMALLEST = trainers.nnUNetTrainerDINOv3Tiny
+DINOV2 = type("TinyDINOv2", (SMALLEST,), {"dino": replace(SMALLEST.dino, backbone="dinov2_tiny")})
 TINY = "nnUNetTrainerDINOv3Tiny"
 NETWORKS = {
     "frozen": (f"{TINY}", "3d_fullres"),
+    "dinov2": (DINOV2, "3d_fullres"),
     "frozen residual": (f"{TINY}", "3d_fullres"),
     "frozen 2d": (f"{TINY}", "2d"),
     "lora": (f"{TINY}_LoRA", "3d_fullres"),

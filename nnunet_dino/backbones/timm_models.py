@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -98,3 +100,24 @@ def timm_state(tensors: Mapping[str, Tensor], spec: BackboneSpec, where: object)
         if not bool(tensor.isfinite().all()):
             raise UserError(f"damaged weights: required finite numbers · got NaN or infinity for {key} in {where}")
     return result, [key for key in state if key not in wanted]
+
+
+@contextmanager
+def constant_positions() -> Iterator[None]:
+    """Interpolates learned positions to a grid once, at the first pass; a graph of a later one holds the result.
+
+    ONNX has no antialiased interpolation, and positions depend on no image.
+    """
+    known: dict[tuple[int, tuple[int, ...]], Tensor] = {}
+    resample = timm.layers.resample_abs_pos_embed
+
+    def once(positions: Tensor, new_size: Any, *arguments: Any, **options: Any) -> Tensor:
+        key = id(positions), tuple(int(length) for length in new_size)
+        if key not in known:
+            known[key] = resample(positions, new_size, *arguments, **options).detach()
+        return known[key]
+
+    with ExitStack() as stack:
+        for family in (timm.models.vision_transformer, timm.models.eva):
+            stack.enter_context(patch.object(family, "resample_abs_pos_embed", once))
+        yield

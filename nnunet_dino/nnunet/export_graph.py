@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
@@ -18,6 +20,7 @@ from nnunet_dino._checkpoints import read_checkpoint
 from nnunet_dino._errors import UserError
 from nnunet_dino._files import write_atomically
 from nnunet_dino._nnunet_folders import read_json
+from nnunet_dino.backbones.timm_models import constant_positions
 from nnunet_dino.nnunet.discovery.registry import resolve
 from nnunet_dino.nnunet.export import trained_folds
 
@@ -130,7 +133,10 @@ def _require_onnx() -> None:
 
 def _write_onnx(network: nn.Module, example: Tensor, path: str) -> None:
     names = {"input_names": [IMAGE], "output_names": [LOGITS]}
-    torch.onnx.export(network, (example,), path, opset_version=OPSET, dynamo=False, **names)
+    with constant_positions():
+        with torch.no_grad(), patch.dict(os.environ, nnUNet_dino_precision="float32"):
+            network(example)
+        torch.onnx.export(network, (example,), path, opset_version=OPSET, dynamo=False, **names)
 
 
 def _write_program(network: nn.Module, example: Tensor, path: str) -> None:
