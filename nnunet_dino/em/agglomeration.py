@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
+import io
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.em.fragments import fragments_of, require
+from nnunet_dino.em.fragments import require
 
 THRESHOLD = 0.5
 # Median of the affinities between two fragments, from a histogram of 256 bins; as published.
@@ -51,13 +53,6 @@ def check_threshold(threshold: float) -> None:
         raise UserError(f"threshold: required a number from 0 to 1 · got {threshold} · 0.5 is the published one")
 
 
-def neurons_of(affinities: NDArray[Any], per_section: bool, threshold: float = THRESHOLD) -> NDArray[np.uint32]:
-    """Returns the neurons of a volume ``d h w``, ids from 1 without gaps, from its affinities ``3 d h w`` in [0, 1]."""
-    affinities = np.ascontiguousarray(affinities[:3], dtype=np.float32)
-    neurons = agglomerate(affinities, fragments_of(affinities, per_section), threshold)
-    return renumbered(neurons)
-
-
 def renumbered(ids: NDArray[Any]) -> NDArray[np.uint32]:
     """Returns the same partition with ids from 1 without gaps; 0 stays 0."""
     known, places = np.unique(ids, return_inverse=True)
@@ -67,12 +62,19 @@ def renumbered(ids: NDArray[Any]) -> NDArray[np.uint32]:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Sends what compiled code prints to nowhere."""
-    with tempfile.TemporaryFile() as nowhere:
+    """Sends what waterz prints, from Python and from C++, to nowhere."""
+    with tempfile.TemporaryFile() as nowhere, redirect_stdout(io.StringIO()):
+        _flush()
         kept = os.dup(1)
         try:
             os.dup2(nowhere.fileno(), 1)
             yield
         finally:
+            _flush()  # what it printed waits in C's buffer, and would come out later
             os.dup2(kept, 1)
             os.close(kept)
+
+
+def _flush() -> None:
+    if os.name != "nt":
+        ctypes.CDLL(None).fflush(None)

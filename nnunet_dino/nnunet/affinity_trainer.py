@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.base.basic_transform import SegOnlyTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
 
 from nnunet_dino._errors import UserError
@@ -33,7 +34,7 @@ from nnunet_dino.nnunet.trainer import DINOv3Trainer
 PLANNER, PLANS = "nnUNetPlannerAffinities", "nnUNetAffinitiesPlans"
 
 
-class AffinityTransform(BasicTransform):
+class AffinityTransform(SegOnlyTransform):
     """Makes affinities of ids, after everything that moves them.
 
     Args:
@@ -73,11 +74,20 @@ class AffinityTrainer(DINOv3Trainer):
         self.oversample_foreground_percent = 0.0
 
     @classmethod
-    def build_network_architecture(cls, *arguments: Any, **options: Any) -> nn.Module:
+    def build_network_architecture(
+        cls,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
         """Builds the network; called by nnU-Net in training and at prediction, which needs the extra ``em`` as well."""
         require("mahotas")
         require("waterz")
-        return super().build_network_architecture(*arguments, **options)
+        return super().build_network_architecture(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+        )
 
     def _build_loss(self) -> nn.Module:
         return WeightedMSE()
