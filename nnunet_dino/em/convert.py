@@ -211,7 +211,7 @@ def _write(folder: Path, cases: Sequence[_Case]) -> None:
         for kind, volume, ending in (("images", image, "_0000"), ("labels", ids, "")):
             target = folder / f"{kind}{part}"
             target.mkdir(parents=True, exist_ok=True)
-            tifffile.imwrite(target / f"{name}{ending}.tif", volume, compression="zlib")
+            tifffile.imwrite(target / f"{name}{ending}.tif", volume, photometric="minisblack", compression="zlib")
             (target / f"{name}.json").write_text(json.dumps({"spacing": spacing}))
     training = [name for name, part, *_ in cases if part == "Tr"]
     description = {
