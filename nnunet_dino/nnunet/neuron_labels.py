@@ -31,7 +31,7 @@ class NeuronIds(Sequence):
     def __getitem__(self, index: Any) -> Any:
         raise UserError(
             "Dice: required labels that mean the same in every image · got the ids of neurons, which do not · judge affinity "
-            "models with nnunet-dino em score (VOI and ARAND), and compare them with nnunet-dino compare"
+            "models with nnunet-dino em score (VOI and ARAND)"
         )
 
     def __iter__(self) -> Iterator[Any]:
