@@ -33,7 +33,12 @@ def trainers() -> Iterator[tuple[str, ...]]:
 def planners() -> Iterator[tuple[str, ...]]:
     yield "Planner", "Plans", "Backbone", "U-Net"
     for preset in PLANNERS.values():
-        yield f"`{preset.name}`", f"`{preset.plans_name}`", f"`{preset.dino['backbone']}`", UNETS[preset.unet][1]
+        yield (
+            f"`{preset.name}`",
+            f"`{preset.plans_name}`",
+            f"`{preset.dino['backbone']}`" if preset.dino else "–",
+            UNETS[preset.unet][1],
+        )
 
 
 def recipes() -> Iterator[tuple[str, ...]]:

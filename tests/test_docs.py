@@ -138,7 +138,7 @@ def classes_in(code: str) -> list[str]:
 
 def test_the_readme_names_every_trainer_but_for_the_endings_it_explains() -> None:
     table = {cells[0]: cells[1:] for cells in rows(read("README.md"), "Trainer")}
-    bases = {name for name in FULL_LENGTH if not name.endswith(("_LoRA", "_FT", "_TokensOnly", "_Adam1en3"))}
+    bases = {name for name in FULL_LENGTH if not name.endswith(("_LoRA", "_FT", "_TokensOnly", "_Adam1en3", "_Affinities"))}
     assert set(table) == bases
     for name, (backbone, _, licence) in table.items():
         spec = get_spec(resolve(name).dino.backbone)

@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 KNOWS = {
     "backbones": set(),
     "networks": {"backbones"},
-    "nnunet": {"networks"},
+    "em": set(),
+    "nnunet": {"networks", "em"},
     "trainers": {"nnunet"},
     "planners": {"nnunet"},
     "features": {"backbones"},
@@ -23,7 +24,7 @@ KNOWS = {
     "compare": {"features", "reports"},
     "demo": set(),
     "pretrain": {"nnunet", "features", "reports", "probes"},
-    "cli": {"pretrain", "backbones", "networks", "nnunet", "features", "reports", "probes", "compare", "demo"},
+    "cli": {"pretrain", "backbones", "networks", "nnunet", "features", "reports", "probes", "compare", "demo", "em"},
 }
 EVERYBODYS = {"_checkpoints", "_errors", "_files", "_nnunet_folders"}
 

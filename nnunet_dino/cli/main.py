@@ -9,6 +9,7 @@ from nnunet_dino.cli import (
     compare,
     demo,
     doctor,
+    em,
     export,
     extract,
     look,
@@ -43,6 +44,7 @@ for verb in (
     probe.probe,
     look.look,
     pretrain.pretrain,
+    em.em,
 ):
     main.add_command(verb)
 probe.probe.add_command(probe_dense.dense)

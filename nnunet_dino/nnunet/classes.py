@@ -6,6 +6,7 @@ They live in ``nnunet_dino.trainers`` and ``nnunet_dino.planners``, so that work
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 from nnunet_dino.nnunet.presets import PLANNERS, TRAINERS, UNETS
 
@@ -18,6 +19,9 @@ def trainer_class(name: str) -> type:
     from nnunet_dino.nnunet.trainer import DINOv3Trainer
 
     preset = TRAINERS[name]
+    base: type = DINOv3Trainer
+    if preset.has_affinities:
+        from nnunet_dino.nnunet.affinity_trainer import AffinityTrainer as base
     content = {
         "__doc__": f"{preset.title}.",
         "__module__": "nnunet_dino.trainers",
@@ -28,7 +32,7 @@ def trainer_class(name: str) -> type:
         "short_run_epochs": preset.num_epochs,
         "prior": preset.prior,
     }
-    return type(name, (DINOv3Trainer,), content)
+    return type(name, (base,), content)
 
 
 @cache
@@ -38,14 +42,23 @@ def planner_class(name: str) -> type:
     from nnunetv2.experiment_planning.experiment_planners.residual_unets import residual_encoder_unet_planners
 
     from nnunet_dino.networks.options import DinoOptions
+    from nnunet_dino.nnunet.affinity_planning import AffinityPlanning
     from nnunet_dino.nnunet.planning import DINOv3Planning
 
     preset = PLANNERS[name]
     stock = getattr(residual_encoder_unet_planners, UNETS[preset.unet][0], ExperimentPlanner)
-    content = {
+    content: dict[str, Any] = {
         "__doc__": f"{preset.title}.",
         "__module__": "nnunet_dino.planners",
-        "dino": DinoOptions(**preset.dino),
         "default_plans_name": preset.plans_name,
     }
-    return type(name, (DINOv3Planning, stock), content)
+    if preset.dino is None:
+        return type(name, (AffinityPlanning, stock), content | {"has_long_range": preset.has_long_range})
+    return type(name, (DINOv3Planning, stock), content | {"dino": DinoOptions(**preset.dino)})
+
+
+def neuron_class(name: str) -> type:
+    """Returns the label manager or preprocessor of a row of :data:`nnunet_dino.nnunet.presets.NEURON_CLASSES`."""
+    from nnunet_dino.nnunet import neuron_labels
+
+    return getattr(neuron_labels, name)

@@ -47,6 +47,7 @@ class Preset:
         vit_lr: Learning rate of the backbone's trained parameters; None takes the recipe's.
         num_epochs: Length; None is nnU-Net's 1000.
         prior: Start with the output biases at the class frequencies.
+        has_affinities: Learn affinities of neurons instead of classes.
     """
 
     name: str
@@ -57,17 +58,28 @@ class Preset:
     vit_lr: float | None = None
     num_epochs: int | None = None
     prior: bool = False
+    has_affinities: bool = False
 
 
 @dataclass(frozen=True)
 class PlannerPreset:
-    """What makes one planner differ from nnU-Net's: the backbone, and which of nnU-Net's planners it extends."""
+    """What makes one planner differ from nnU-Net's.
+
+    Attributes:
+        name: Name of the class.
+        title: Its docstring.
+        plans_name: Of the plans that it writes.
+        dino: The DINOv3 side of the network; None plans the stock network, for affinities.
+        unet: Key of ``UNETS``: which of nnU-Net's planners it extends.
+        has_long_range: Plan affinities over several voxels as well.
+    """
 
     name: str
     title: str
     plans_name: str
-    dino: Mapping[str, Any]
-    unet: str
+    dino: Mapping[str, Any] | None
+    unet: str = ""
+    has_long_range: bool = False
 
 
 SIZES = (
@@ -89,6 +101,9 @@ VARIANTS = (
     Preset("_FT", "trained in full", dino={"adaptation": "full"}, vit_lr=1e-4),
     Preset("_TokensOnly", "frozen, tokens only", TOKENS_ONLY, {"token_stride_px": 16}, "tokens_only"),
 )
+
+# The variants of VARIANTS that learn affinities too, with one recipe for all.
+WITH_AFFINITIES = ("", "_LoRA", "_FT", "_TokensOnly")
 
 _MEDDINOV3 = {"adaptation": "full", "token_stride_px": 16, "drop_path": 0.2}
 
@@ -117,6 +132,33 @@ SINGLE = (
         recipe="adam1en3",
         prior=True,
     ),
+    Preset(
+        "nnUNetTrainerAffinities",
+        "nnU-Net's network, affinities of neurons",
+        network=None,
+        recipe="affinities",
+        has_affinities=True,
+    ),
+)
+
+AFFINITY_PLANNERS = (
+    PlannerPreset("nnUNetPlannerAffinities", "Affinities of neurons", "nnUNetAffinitiesPlans", None),
+    PlannerPreset(
+        "nnUNetPlannerAffinitiesLongRange",
+        "Affinities of neurons, with nine over several voxels beside",
+        "nnUNetAffinitiesLongRangePlans",
+        None,
+        has_long_range=True,
+    ),
+)
+
+# What the plans of these planners name: label managers and a preprocessor.
+NEURON_CLASSES = (
+    "AffinityLabels",
+    "AffinityVolumeLabels",
+    "AffinityLongRangeLabels",
+    "AffinityVolumeLongRangeLabels",
+    "NeuronPreprocessor",
 )
 
 LENGTHS = (2, 5, 50, 250)
@@ -133,12 +175,16 @@ UNETS = {
 def _full_length_trainers() -> Iterator[Preset]:
     for size in SIZES:
         for variant in VARIANTS:
-            yield replace(
+            preset = replace(
                 variant,
                 name=f"nnUNetTrainer{size.name}{variant.name}",
                 title=f"{size.title}, {variant.title}",
                 dino={"backbone": size.backbone, "weights": size.weights, **variant.dino},
             )
+            yield preset
+            if variant.name in WITH_AFFINITIES:
+                name, title = f"{preset.name}_Affinities", f"{preset.title}, affinities of neurons"
+                yield replace(preset, name=name, title=title, recipe="affinities", has_affinities=True)
     yield from SINGLE
 
 
@@ -150,7 +196,7 @@ def _with_short_runs(preset: Preset) -> Iterator[Preset]:
             name=f"{preset.name}_{epochs}epochs",
             title=f"{preset.title}; {epochs} epochs",
             num_epochs=epochs,
-            prior=preset.prior or epochs in LENGTHS_WITH_PRIOR,
+            prior=not preset.has_affinities and (preset.prior or epochs in LENGTHS_WITH_PRIOR),
         )
 
 
@@ -164,6 +210,7 @@ def _planners() -> Iterator[PlannerPreset]:
                 dino={"backbone": size.backbone, "weights": size.weights},
                 unet=unet,
             )
+    yield from AFFINITY_PLANNERS
 
 
 TRAINERS: dict[str, Preset] = {

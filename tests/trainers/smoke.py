@@ -8,7 +8,12 @@ from dataclasses import replace
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_dino.trainers import nnUNetTrainerDINOv3Tiny, nnUNetTrainerPrior
+from nnunet_dino.trainers import (
+    nnUNetTrainerAffinities,
+    nnUNetTrainerDINOv3Tiny,
+    nnUNetTrainerDINOv3Tiny_Affinities,
+    nnUNetTrainerPrior,
+)
 
 
 class nnUNetTrainerSmoke(nnUNetTrainer):
@@ -73,3 +78,19 @@ def shorten(trainer: nnUNetTrainer) -> None:
     trainer.num_iterations_per_epoch = 3
     trainer.num_val_iterations_per_epoch = 1
     trainer.save_every = 1
+
+
+class nnUNetTrainerAffinitiesSmoke(nnUNetTrainerAffinities):
+    """The stock network on affinities: two epochs of three steps."""
+
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):  # noqa: B008
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        shorten(self)
+
+
+class nnUNetTrainerDINOv3Tiny_AffinitiesSmoke(nnUNetTrainerDINOv3Tiny_Affinities):
+    """The same, with a tiny random backbone."""
+
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):  # noqa: B008
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        shorten(self)

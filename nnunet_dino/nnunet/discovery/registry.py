@@ -7,23 +7,25 @@ from pathlib import Path
 
 from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.nnunet import presets
-from nnunet_dino.nnunet.presets import PLANNERS, TRAINERS
+from nnunet_dino.nnunet.presets import NEURON_CLASSES, PLANNERS, TRAINERS
 
 # The folder for nnUNet_extTrainer. It holds one module that re-exports our trainers, and nothing else.
 EXTERNAL_TRAINERS = Path(__file__).parent / "ext_trainer"
 
 
 def resolve(class_name: str) -> type | None:
-    """Returns the trainer or planner called ``class_name``; None if this package has none of that name.
+    """Returns the trainer, planner, label manager or preprocessor called ``class_name``; None if this package has none.
 
     Raises:
         UserError: The class cannot be made, because a package that it needs is missing or broken.
     """
-    if class_name not in TRAINERS and class_name not in PLANNERS:
+    if class_name not in TRAINERS and class_name not in PLANNERS and class_name not in NEURON_CLASSES:
         return None
     try:
-        from nnunet_dino.nnunet.classes import planner_class, trainer_class
+        from nnunet_dino.nnunet.classes import neuron_class, planner_class, trainer_class
 
+        if class_name in NEURON_CLASSES:
+            return neuron_class(class_name)
         return trainer_class(class_name) if class_name in TRAINERS else planner_class(class_name)
     except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: torchvision built for another torch
         raise UserError(

@@ -1,0 +1,115 @@
+"""Oversegmentation: a watershed on affinities, in every section or in the volume."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from nnunet_dino._errors import UserError
+
+INSTALL = "run: pip install 'nnunet-dino[em]'"
+
+
+def fragments_of(affinities: NDArray[np.float32], per_section: bool) -> NDArray[np.uint64]:
+    """Cuts a volume into fragments, each around a seed that lies farthest from borders.
+
+    Seeds are the connected maxima of the squared distance to where the border probability, one minus the mean affinity, is a
+    half or more; a watershed floods the border probability from them. There is no mask, so that no voxel is left out.
+
+    In a volume, the border probability of a voxel is the mean over both its neighbours along each axis, so that both sides of
+    a border are alike, and a fragment is cut where it holds together by no affinity above a half: neurites of a few voxels
+    have no seed of their own and would be flooded by their neighbour, and a single voxel on the wrong side of a border joins
+    two neurons.
+
+    Args:
+        affinities: ``3 d h w`` in [0, 1], of the nearest neighbours along each axis.
+        per_section: Cut every section by itself, from the two affinities in it; for volumes whose sections are thick.
+
+    Returns:
+        ``d h w``, ids from 1; across sections no two fragments share one.
+
+    Raises:
+        UserError: mahotas is not installed.
+    """
+    mahotas = require("mahotas")
+    if not per_section:
+        return _held_together(_flooded(mahotas, 1 - _on_both_sides(affinities)), affinities)
+    fragments = np.empty(affinities.shape[1:], dtype=np.uint64)
+    highest = 0
+    for index in range(len(fragments)):
+        found = _flooded(mahotas, 1 - (affinities[1, index] + affinities[2, index]) / 2)
+        fragments[index] = found.astype(np.uint64) + np.uint64(highest)
+        highest += int(found.max())
+    return fragments
+
+
+def _flooded(mahotas: ModuleType, border: NDArray[Any]) -> NDArray[Any]:
+    """Returns the watershed of a border probability of any number of axes; one fragment where there is no seed."""
+    is_inside = border < 0.5
+    if is_inside.all() or not is_inside.any():
+        return np.ones(border.shape, dtype=np.int64)
+    distance = np.round(distance_transform_edt(is_inside) ** 2).astype(np.int32)
+    seeds, _ = mahotas.label(mahotas.regmax(distance) & is_inside)
+    return mahotas.cwatershed(border, seeds)
+
+
+def _pairs(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Returns the slices of all voxels with a neighbour before them along an axis, and of those neighbours."""
+    here, there = [slice(None)] * 3, [slice(None)] * 3
+    here[axis], there[axis] = slice(1, None), slice(None, -1)
+    return tuple(here), tuple(there)
+
+
+def _on_both_sides(affinities: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns the mean affinity ``d h w`` of every voxel to its six neighbours; those outside the volume count as 1."""
+    total = np.full(affinities.shape[1:], 6, dtype=np.float32)
+    for axis in range(3):
+        here, there = _pairs(axis)
+        missing = 1 - affinities[axis][here]
+        total[here] -= missing
+        total[there] -= missing
+    total /= 6
+    return total
+
+
+def _held_together(fragments: NDArray[Any], affinities: NDArray[np.float32]) -> NDArray[np.uint64]:
+    """Cuts fragments into the parts that affinities above a half connect; voxels without any stay with the largest part."""
+    voxels = np.arange(fragments.size, dtype=np.int32).reshape(fragments.shape)
+    has_hold = np.zeros(fragments.shape, dtype=bool)
+    starts, ends = [], []
+    for axis in range(3):
+        here, there = _pairs(axis)
+        is_high = affinities[axis][here] > 0.5
+        has_hold[here] |= is_high
+        has_hold[there] |= is_high
+        within = is_high & (fragments[here] == fragments[there])
+        starts.append(voxels[here][within])
+        ends.append(voxels[there][within])
+    start, end = np.concatenate(starts), np.concatenate(ends)
+    graph = coo_matrix((np.ones(len(start), dtype=bool), (start, end)), shape=(fragments.size, fragments.size))
+    part = connected_components(graph, directed=False)[1]
+    by_size = np.argsort(np.bincount(part)[part], kind="stable")
+    fragment = fragments.ravel()
+    largest = np.zeros(int(fragment.max()) + 1, dtype=part.dtype)
+    largest[fragment[by_size]] = part[by_size]
+    return (np.where(has_hold.ravel(), part, largest[fragment]).reshape(fragments.shape) + 1).astype(np.uint64)
+
+
+def require(name: str) -> ModuleType:
+    """Returns a package of the extra ``em``.
+
+    Raises:
+        UserError: It is not installed.
+    """
+    from importlib import import_module
+
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise UserError(f"neurons: required the package {name} · got none on this machine ({error}) · {INSTALL}") from error
