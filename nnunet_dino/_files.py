@@ -25,6 +25,11 @@ UNFINISHED = ".nnunet_dino_unfinished"
 _DAY_S = 24 * 60 * 60
 
 
+def user_cache() -> Path:
+    """Returns the folder of this package in the user's cache."""
+    return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME", "").strip() or "~/.cache"), "nnunet_dino")
+
+
 def write_atomically(
     path: str | Path, content: str | bytes | Callable[[str], object], remedy: str = REMEDY, overwrite: bool = True
 ) -> None:
