@@ -146,3 +146,31 @@ def exclusive(lock: Path, wait_s: float = -1, busy: str = "wait for it to end") 
         yield
     finally:
         claim.release()
+
+
+def claim_for_life(lock: Path) -> None:
+    """Waits until no other process holds a file, and holds it until this one ends, or what it becomes by ``exec``.
+
+    The children that this process forks do not hold it (POSIX record locks), so that those it leaves behind when it is
+    killed do not keep others out.
+    """
+    import fcntl
+
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o664)
+    fcntl.lockf(descriptor, fcntl.LOCK_EX)
+    os.set_inheritable(descriptor, True)
+
+
+def is_claimed(lock: Path) -> bool:
+    """Whether a process holds a file by :func:`claim_for_life`."""
+    import fcntl
+
+    if not lock.is_file():
+        return False
+    with open(lock, "r+b") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False

@@ -23,7 +23,8 @@ KNOWS = {
     "compare": {"features", "reports"},
     "demo": set(),
     "pretrain": {"nnunet", "features", "reports", "probes"},
-    "cli": {"pretrain", "backbones", "networks", "nnunet", "features", "reports", "probes", "compare", "demo"},
+    "study": {"nnunet", "compare", "reports"},
+    "cli": {"study", "pretrain", "backbones", "networks", "nnunet", "features", "reports", "probes", "compare", "demo"},
 }
 EVERYBODYS = {"_checkpoints", "_errors", "_files", "_nnunet_folders"}
 

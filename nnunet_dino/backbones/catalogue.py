@@ -7,6 +7,8 @@ from typing import Any
 
 from nnunet_dino._errors import UserError, nearest
 
+PATCH_PX = 16
+
 DINOV3_LICENCE = "DINOv3 License (https://ai.meta.com/resources/models-and-libraries/dinov3-license)"
 MEDDINOV3_LICENCE = f"Apache-2.0 (its authors' model card); trained from DINOv3, so mind the {DINOV3_LICENCE} as well"
 NO_LICENCE = "random weights, no licence"

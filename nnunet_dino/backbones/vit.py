@@ -9,11 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nnunet_dino.backbones.catalogue import BackboneSpec
+from nnunet_dino.backbones.catalogue import PATCH_PX, BackboneSpec
 from nnunet_dino.backbones.quiet_timm import timm
 from nnunet_dino.backbones.rope import rotate_in_bfloat16
 
-PATCH_PX = 16
 NUM_PREFIX_TOKENS = 5  # the class token and four registers
 TOKENS_AT_ONCE = 16_384  # frozen: keeps any processor busy, and activations within a few hundred MiB
 

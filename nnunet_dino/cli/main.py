@@ -17,6 +17,7 @@ from nnunet_dino.cli import (
     pretrain_prepare,
     probe,
     probe_dense,
+    study,
     weights,
 )
 from nnunet_dino.cli._group import OneLineGroup
@@ -43,6 +44,7 @@ for verb in (
     probe.probe,
     look.look,
     pretrain.pretrain,
+    study.study,
 ):
     main.add_command(verb)
 probe.probe.add_command(probe_dense.dense)

@@ -108,8 +108,8 @@ def _mean_table(comparison: Comparison, measured: Measured) -> Table:
         for entry, raw in zip(comparison.entries, measured.tables, strict=True)
     )
     caption = (
-        "Mean over cases of the mean over labels. ↑ higher, ↓ lower is better; “better” respects that. Median of the defined: over "
-        f"cases and labels where reference and prediction both hold something. {counts}."
+        "Mean over cases of the mean over labels. ↑ higher, ↓ lower is better; “better” respects that. Median of the defined: "
+        f"over cases and labels where reference and prediction both hold something. {counts}."
     )
     return Table("Metrics", headers, rows, caption, num_text_columns=2, in_terminal=True)
 

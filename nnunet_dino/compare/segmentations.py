@@ -12,7 +12,6 @@ import SimpleITK as sitk
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.compare.summary_json import label_key
-from nnunet_dino.features import nifti
 
 WITH_GEOMETRY = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
 
@@ -57,6 +56,13 @@ def dice_of(labels_folder: Path, description: dict[str, Any]) -> Callable[[Path]
 
 
 def check_whole(file: Path) -> None:
+    """Refuses a damaged file.
+
+    Raises:
+        UserError: It cannot be read to its end.
+    """
+    from nnunet_dino.features import nifti  # imports torch
+
     try:
         if file.name.endswith(nifti.ENDINGS):
             nifti.check_nifti(str(file))

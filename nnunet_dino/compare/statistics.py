@@ -160,8 +160,8 @@ def paired_differences(
     delta = other - baseline
     low, high = bootstrap_mean_interval(delta, num_resamples=num_resamples)
     return [
-        _difference(column[np.isfinite(column)], *ends, lower_is_better)
-        for column, *ends in zip(delta.T, low, high, strict=True)
+        _difference(column[np.isfinite(column)], least, most, lower_is_better)
+        for column, least, most in zip(delta.T, low, high, strict=True)
     ]
 
 
