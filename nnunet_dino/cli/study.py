@@ -66,10 +66,13 @@ def init(
 def run(folder: Path, cores: int, profile: str, dry_run: bool, more: Sequence[str]) -> None:
     """Run a study, or go on with it. What follows -- goes to Snakemake."""
     from nnunet_dino.study import SNAKEFILE
+    from nnunet_dino.study.check import check_space
     from nnunet_dino.study.engine import require_snakemake, run_snakemake
 
     require_snakemake()
     jobs = _checked(folder)
+    if not dry_run:
+        check_space(jobs, folder)
     click.echo(_size(jobs, folder))
     run_snakemake(folder, SNAKEFILE, profile, cores, dry_run, more)
 

@@ -20,7 +20,7 @@ _CLASS = re.compile(r"^class (\w+)\(", re.MULTILINE)
 
 
 def check(jobs: Jobs, folder: Path) -> None:
-    """Checks names, labels, plans of earlier results and free space; runs nothing and imports neither torch nor nnU-Net.
+    """Checks names, labels and plans of earlier results; runs nothing and imports neither torch nor nnU-Net.
 
     Raises:
         UserError: What cannot be run, in one line.
@@ -48,7 +48,6 @@ def check(jobs: Jobs, folder: Path) -> None:
     for training in jobs.trainings.values():
         if training.fold == study.folds[0]:
             check_plans(training, folder)
-    _check_space(jobs, folder)
 
 
 def class_names(package_folder: str, more: list[str]) -> set[str]:
@@ -96,7 +95,12 @@ def _same_cases(images: set[str], labels: set[str], of_images: Path, of_labels: 
         raise UserError(f"required images and labels of the same cases · got {what} · add or remove them")
 
 
-def _check_space(jobs: Jobs, folder: Path) -> None:
+def check_space(jobs: Jobs, folder: Path) -> None:
+    """Checks that the disk holds what the trainings leave that have not ended yet.
+
+    Raises:
+        UserError: It does not.
+    """
     left = [one for one in jobs.trainings.values() if not (one.output(folder) / FINAL).is_file()]
     needed: dict[Path, float] = {}
     for training in left:
