@@ -50,6 +50,6 @@ def run_snakemake(folder: Path, snakefile: Path, profile: str, cores: int, dry_r
         claim_for_life(lock)
     words = [sys.executable, "-m", "snakemake", "-s", str(snakefile), "-d", str(folder), "--workflow-profile", str(chosen)]
     words += ["--cores", str(cores), *(["--dry-run", "--quiet", "rules"] if dry_run else []), *more]
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    path = os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])
     sys.stdout.flush()
     os.execve(sys.executable, words, {**os.environ, "PATH": path})
