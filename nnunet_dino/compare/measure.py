@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -33,63 +34,75 @@ class _Pair:
     tolerances: tuple[float, ...]
     ignore: int | None
 
+    @cached_property
+    def kept(self) -> Path:
+        """Where the measurements are kept."""
+        key = hashlib.sha256(repr((VERSION, self.labels, self.tolerances, self.ignore)).encode())
+        for file in (self.prediction, self.reference):
+            key.update(hashlib.sha256(file.read_bytes()).digest())
+        return user_cache() / "metrics" / key.hexdigest()[:2] / f"{key.hexdigest()}.json"
+
+    def earlier(self) -> list[dict[str, float]] | None:
+        """Returns what was measured earlier, if it was."""
+        try:
+            return json.loads(self.kept.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
     def measured(self) -> list[dict[str, float]]:
-        """Measures the files, or takes what was kept.
+        """Measures the files and keeps the outcome.
 
         Raises:
             UserError: A file is damaged, or they are not on one grid.
         """
-        key = hashlib.sha256(repr((VERSION, self.labels, self.tolerances, self.ignore)).encode())
-        for file in (self.prediction, self.reference):
-            key.update(hashlib.sha256(file.read_bytes()).digest())
-        kept = user_cache() / "metrics" / key.hexdigest()[:2] / f"{key.hexdigest()}.json"
-        try:
-            return json.loads(kept.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            pass
         for file in (self.prediction, self.reference):
             check_whole(file)
         check_grid(self.prediction, self.reference)
         values = [label_values(label) for label in self.labels]
         rows = measure_files(self.prediction, self.reference, values, self.tolerances, self.ignore)
-        write_atomically(kept, json.dumps(rows))
+        write_atomically(self.kept, json.dumps(rows))
         return rows
 
 
-def measure_entry(
-    entry: Entry, pictures: Pictures, metrics: Sequence[str], ignore: int | None = None, num_processes: int | None = None
-) -> pd.DataFrame:
-    """Measures every case of a result.
+def measure_entries(
+    entries: Sequence[Entry], pictures: Pictures, metrics: Sequence[str], ignore: int | None = None
+) -> list[pd.DataFrame]:
+    """Measures every case of results, in one process for each core; what was measured earlier is not measured again.
 
     Args:
-        entry: The result, with its predicted files.
+        entries: Results with their predicted files and the same labels.
         pictures: The references.
         metrics: Names, for the tolerances of surfaces.
         ignore: Value of references where nothing counts.
-        num_processes: By default one for each core.
 
     Returns:
-        Measurements (:func:`nnunet_dino.compare.metrics.measure_masks`) by case and label.
+        For each result measurements (:func:`nnunet_dino.compare.metrics.measure_masks`) by case and label.
 
     Raises:
         UserError: A file is missing, damaged, or not on the grid of its reference.
     """
-    labels = tuple(entry.dice.columns)
-    pairs = {case: _Pair(*_files(entry, pictures, case), labels, tolerances_mm(metrics), ignore) for case in entry.cases}
-    spawn = multiprocessing.get_context("spawn")
-    num_processes = min(num_processes or os.cpu_count() or 1, len(pairs))
-    with (
-        ProcessPoolExecutor(num_processes, spawn) as pool,
-        tqdm(total=len(pairs), desc=f"Metrics of {entry.name}", unit="case", disable=None, leave=False) as bar,
-    ):
-        jobs = {pool.submit(pair.measured): case for case, pair in pairs.items()}
-        rows = {}
-        for job in as_completed(jobs):
-            for label, row in zip(labels, job.result(), strict=True):
-                rows[jobs[job], label] = row
-            bar.update()
-    index = pd.MultiIndex.from_product([entry.cases, labels], names=["case", "label"])
-    return pd.DataFrame([rows[key] for key in index], index=index, dtype=float)
+    labels = tuple(entries[0].dice.columns)
+    tolerances = tolerances_mm(metrics)
+    keys = [(number, case) for number, entry in enumerate(entries) for case in entry.cases]
+    pairs = {(n, case): _Pair(*_files(entries[n], pictures, case), labels, tolerances, ignore) for n, case in keys}
+    found = {key: pair.earlier() for key, pair in pairs.items()}
+    left = [key for key, rows in found.items() if rows is None]
+    if left:
+        workers = min(os.cpu_count() or 1, len(left))
+        with (
+            ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool,
+            tqdm(total=len(left), desc="Metrics", unit="case", disable=None, leave=False) as bar,
+        ):
+            jobs = {pool.submit(pairs[key].measured): key for key in left}
+            for job in as_completed(jobs):
+                found[jobs[job]] = job.result()
+                bar.update()
+    tables = []
+    for number, entry in enumerate(entries):
+        index = pd.MultiIndex.from_product([entry.cases, labels], names=["case", "label"])
+        rows = [row for case in entry.cases for row in found[number, case] or ()]
+        tables.append(pd.DataFrame(rows, index=index, dtype=float))
+    return tables
 
 
 def _files(entry: Entry, pictures: Pictures, case: str) -> tuple[Path, Path]:

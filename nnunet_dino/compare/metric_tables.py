@@ -9,7 +9,7 @@ import pandas as pd
 
 from nnunet_dino.compare import formatting
 from nnunet_dino.compare.comparison import adjusted
-from nnunet_dino.compare.measure import measure_entry
+from nnunet_dino.compare.measure import measure_entries
 from nnunet_dino.compare.metrics import Metric, aggregated, find_metric, scores
 from nnunet_dino.compare.records import Comparison
 from nnunet_dino.compare.statistics import Difference, paired_differences
@@ -52,8 +52,8 @@ def check_metrics(names: Sequence[str]) -> list[str]:
 
 
 def measure(comparison: Comparison, names: Sequence[str], ignore: int | None = None) -> Measured:
-    """Measures all results of a comparison; see :func:`nnunet_dino.compare.measure.measure_entry`."""
-    tables = [measure_entry(entry, comparison.pictures, names, ignore) for entry in comparison.entries]
+    """Measures all results of a comparison; see :func:`nnunet_dino.compare.measure.measure_entries`."""
+    tables = measure_entries(comparison.entries, comparison.pictures, names, ignore)
     return Measured(tables, [_scores(comparison, tables, find_metric(name)) for name in check_metrics(names)])
 
 

@@ -51,7 +51,8 @@ def write_study_report(jobs: Jobs, folder: Path) -> Path:
     sentences: list[str] = []
     for subset in jobs.subsets:
         chosen = [task for task in tasks if task.subset == subset]
-        models = list(dict.fromkeys(model for task in chosen for model in task.entries))
+        planned = dict.fromkeys(training.model for training in jobs.trainings.values())
+        models = [model for model in planned if any(model in task.entries for task in chosen)]
         if not models:
             continue
         blocks += [Heading(_title(subset))] if len(jobs.subsets) > 1 else []

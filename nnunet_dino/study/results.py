@@ -85,9 +85,13 @@ def fold_means(entry: Entry) -> pd.DataFrame:
 
 
 def task_scores(tasks: Sequence[TaskResults], models: Sequence[str], column: str = "mean") -> pd.DataFrame:
-    """Returns the mean over folds of a column of :func:`fold_means`: one row for each task, one column for each model."""
-    rows = {
-        task.dataset: {model: fold_means(task.entries[model])[column].mean() for model in models if model in task.entries}
-        for task in tasks
-    }
+    """Returns the mean over folds of a column of :func:`fold_means`: one row for each task, one column for each model.
+
+    NaN where a model does not have all the folds that any has: other cases would be compared.
+    """
+    rows = {}
+    for task in tasks:
+        folds = {fold for entry in task.entries.values() for fold in entry.folds}
+        whole = {model: entry for model, entry in task.entries.items() if set(entry.folds) == folds}
+        rows[task.dataset] = {model: fold_means(whole[model])[column].mean() for model in models if model in whole}
     return pd.DataFrame(rows, index=list(models)).T.astype(float)
