@@ -70,7 +70,7 @@ def test_the_page_says_what_the_files_say(folder: Path) -> None:
     assert means.loc["Mean rank ↓"].tolist() == ["3.00", "2.00", "1.00"]
     differences = table(folder, "difference-to-the-baseline")
     assert set(differences["In words"]) == {"better"}
-    single, adjusted = (float(differences.iloc[0][column].strip("< ")) for column in ("Wilcoxon p", "p (Holm over tasks)"))
+    single, adjusted = (float(str(differences.iloc[0][column]).strip("< ")) for column in ("Wilcoxon p", "p (Holm over tasks)"))
     assert adjusted >= single
     assert f"[{DATASET}](../compare/{DATASET}__all/report.html)" in text
     assert "critical-difference" in text and f"learning-{DATASET}" in text
@@ -87,7 +87,7 @@ def test_a_study_without_results_has_a_page_too(folder: Path) -> None:
         shutil.rmtree(folder.parent / "home" / "results" / dataset)
     write_study_report(jobs_of(read_study(folder)), folder)
     text = (folder / "report" / "report.md").read_text()
-    assert "0 of 24 trainings are done." in text and "nothing is validated yet" in text
+    assert "0 of 24 trainings are validated." in text and "nothing is validated yet" in text
 
 
 def test_tables_as_csv_and_latex() -> None:

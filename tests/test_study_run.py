@@ -46,9 +46,9 @@ class Home:
         (self.space.folder / name / "study.yaml").write_text(json.dumps(content))
         return self.space.folder / name
 
-    def start(self, folder: Path) -> subprocess.Popen:
+    def start(self, folder: Path, *more: str) -> subprocess.Popen:
         log = (folder / "run.txt").open("a")
-        command = [BIN / "nnunet-dino", "study", "run", "-o", folder, "--cores", "2"]
+        command = [BIN / "nnunet-dino", "study", "run", "-o", folder, "--cores", "2", *more]
         return subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
 
     def ask(self, *words: object) -> str:
@@ -88,3 +88,26 @@ def test_a_study_that_is_killed_ends_as_one_that_is_not(home: Home) -> None:
     lines = [line for line in next((whole / "logs" / "train").iterdir()).read_text().splitlines() if line.startswith("$ ")]
     assert len(lines) == 1 and re.search(r"nnUNetv2_train Dataset80\d_\w+ 3d_fullres \d -tr nnUNetTrainerStill", lines[0])
     assert "8 done" in home.ask("status", "-o", whole)
+
+
+@pytest.mark.slurm
+def test_on_slurm_a_cancelled_job_goes_on_when_the_study_is_run_again(home: Home) -> None:
+    """Needs a Slurm of one node: ``tests/slurm_node.sh``, as root."""
+    folder = home.study("slurm", datasets=[801], trainers=TRAINERS[:1])
+    slurm = ("--profile", "slurm", "--", "--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "5")
+    run = home.start(folder, *slurm)
+    cancelled = ""
+    while run.poll() is None:
+        listed = subprocess.run(["squeue", "-h", "-o", "%i %T %k"], capture_output=True, text=True, check=True).stdout
+        running = [line.split()[0] for line in listed.splitlines() if "RUNNING" in line and "fold1" in line]
+        if running and not cancelled and (folder / "logs" / "train").is_dir():
+            time.sleep(5)
+            cancelled = running[0]
+            subprocess.run(["scancel", cancelled], check=True)
+        time.sleep(1)
+    assert cancelled and run.returncode == 1
+    assert "1 done      0 running      1 failed" in home.ask("status", "-o", folder)
+    assert home.start(folder, *slurm).wait() == 0, (folder / "run.txt").read_text()[-4000:]
+    assert "2 done      0 running      0 failed" in home.ask("status", "-o", folder)
+    home.ask("report", "-o", folder)
+    assert "2 of 2 trainings are validated." in (folder / "report" / "report.md").read_text()

@@ -20,7 +20,6 @@ from nnunet_dino.study.options import ALL
 from nnunet_dino.study.plots import critical_difference_plot, learning_curve_plot
 from nnunet_dino.study.ranks import Ranks, ranks_of
 from nnunet_dino.study.results import TaskResults, fold_means, read_task, task_scores
-from nnunet_dino.study.states import status_of
 from nnunet_dino.study.tables import (
     class_table,
     cost_table,
@@ -29,6 +28,7 @@ from nnunet_dino.study.tables import (
     learning_table,
     mean_table,
     metric_table,
+    short_names,
     state_table,
 )
 
@@ -57,15 +57,15 @@ def write_study_report(jobs: Jobs, folder: Path) -> Path:
             continue
         blocks += [Heading(_title(subset))] if len(jobs.subsets) > 1 else []
         blocks += _blocks(chosen, models, subset, folder)
-        sentences += [f"{_title(subset)}: {sentence}" for sentence in _ranked(ranks_of(task_scores(chosen, models)))]
+        sentences += [f"{_title(subset)}: {sentence}" for sentence in _ranked(_ranks(chosen, models))]
     blocks += _learning(jobs, tasks)
     blocks += [cost_table(tasks), state_table(jobs, folder)]
     measured = next((task.measured for task in tasks if task.measured), None)
     method += metric_method(measured) if measured else []
-    done = sum(status_of(jobs, folder).states[f"done/train/{name}"] == "done" for name in jobs.trainings)
+    done = sum((one.output(folder) / "validation" / "summary.json").is_file() for one in jobs.trainings.values())
     report = Report(
         title="Study",
-        sentences=[f"{done} of {len(jobs.trainings)} trainings are done.", *sentences],
+        sentences=[f"{done} of {len(jobs.trainings)} trainings are validated.", *sentences],
         warnings=[*_warnings(tasks), *_fold_sizes(jobs)],
         blocks=blocks,
         method=method,
@@ -80,13 +80,17 @@ def write_study_report(jobs: Jobs, folder: Path) -> Path:
 
 
 def _blocks(tasks: Sequence[TaskResults], models: Sequence[str], subset: Subset, folder: Path) -> list[Block]:
-    ranks = ranks_of(task_scores(tasks, models))
+    ranks = _ranks(tasks, models)
     prefix = "" if subset.cases == ALL else f"{_title(subset)}: "
     blocks: list[Block] = [mean_table(tasks, models, ranks, prefix, _links(tasks, folder))]
     blocks += [critical_difference_plot(ranks)] if ranks.critical is not None and subset.cases == ALL else []
     blocks += [table for table in (difference_table(tasks, prefix),) if table.rows]
     blocks.append(class_table(tasks, models, prefix))
     return blocks + metric_table(tasks, models, prefix)
+
+
+def _ranks(tasks: Sequence[TaskResults], models: Sequence[str]) -> Ranks:
+    return ranks_of(task_scores(tasks, models).rename(columns=short_names(models)))
 
 
 def _links(tasks: Sequence[TaskResults], folder: Path) -> dict[str, str]:

@@ -32,19 +32,16 @@ def mean_table(
 ) -> Table:
     """Tasks × results: mean over folds of the mean over cases; mean and rank over tasks below."""
     rows = [[task.dataset, *(_over_folds(task, model, "mean") for model in models)] for task in tasks]
-    means = task_scores(tasks, models)
-    rows.append(["Mean over tasks", *(formatting.dice(means[model].dropna().mean()) for model in models)])
-    nnunet = task_scores(tasks, models, "nnunet")
-    rows.append(["Mean over tasks, nnU-Net's", *(formatting.dice(nnunet[model].dropna().mean()) for model in models)])
+    for title, column in (("Mean over tasks", "mean"), ("Mean over tasks, nnU-Net's", "nnunet")):
+        means = task_scores(tasks, models, column).dropna().mean()
+        rows.append([title, *(formatting.dice(means[model]) for model in models)])
     if ranks.num_tasks:
-        rows.append(["Mean rank ↓", *(f"{ranks.mean[model]:.2f}" for model in models)])
+        rows.append(["Mean rank ↓", *(f"{ranks.mean[name]:.2f}" for name in short_names(models).values())])
     caption = (
         "Mean Dice ↑ over folds of the mean over cases, ± standard deviation over folds; (k) folds where some are missing."
     )
-    if any(task_scores([task], models).isna().any(axis=None) for task in tasks):
-        caption += (
-            f" {formatting.UNKNOWN}: not trained yet; means: over what is there; ranks: over {ranks.num_tasks} whole tasks."
-        )
+    if ranks.num_tasks < len(tasks):
+        caption += f" {formatting.UNKNOWN}: not trained yet. Mean and rank over tasks: of the {ranks.num_tasks} that are whole."
     headers = ["Task", *short_names(models).values()]
     return Table(f"{prefix}Mean Dice of every task", headers, rows, caption, in_terminal=True, links=links)
 
