@@ -87,7 +87,7 @@ class MedDINOv3(nn.Module):
         _check(deep_supervision, unet_kwargs.get("conv_op", nn.Conv2d))
         options = DinoOptions.from_plans(dino)
         refuse_label_channels("MedDINOv3", options, input_channels)
-        refuse_unused("MedDINOv3", options, "gate_start", "neck_width", "token_head")
+        refuse_unused("MedDINOv3", options, "gate_start", "neck_width", "token_head", "sees")
         self.slice_encoder = build_slice_encoder(options, input_channels)
         backbone = self.slice_encoder.backbone
         if options.drop_path:
