@@ -28,7 +28,7 @@ demo: $(INSTALLED)
 	@$(BIN)/nnunet-dino demo $(ARGS)
 
 test: $(INSTALLED)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not weights" -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not weights and not slurm" -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-gpu: $(INSTALLED)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m gpu -rs tests/test_gpu.py $(ARGS)

@@ -73,6 +73,10 @@ def add_to_wheel(wheel: Path, files: dict[str, str]) -> None:
 setup(
     packages=[*find_packages(include=["nnunet_dino", "nnunet_dino.*"]), "nnunet_dino.trainers", "nnunet_dino.planners"],
     package_dir={"nnunet_dino.trainers": "trainers", "nnunet_dino.planners": "planners"},
-    package_data={"nnunet_dino.nnunet.discovery": ["ext_trainer/*.py"], "nnunet_dino.reports": ["page.html"]},
+    package_data={
+        "nnunet_dino.nnunet.discovery": ["ext_trainer/*.py"],
+        "nnunet_dino.reports": ["page.html"],
+        "nnunet_dino.study": ["Snakefile", "profiles/*/config.yaml"],
+    },
     cmdclass={"build_py": BuildPyWithHook, "editable_wheel": EditableWheelWithHook},
 )

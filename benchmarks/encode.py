@@ -21,7 +21,7 @@ from common import begin, finish, in_turns, median_ratio, parser
 from networks import BACKBONES
 
 from nnunet_dino.backbones.precision import backbone_dtype
-from nnunet_dino.backbones.vit import PATCH_PX
+from nnunet_dino.backbones.spec import PATCH_PX
 from nnunet_dino.networks.options import DinoOptions, build_slice_encoder
 from nnunet_dino.networks.slices import NUM_PREFIX_TOKENS, token_grid
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nnunet_dino.backbones.vit import PATCH_PX
+from nnunet_dino.backbones.spec import PATCH_PX
 from nnunet_dino.pretrain.recipe import Recipe, get_recipe
 from nnunet_dino.pretrain.start import start_from_weights
 from nnunet_dino.pretrain.step import Engine

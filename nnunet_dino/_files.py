@@ -25,6 +25,11 @@ UNFINISHED = ".nnunet_dino_unfinished"
 _DAY_S = 24 * 60 * 60
 
 
+def user_cache() -> Path:
+    """Returns the folder of this package in the user's cache."""
+    return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME", "").strip() or "~/.cache"), "nnunet_dino")
+
+
 def write_atomically(
     path: str | Path, content: str | bytes | Callable[[str], object], remedy: str = REMEDY, overwrite: bool = True
 ) -> None:
@@ -141,3 +146,31 @@ def exclusive(lock: Path, wait_s: float = -1, busy: str = "wait for it to end") 
         yield
     finally:
         claim.release()
+
+
+def claim_for_life(lock: Path) -> None:
+    """Waits until no other process holds a file, and holds it until this one ends, or what it becomes by ``exec``.
+
+    The children that this process forks do not hold it (POSIX record locks), so that those it leaves behind when it is
+    killed do not keep others out.
+    """
+    import fcntl
+
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o664)
+    fcntl.lockf(descriptor, fcntl.LOCK_EX)
+    os.set_inheritable(descriptor, True)
+
+
+def is_claimed(lock: Path) -> bool:
+    """Whether a process holds a file by :func:`claim_for_life`."""
+    import fcntl
+
+    if not lock.is_file():
+        return False
+    with open(lock, "r+b") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False

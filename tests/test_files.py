@@ -174,3 +174,29 @@ def test_a_lock_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
         exclusive(tmp_path / "file" / "x.lock"),
     ):
         pytest.fail("it cannot be claimed")
+
+
+def test_a_claim_lasts_as_long_as_the_process_and_not_as_its_children(tmp_path: Path) -> None:
+    from nnunet_dino._files import is_claimed
+
+    lock, child = tmp_path / "locks" / "one", tmp_path / "child"
+    code = (
+        "import os, sys; from pathlib import Path; from nnunet_dino._files import claim_for_life\n"
+        f"claim_for_life(Path({str(lock)!r}))\n"
+        f"os.execv('/bin/sh', ['sh', '-c', 'sleep 60 & echo $! > {child}; wait'])"
+    )
+    assert not is_claimed(lock)
+    holder = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        until = time.monotonic() + 60
+        while not (child.is_file() and child.read_text().strip()):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        assert is_claimed(lock)  # the shell that the process became holds it
+        holder.kill()
+        holder.wait()
+        assert not is_claimed(lock)  # though what it started is alive
+        os.kill(int(child.read_text()), 0)
+    finally:
+        holder.kill()
+        os.kill(int(child.read_text()), 9)

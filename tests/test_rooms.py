@@ -24,7 +24,8 @@ KNOWS = {
     "compare": {"features", "reports"},
     "demo": set(),
     "pretrain": {"nnunet", "features", "reports", "probes"},
-    "cli": {"pretrain", "backbones", "networks", "nnunet", "features", "reports", "probes", "compare", "demo", "em"},
+    "study": {"nnunet", "compare", "reports"},
+    "cli": {"study", "pretrain", "backbones", "networks", "nnunet", "features", "reports", "probes", "compare", "demo", "em"},
 }
 EVERYBODYS = {"_checkpoints", "_errors", "_files", "_nnunet_folders"}
 

@@ -25,10 +25,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nnunet_dino.backbones.rgb_names import NEIGHBOURS as NEIGHBOURS
+from nnunet_dino.backbones.rgb_names import REPEAT as REPEAT
+from nnunet_dino.backbones.rgb_names import RGB as RGB
+from nnunet_dino.backbones.rgb_names import WINDOWS as WINDOWS
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-REPEAT, WINDOWS, NEIGHBOURS = "repeat", "windows", "neighbours"
-RGB = (REPEAT, WINDOWS, NEIGHBOURS)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+PATCH_PX = 16  # of DINOv3; a backbone has its own: `BackboneSpec.patch_px`
+
 DINOV3_LICENCE = "DINOv3 License (https://ai.meta.com/resources/models-and-libraries/dinov3-license)"
 MEDDINOV3_LICENCE = f"Apache-2.0 (its authors' model card); trained from DINOv3, so mind the {DINOV3_LICENCE} as well"
 DINOV2_LICENCE = "Apache-2.0"
@@ -45,7 +47,7 @@ class BackboneSpec:
     overrides: dict[str, Any] = field(default_factory=dict)
     norm_eps: float = 1e-5
     rope_dtype: str = "float32"
-    patch_px: int = 16
+    patch_px: int = PATCH_PX
     num_prefix_tokens: int = 5
     is_dinov3: bool = True
     statistics: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None

@@ -13,7 +13,6 @@ from nnunet_dino.backbones.quiet_timm import timm
 from nnunet_dino.backbones.rope import rotate_in_bfloat16
 from nnunet_dino.backbones.spec import BackboneSpec
 
-PATCH_PX = 16  # of DINOv3; a backbone has its own: `spec.patch_px`, `spec.num_prefix_tokens`
 NUM_PREFIX_TOKENS = 5  # the class token and four registers
 TOKENS_AT_ONCE = 16_384  # frozen: keeps any processor busy, and activations within a few hundred MiB
 

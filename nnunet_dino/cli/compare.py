@@ -30,6 +30,7 @@ OF_FOLDERS = ("labels_folder", "images_folder", "dataset_json")
 @click.option("--images-folder", metavar="PATH", help="Images for --folder (CASE_0000…), for pictures of single cases.")
 @click.option("--dataset-json", metavar="FILE", help="Label names for --folder; looked for beside predictions and references.")
 @click.option("--baseline", metavar="NAME", help="Result to compare with; default: stock nnUNetTrainer.")
+@click.option("--metric", "-m", "metrics", multiple=True, metavar="NAME", help="dice, hd95, nsd@2mm, fpv, fnv … beside Dice.")
 @click.option("--common", is_flag=True, help="Compare only the cases that all results share, instead of refusing.")
 def compare(
     dataset: str | None,
@@ -39,6 +40,7 @@ def compare(
     pictures: bool,
     baseline: str | None,
     common: bool,
+    metrics: Sequence[str],
     **options: Any,
 ) -> None:
     """Compare results with a baseline: table, tests and pictures, as a page, Markdown and CSV.
@@ -51,6 +53,7 @@ def compare(
     Results are read from the validation of each fold; Dice of folders is computed as nnUNetv2_evaluate_folder does.
     """
     from nnunet_dino.compare import compare_folders, compare_results, default_output, write_report
+    from nnunet_dino.compare.metric_tables import check_metrics
     from nnunet_dino.compare.report import CASES, SUMMARY
     from nnunet_dino.reports import check_folder, report_text
     from nnunet_dino.reports.folder import PAGE, TEXT
@@ -58,6 +61,7 @@ def compare(
     _check_options(dataset, folder, options)
     target = Path(output) if output else default_output(dataset)
     check_folder(target, overwrite)
+    check_metrics(metrics)
     if dataset is not None:
         comparison = compare_results(
             dataset,
@@ -72,7 +76,7 @@ def compare(
         chosen = {name: options[name] for name in OF_FOLDERS}
         comparison = compare_folders(folder, **chosen, baseline=baseline, common=common)
     command = shlex.join(["nnunet-dino", *sys.argv[1:]])
-    report = write_report(comparison, target, overwrite=overwrite, pictures=pictures, command=command)
+    report = write_report(comparison, target, overwrite=overwrite, pictures=pictures, command=command, metrics=metrics)
     click.echo(report_text(report))
     click.echo(f"\nReport: {target / PAGE}\n  also: {TEXT}, {SUMMARY}, {CASES}")
 

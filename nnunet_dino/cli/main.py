@@ -18,6 +18,7 @@ from nnunet_dino.cli import (
     pretrain_prepare,
     probe,
     probe_dense,
+    study,
     weights,
 )
 from nnunet_dino.cli._group import OneLineGroup
@@ -45,6 +46,7 @@ for verb in (
     look.look,
     pretrain.pretrain,
     em.em,
+    study.study,
 ):
     main.add_command(verb)
 probe.probe.add_command(probe_dense.dense)

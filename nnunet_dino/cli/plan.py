@@ -18,6 +18,7 @@ import click
     metavar="D H W",
     help="Spacing of 3d_fullres in mm, if not the median; the data get a folder of their own.",
 )
+@click.option("--sees", type=int, multiple=True, metavar="N", help="Channel that the transformer sees, from 0; may repeat.")
 @click.option("-preprocessor_name", "preprocessor", default="DefaultPreprocessor", show_default=True, metavar="NAME")
 def plan(
     dataset: str,
@@ -26,8 +27,10 @@ def plan(
     plans_name: str | None,
     spacing_mm: tuple[float, float, float] | None,
     preprocessor: str,
+    sees: tuple[int, ...],
 ) -> None:
     """Do what nnUNetv2_plan_experiment does, without the start-up hook."""
     from nnunet_dino.nnunet.plan_dataset import plan_dataset
 
-    click.echo(f"plans written to {plan_dataset(dataset, planner, gpu_memory_gb, plans_name, spacing_mm, preprocessor)}")
+    file = plan_dataset(dataset, planner, gpu_memory_gb, plans_name, spacing_mm, preprocessor, sees)
+    click.echo(f"plans written to {file}")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from nnunet_dino._errors import UserError
 from nnunet_dino._nnunet_folders import dataset_name, require_folder
 from nnunet_dino.compare.comparison import compare_entries
-from nnunet_dino.compare.dataset import files_by_case, pictures_in, pictures_of_dataset
+from nnunet_dino.compare.dataset import files_by_case, ignore_label, pictures_in, pictures_of_dataset
 from nnunet_dino.compare.read_folders import read_folders
-from nnunet_dino.compare.read_results import read_results
+from nnunet_dino.compare.read_results import dataset_json_of, read_results
 from nnunet_dino.compare.records import Comparison, Pictures
 
 OUTPUT_NAME = "nnunet_dino_compare"
@@ -58,7 +59,8 @@ def compare_results(
     entries = read_results(
         results / name, trainers=trainers, plans=plans, configurations=configurations, folds=[str(fold) for fold in folds]
     )
-    return compare_entries(entries, title=name, pictures=pictures_of_dataset(name), baseline=baseline, common=common)
+    comparison = compare_entries(entries, title=name, pictures=pictures_of_dataset(name), baseline=baseline, common=common)
+    return replace(comparison, ignore_label=ignore_label(dataset_json_of(entries[0].source)))
 
 
 @_naming_unreadable_files()
@@ -95,7 +97,8 @@ def compare_folders(
     if images is not None:
         pictures = pictures_in(images, ending, references)
     title = str(description.get("name") or "Predicted folders")
-    return compare_entries(entries, title=title, pictures=pictures, baseline=baseline, common=common)
+    comparison = compare_entries(entries, title=title, pictures=pictures, baseline=baseline, common=common)
+    return replace(comparison, ignore_label=ignore_label(description))
 
 
 def default_output(dataset: str | int | None) -> Path:

@@ -129,15 +129,16 @@ def _pair(entry: Entry, baseline: Entry) -> PairedComparison:
 
 def _with_holm(pairs: list[PairedComparison]) -> list[PairedComparison]:
     """Adjusts the tests of mean Dice as one family, and the tests of all labels of all results as another one."""
-    means = _adjusted([pair.mean for pair in pairs])
-    classes = iter(_adjusted([difference for pair in pairs for difference in pair.classes.values()]))
+    means = adjusted([pair.mean for pair in pairs])
+    classes = iter(adjusted([difference for pair in pairs for difference in pair.classes.values()]))
     return [
         replace(pair, mean=mean, classes={key: next(classes) for key in pair.classes})
         for pair, mean in zip(pairs, means, strict=True)
     ]
 
 
-def _adjusted(family: list[Difference]) -> list[Difference]:
+def adjusted(family: list[Difference]) -> list[Difference]:
+    """Returns differences with the p values of their tests adjusted as one family; a single one as it is."""
     if len(family) < 2:
         return family
     return [replace(d, p_holm=p) for d, p in zip(family, holm([d.test.p for d in family]), strict=True)]

@@ -38,6 +38,11 @@ def label_names(dataset_json: dict) -> dict[str, str]:
     return {label_key(label): name for name, label in labels if name not in ("background", "ignore")}
 
 
+def ignore_label(dataset_json: dict) -> int | None:
+    """Returns the value that nothing is learnt of, if there is one."""
+    return dataset_json.get("labels", {}).get("ignore")
+
+
 def in_order(dice: pd.DataFrame, dataset_json: dict) -> tuple[pd.DataFrame, dict[str, str]]:
     """Returns columns of label keys as ``dataset.json`` lists them, and their names; it may be empty."""
     names = label_names(dataset_json) if dataset_json else {}

@@ -100,7 +100,7 @@ def verdict(difference: Difference) -> str:
         return f"not testable ({difference.test.reason})"
     apart = difference.low > 0 or difference.high < 0
     if p < SIGNIFICANT and apart:
-        return "better" if difference.mean > 0 else "worse"
+        return "better" if (difference.mean < 0) == difference.lower_is_better else "worse"
     return "no clear difference" if p >= SIGNIFICANT and not apart else "unclear, as test and interval disagree"
 
 

@@ -63,7 +63,7 @@ def read_results(
 
 def _read_model(model: Path, wanted: Sequence[str]) -> tuple[Entry | None, list[str]]:
     """Reads one ``TRAINER__PLANS__CONFIGURATION`` folder; returns also why folds are left out."""
-    description = _dataset_json(model)
+    description = dataset_json_of(model)
     ending = description.get("file_ending", ".nii.gz")
     folders = _fold_folders(model, wanted)
     summaries = {fold: folder / "validation" / "summary.json" for fold, folder in folders.items()}
@@ -104,7 +104,7 @@ def _read_model(model: Path, wanted: Sequence[str]) -> tuple[Entry | None, list[
     return entry, []
 
 
-def _dataset_json(model: Path) -> dict:
+def dataset_json_of(model: Path) -> dict:
     """Returns the data set's description that nnU-Net stores beside the model, or the original one, or nothing."""
     roots = [root / model.parent.name for root in map(existing_folder, ("nnUNet_preprocessed", "nnUNet_raw")) if root]
     files = (folder / "dataset.json" for folder in (model, *roots))

@@ -123,6 +123,7 @@ class Comparison:
         warnings: What a reader must know before the numbers.
         notes: What a reader may want to know.
         pictures: Images and references.
+        ignore_label: Value of references where nothing counts.
     """
 
     title: str
@@ -132,6 +133,7 @@ class Comparison:
     warnings: Sequence[str]
     notes: Sequence[str]
     pictures: Pictures
+    ignore_label: int | None = None
 
     @property
     def cases(self) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tqdm import tqdm
 from nnunet_dino import reports
 from nnunet_dino.compare import formatting
 from nnunet_dino.compare.csv_tables import cases_csv, summary_csv
+from nnunet_dino.compare.metric_tables import check_metrics, measure, metric_method, metric_tables, metrics_csv
 from nnunet_dino.compare.overlays import case_picture, changed_cases
 from nnunet_dino.compare.plots import forest_plot, paired_plot
 from nnunet_dino.compare.records import Comparison
@@ -19,7 +21,7 @@ from nnunet_dino.compare.tables import class_table, cost_table, difference_table
 from nnunet_dino.reports import Block, Heading, Report
 
 PACKAGES = ("nnunet-dino", "nnunetv2", "scipy", "numpy", "pandas", "matplotlib", "SimpleITK")
-SUMMARY, CASES = "summary.csv", "cases.csv"
+SUMMARY, CASES, METRICS = "summary.csv", "cases.csv", "metrics.csv"
 
 
 def write_report(
@@ -29,6 +31,7 @@ def write_report(
     overwrite: bool = False,
     pictures: bool = True,
     command: str | None = None,
+    metrics: Sequence[str] = (),
 ) -> Report:
     """Writes a comparison as HTML page, Markdown and CSV.
 
@@ -38,6 +41,7 @@ def write_report(
         overwrite: Replace the files of an earlier report; others are left alone.
         pictures: Whether to draw plots and single cases.
         command: The command line that asked for it, for the report.
+        metrics: Names of metrics beside nnU-Net's Dice, computed from the files.
 
     Returns:
         What the report says.
@@ -47,20 +51,24 @@ def write_report(
     """
     folder = Path(folder)
     reports.check_folder(folder, overwrite)
+    measured = measure(comparison, metrics, comparison.ignore_label) if check_metrics(metrics) else None
     blocks: list[Block] = [mean_table(comparison)]
     blocks += [plot] if pictures and (plot := forest_plot(comparison)) else []
     blocks.append(class_table(comparison))
     blocks += [difference_table(comparison)] if comparison.pairs else []
+    blocks += metric_tables(comparison, measured) if measured else []
     blocks += _cases(comparison) if pictures else []
     report = Report(
         title=f"{comparison.title}: results compared",
         sentences=formatting.summaries(comparison),
         warnings=comparison.warnings,
         blocks=[*blocks, cost_table(comparison), source_table(comparison)],
-        method=[*_method(comparison), *comparison.notes],
+        method=[*_method(comparison), *(metric_method(measured) if measured else []), *comparison.notes],
         origin=reports.origin(command, PACKAGES),
     )
     tables = {SUMMARY: summary_csv(comparison).encode("utf-8"), CASES: cases_csv(comparison).encode("utf-8")}
+    if measured:
+        tables[METRICS] = metrics_csv(comparison, measured).encode("utf-8")
     reports.write_report(report, folder, tables, overwrite)
     return report
 

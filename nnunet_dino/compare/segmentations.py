@@ -12,7 +12,6 @@ import SimpleITK as sitk
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.compare.summary_json import label_key
-from nnunet_dino.features import nifti
 
 WITH_GEOMETRY = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
 
@@ -40,8 +39,8 @@ def dice_of(labels_folder: Path, description: dict[str, Any]) -> Callable[[Path]
     def dice(file: Path) -> dict[str, float]:
         reference = labels_folder / file.name
         for path in (file, reference):
-            _check_whole(path)
-        _check_grid(file, reference)
+            check_whole(path)
+        check_grid(file, reference)
         for path in (file, reference):
             _check_values(path, reader, allowed)
         try:
@@ -56,7 +55,14 @@ def dice_of(labels_folder: Path, description: dict[str, Any]) -> Callable[[Path]
     return dice
 
 
-def _check_whole(file: Path) -> None:
+def check_whole(file: Path) -> None:
+    """Refuses a damaged file.
+
+    Raises:
+        UserError: It cannot be read to its end.
+    """
+    from nnunet_dino.features import nifti  # imports torch
+
     try:
         if file.name.endswith(nifti.ENDINGS):
             nifti.check_nifti(str(file))
@@ -86,7 +92,7 @@ def _check_values(file: Path, reader: Any, allowed: set[int]) -> None:
     raise UserError(f"required labels of dataset.json ({names}) · got {file} with {shown} · {hint}save it again")
 
 
-def _check_grid(file: Path, reference: Path) -> None:
+def check_grid(file: Path, reference: Path) -> None:
     """Refuses files whose voxels lie elsewhere; formats without geometry, and headers that only nnU-Net reads, pass."""
     if not file.name.endswith(WITH_GEOMETRY):
         return

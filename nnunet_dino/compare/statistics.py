@@ -138,6 +138,7 @@ class Difference:
         num_equal: Cases in which both are equal.
         test: Wilcoxon's signed-rank test.
         p_holm: Holm-adjusted p, where several comparisons were made.
+        lower_is_better: Direction of the quantity.
     """
 
     mean: float
@@ -149,23 +150,31 @@ class Difference:
     num_equal: int
     test: SignedRank
     p_holm: float | None = None
+    lower_is_better: bool = False
 
 
-def paired_differences(baseline: np.ndarray, other: np.ndarray, *, num_resamples: int = 10_000) -> list[Difference]:
+def paired_differences(
+    baseline: np.ndarray, other: np.ndarray, *, lower_is_better: bool = False, num_resamples: int = 10_000
+) -> list[Difference]:
     """Compares scores of the same cases, both ``n k``: ``n`` cases, ``k`` quantities; NaN where undefined."""
     delta = other - baseline
     low, high = bootstrap_mean_interval(delta, num_resamples=num_resamples)
-    return [_difference(column[np.isfinite(column)], *ends) for column, *ends in zip(delta.T, low, high, strict=True)]
+    return [
+        _difference(column[np.isfinite(column)], least, most, lower_is_better)
+        for column, least, most in zip(delta.T, low, high, strict=True)
+    ]
 
 
-def _difference(delta: np.ndarray, low: float, high: float) -> Difference:
+def _difference(delta: np.ndarray, low: float, high: float, lower_is_better: bool) -> Difference:
+    gain = -delta if lower_is_better else delta
     return Difference(
         mean=float(delta.mean()) if len(delta) else float("nan"),
         low=float(low),
         high=float(high),
         num_pairs=len(delta),
-        num_better=int((delta > EQUAL_BELOW).sum()),
-        num_worse=int((delta < -EQUAL_BELOW).sum()),
+        num_better=int((gain > EQUAL_BELOW).sum()),
+        num_worse=int((gain < -EQUAL_BELOW).sum()),
         num_equal=int((np.abs(delta) <= EQUAL_BELOW).sum()),
         test=signed_rank(delta),
+        lower_is_better=lower_is_better,
     )

@@ -13,7 +13,8 @@ from nnunet_dino.backbones import weights
 from nnunet_dino.backbones.adapted import AdaptedBackbone
 from nnunet_dino.backbones.catalogue import get_spec
 from nnunet_dino.backbones.precision import backbone_dtype
-from nnunet_dino.backbones.vit import NUM_PREFIX_TOKENS, PATCH_PX, TOKENS_AT_ONCE
+from nnunet_dino.backbones.spec import PATCH_PX
+from nnunet_dino.backbones.vit import NUM_PREFIX_TOKENS, TOKENS_AT_ONCE
 from nnunet_dino.backbones.weights.model_config import Statistics
 
 RANDOM_SEED = 0

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_dino._errors import UserError, nearest
-from nnunet_dino.backbones.vit import PATCH_PX
+from nnunet_dino.backbones.spec import PATCH_PX
 from nnunet_dino.backbones.weights.model_config import Statistics
 from nnunet_dino.features.items import Unreadable
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from nnunet_dino._errors import UserError
 from nnunet_dino._files import write_atomically
 from nnunet_dino.backbones.catalogue import get_spec
-from nnunet_dino.backbones.vit import PATCH_PX
+from nnunet_dino.backbones.spec import PATCH_PX
 from nnunet_dino.backbones.weights.model_config import Statistics
 from nnunet_dino.features.encoder import Features, FrozenEncoder, default_batch, pick_device
 from nnunet_dino.features.inputs import IMAGES, SLIDES, find_items

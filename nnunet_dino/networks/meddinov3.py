@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.quiet_timm import timm
-from nnunet_dino.backbones.vit import PATCH_PX
+from nnunet_dino.backbones.spec import PATCH_PX
 from nnunet_dino.networks.options import DinoOptions, build_slice_encoder, refuse_label_channels, refuse_unused
 from nnunet_dino.networks.unet import NEGATIVE_SLOPE, keep_buffers_out_of_ddp
 
@@ -87,7 +87,7 @@ class MedDINOv3(nn.Module):
         _check(deep_supervision, unet_kwargs.get("conv_op", nn.Conv2d))
         options = DinoOptions.from_plans(dino)
         refuse_label_channels("MedDINOv3", options, input_channels)
-        refuse_unused("MedDINOv3", options, "gate_start", "neck_width", "token_head")
+        refuse_unused("MedDINOv3", options, "gate_start", "neck_width", "token_head", "sees")
         self.slice_encoder = build_slice_encoder(options, input_channels)
         backbone = self.slice_encoder.backbone
         if backbone.patch_px != PATCH_PX:

@@ -31,6 +31,7 @@ class DinoOptions:
             :mod:`nnunet_dino.backbones.rgb`.
         channels: Leading input channels that are images, and how their intensities are shown; empty for all, as they arrive.
         pixel_aspect: Height of a pixel over its width, in millimetres.
+        sees: Positions of the image channels that the transformer sees; empty for all. The convolutions see every channel.
     """
 
     backbone: str
@@ -46,10 +47,13 @@ class DinoOptions:
     rgb: str = REPEAT
     channels: tuple[ChannelView, ...] = ()
     pixel_aspect: float = 1.0
+    sees: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.rgb not in RGB:
             raise UserError(f"dino.rgb: required one of {', '.join(RGB)} · got {self.rgb!r}{nearest(self.rgb, RGB)}")
+        if len(set(self.sees)) < len(self.sees) or not all(type(place) is int and place >= 0 for place in self.sees):
+            raise UserError(f"dino.sees: required positions of channels from 0, each once · got {list(self.sees)} · correct it")
 
     @classmethod
     def from_plans(cls, entry: dict[str, Any]) -> DinoOptions:
@@ -67,7 +71,8 @@ class DinoOptions:
         if "targets" in lora:
             lora["targets"] = tuple(lora["targets"])
         channels = tuple(_channel_view(channel) for channel in options.pop("channels", ()))
-        return cls(lora=LoraOptions(**lora), channels=channels, **options)
+        sees = tuple(options.pop("sees", ()))
+        return cls(lora=LoraOptions(**lora), channels=channels, sees=sees, **options)
 
     def to_plans(self) -> dict[str, Any]:
         """Returns the entry that :meth:`from_plans` reads."""
@@ -86,6 +91,8 @@ def build_slice_encoder(options: DinoOptions, input_channels: int) -> SliceEncod
     channels = options.channels or (ChannelView(),) * input_channels
     if len(channels) > input_channels:
         raise UserError(f"dino.channels: required at most {input_channels} input channels · got {len(channels)}")
+    if odd := [place for place in options.sees if place >= len(channels)]:
+        raise UserError(f"dino.sees: required image channels from 0 to {len(channels) - 1} · got {odd[0]} · leave it out")
     if options.rgb == WINDOWS and not all(view.windows for view in channels):
         raise UserError("dino.rgb windows: required the windows of every channel · got none · let the plans give them")
     backbone = AdaptedBackbone(
@@ -96,7 +103,9 @@ def build_slice_encoder(options: DinoOptions, input_channels: int) -> SliceEncod
         taps_are_normalised=options.taps_are_normalised,
         drop_path=options.drop_path,
     )
-    encoder = SliceEncoder(backbone, channels, options.token_stride_px, options.pixel_aspect, options.rgb)
+    seen = options.sees or range(len(channels))
+    views = [channels[place] for place in seen]
+    encoder = SliceEncoder(backbone, views, options.token_stride_px, options.pixel_aspect, options.rgb, seen)
     record_options(encoder, options.to_plans())
     return encoder
 

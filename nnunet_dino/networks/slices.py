@@ -63,10 +63,11 @@ class SliceEncoder(nn.Module):
 
     Args:
         backbone: The backbone.
-        channels: Leading channels that are images. Further ones (the one-hot labels of a cascade) are not shown.
+        channels: How the channels that are shown arrive. Others (the one-hot labels of a cascade) are not shown.
         token_stride_px: Pixels of the input per token, along the axis with the smaller ones.
         pixel_aspect: Height of a pixel over its width, in millimetres.
         rgb: How channels become red, green and blue, see :mod:`nnunet_dino.backbones.rgb`.
+        sees: Positions of these channels in the input; the leading ones by default.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class SliceEncoder(nn.Module):
         token_stride_px: int,
         pixel_aspect: float = 1.0,
         rgb: str = REPEAT,
+        sees: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -83,6 +85,7 @@ class SliceEncoder(nn.Module):
         self.token_stride_px = token_stride_px
         self.pixel_aspect = pixel_aspect
         self.rgb = rgb
+        self.sees = tuple(range(len(self.channels)) if sees is None else sees)
         self.num_maps = backbone.num_taps * num_images(len(self.channels), rgb)
         self.reuse = SliceReuse()
 
@@ -140,7 +143,8 @@ class SliceEncoder(nn.Module):
         return token_grid(size_px, self.token_stride_px, self.pixel_aspect)
 
     def _slices(self, volume: Tensor) -> Tensor:
-        images = volume[:, : len(self.channels)]
+        leading = self.sees == tuple(range(len(self.channels)))
+        images = volume[:, : len(self.channels)] if leading else volume[:, list(self.sees)]
         return fold_slices(with_neighbours(images) if self.rgb == NEIGHBOURS else images)
 
     def _at_least(self, slices: Tensor) -> int:

@@ -43,7 +43,7 @@ class TokensOnly(nn.Module):
         super().__init__()
         options = DinoOptions.from_plans(dino)
         refuse_label_channels("TokensOnly", options, input_channels)
-        refuse_unused("TokensOnly", options, "gate_start")
+        refuse_unused("TokensOnly", options, "gate_start", "sees")
         self.slice_encoder = build_slice_encoder(options, input_channels)
         backbone = self.slice_encoder.backbone
         self.encoder = TokenPyramid(

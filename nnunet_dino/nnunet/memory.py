@@ -33,7 +33,7 @@ def backbone_outputs(options: DinoOptions, patch_size: Sequence[int], input_chan
     """
     spec = get_spec(options.backbone)
     gh, gw = token_grid(patch_size[-2:], options.token_stride_px, options.pixel_aspect)
-    num_slices = int(np.prod(patch_size[:-2], dtype=int)) * num_images(input_channels, options.rgb)
+    num_slices = int(np.prod(patch_size[:-2], dtype=int)) * num_images(len(options.sees) or input_channels, options.rgb)
     tokens = num_slices * (gh * gw + spec.num_prefix_tokens)
     per_token = len(spec.taps) * spec.embed_dim * 2 * 2
     if options.adaptation != "frozen":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from nnunet_dino._errors import UserError
@@ -20,6 +21,7 @@ def plan_dataset(
     plans_name: str | None = None,
     target_spacing_mm: Sequence[float] | None = None,
     preprocessor: str = "DefaultPreprocessor",
+    sees: Sequence[int] = (),
 ) -> Path:
     """Plans a data set and returns the plans file.
 
@@ -30,6 +32,7 @@ def plan_dataset(
         plans_name: Name of the plans; the planner's own name if None.
         target_spacing_mm: Of ``3d_fullres``, in the order that the files are read in; the median if None.
         preprocessor: Name of a preprocessor class of nnU-Net.
+        sees: Positions of the channels that the transformer sees; empty for all.
 
     Raises:
         UserError: A folder is unset; the data set is unknown, has no labels or no fingerprint; the planner is unknown; the
@@ -42,6 +45,10 @@ def plan_dataset(
     if target_spacing_mm is not None and not all(0 < mm < float("inf") for mm in target_spacing_mm):
         raise UserError(f"-overwrite_target_spacing: required three numbers of mm above 0 · got {target_spacing_mm}")
     planner_class = resolve(planner)
+    assert planner_class is not None
+    if sees:
+        dino = replace(planner_class.dino, sees=tuple(sees))  # type: ignore[attr-defined]
+        planner_class = type(planner, (planner_class,), {"dino": dino})
     name = check_planning(dataset, PLANNERS[planner].plans_name if plans_name is None else plans_name).name
 
     from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment_dataset

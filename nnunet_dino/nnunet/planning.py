@@ -16,7 +16,7 @@ from nnunetv2.experiment_planning.experiment_planners.network_topology import ge
 from nnunet_dino._errors import UserError
 from nnunet_dino._nnunet_folders import read_json
 from nnunet_dino.backbones.catalogue import get_spec
-from nnunet_dino.backbones.vit import PATCH_PX
+from nnunet_dino.backbones.spec import PATCH_PX
 from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.nnunet.check_plans import check_planning
 from nnunet_dino.nnunet.memory import backbone_outputs

@@ -24,8 +24,8 @@ def fit_to_plans(options: DinoOptions, configuration: Mapping[str, Any], intensi
     """Returns ``options`` with the token stride, the image channels and the pixel aspect of a configuration.
 
     Of the token stride in ``options`` and the one in the plans' ``dino`` entry, if any, the coarser counts: ``2d_896`` is
-    planned for one token per 16 pixels. There are as many image channels as normalisation schemes: the one-hot channels that
-    a cascade adds have none.
+    planned for one token per 16 pixels. Plans may say as well which channels the transformer sees. There are as many image
+    channels as normalisation schemes: the one-hot channels that a cascade adds have none.
 
     Args:
         options: The DINOv3 side of the network.
@@ -33,20 +33,26 @@ def fit_to_plans(options: DinoOptions, configuration: Mapping[str, Any], intensi
         intensities: The plans' ``foreground_intensity_properties_per_channel``.
 
     Raises:
-        UserError: neighbours are asked for in 2D.
+        UserError: neighbours are asked for in 2D, or a channel that the plans do not have.
     """
     if options.rgb == NEIGHBOURS and len(configuration["patch_size"]) == 2:
         raise UserError("dino.rgb: required slices with neighbours · got a 2D configuration · use repeat or windows")
     schemes = configuration["normalization_schemes"]
+    planned = configuration.get("architecture", {}).get("arch_kwargs", {}).get("dino", {})
+    sees = options.sees or tuple(planned.get("sees", ()))
+    if odd := [place for place in sees if place >= len(schemes)]:
+        raise UserError(f"dino.sees: required image channels from 0 to {len(schemes) - 1} · got {odd[0]} · leave it out")
+    places = {channel: place for place, channel in enumerate(sees or range(len(schemes)))}
     views = [
-        _view(scheme, intensities.get(str(channel), {}), channel, len(schemes), options.rgb)
+        _view(scheme, intensities.get(str(channel), {}), places.get(channel, 0), len(places), options.rgb)
         for channel, scheme in enumerate(schemes)
     ]
-    planned_stride_px = configuration.get("architecture", {}).get("arch_kwargs", {}).get("dino", {}).get("token_stride_px", 0)
+    planned_stride_px = planned.get("token_stride_px", 0)
     return replace(
         options,
         token_stride_px=max(options.token_stride_px, planned_stride_px),
         channels=tuple(views),
+        sees=sees,
         pixel_aspect=pixel_aspect(configuration["spacing"]),
     )
 

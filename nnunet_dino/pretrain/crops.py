@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nnunet_dino.backbones.vit import PATCH_PX
+from nnunet_dino.backbones.spec import PATCH_PX
 
 ASPECTS = (3 / 4, 4 / 3)
 AIR_BELOW, BODY_SHARE = 0.2, 0.05

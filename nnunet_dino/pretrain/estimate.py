@@ -9,7 +9,8 @@ import psutil
 import torch
 
 from nnunet_dino.backbones.precision import backbone_dtype
-from nnunet_dino.backbones.vit import NUM_PREFIX_TOKENS, PATCH_PX
+from nnunet_dino.backbones.spec import PATCH_PX
+from nnunet_dino.backbones.vit import NUM_PREFIX_TOKENS
 from nnunet_dino.pretrain.distributed import rank, world_size
 from nnunet_dino.pretrain.recipe import Recipe
 from nnunet_dino.pretrain.slices import Split

@@ -9,7 +9,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from nnunet_dino.backbones.vit import PATCH_PX
+from nnunet_dino.backbones.spec import PATCH_PX
 from nnunet_dino.pretrain.recipe import Recipe
 from nnunet_dino.pretrain.slices import Case
 from nnunet_dino.pretrain.step import Engine

@@ -13,7 +13,7 @@ from typing import Any
 
 from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.backbones.rgb import REPEAT, RGB
-from nnunet_dino.backbones.vit import PATCH_PX
+from nnunet_dino.backbones.spec import PATCH_PX
 
 GRAM_TEACHERS = ("none", "start", "ema")
 STARTS = ("pretrained", "random")

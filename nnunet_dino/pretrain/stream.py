@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.rgb import shown
-from nnunet_dino.backbones.vit import PATCH_PX
+from nnunet_dino.backbones.spec import PATCH_PX
 from nnunet_dino.pretrain.crops import (
     Box,
     Crop,

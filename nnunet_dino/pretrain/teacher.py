@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunet_dino.backbones.vit import PATCH_PX
+from nnunet_dino.backbones.spec import PATCH_PX
 from nnunet_dino.pretrain.sinkhorn import sinkhorn_targets
 from nnunet_dino.pretrain.stream import NUM_GLOBAL, Batch
 from nnunet_dino.pretrain.student import SelfSupervisedViT

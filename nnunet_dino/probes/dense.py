@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.adapted import AdaptedBackbone
 from nnunet_dino.backbones.rgb import num_images
-from nnunet_dino.backbones.vit import PATCH_PX
+from nnunet_dino.backbones.spec import PATCH_PX
 from nnunet_dino.networks.slices import SliceEncoder
 from nnunet_dino.probes.dense_cases import LabelledCases, LabelledSlices, find_cases
 from nnunet_dino.probes.dense_cells import raw_cells

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.backbones.rgb import REPEAT, RGB
-from nnunet_dino.backbones.vit import PATCH_PX
+from nnunet_dino.backbones.rgb_names import REPEAT, RGB
+from nnunet_dino.backbones.spec import PATCH_PX
 from nnunet_dino.probes.options import MAX_SEED, SEED, check, option
 
 ALL = "all"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import csv
+import io
 import re
 import textwrap
 from collections.abc import Sequence
@@ -68,7 +70,8 @@ def _markdown_block(block: Block) -> list[str]:
             return [f"## {block.text} {block.aside}".strip()]
         case Table():
             rules = ["---"] * block.num_text_columns + ["--:"] * (len(block.headers) - block.num_text_columns)
-            lines = [_markdown_row(block.headers), f"|{'|'.join(rules)}|", *map(_markdown_row, block.rows)]
+            rows = [[f"[{text}]({block.links[text]})" if text in block.links else text for text in row] for row in block.rows]
+            lines = [_markdown_row(block.headers), f"|{'|'.join(rules)}|", *map(_markdown_row, rows)]
             return [f"## {block.title}", "\n".join(lines), block.caption]
         case Plot():
             return [f"![{block.name}]({_path(block)})", block.text]
@@ -106,3 +109,26 @@ def _terminal_table(table: Table) -> str:
         lines.append("  ".join(texts).rstrip())
     lines.insert(1, "  ".join("─" * width for width in widths))
     return "\n".join([table.title, *lines])
+
+
+def table_csv(table: Table) -> str:
+    """Lays a table out as CSV, as its cells read."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([table.headers, *table.rows])
+    return text.getvalue()
+
+
+_LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "\\": r"\textbackslash{}"}
+_LATEX |= {"±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "−": "$-$", "–": "--", "·": r"$\cdot$", "×": r"$\times$"}
+_LATEX |= {"<": "$<$", ">": "$>$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+
+
+def table_latex(table: Table) -> str:
+    """Lays a table out as a LaTeX ``tabular`` with the rules of booktabs."""
+    columns = "l" * table.num_text_columns + "r" * (len(table.headers) - table.num_text_columns)
+    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", _latex_row(table.headers), r"\midrule"]
+    return "\n".join([*lines, *map(_latex_row, table.rows), r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join("".join(_LATEX.get(letter, letter) for letter in cell) for cell in cells) + r" \\"

@@ -7,7 +7,7 @@ import datetime
 import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -30,6 +30,7 @@ class Table:
         caption: How to read it.
         num_text_columns: Leading columns that hold names; the others hold numbers. The first one names the row.
         in_terminal: Whether a terminal shows it too.
+        links: Addresses by the text of the cells that lead there.
     """
 
     title: str
@@ -38,6 +39,7 @@ class Table:
     caption: str
     num_text_columns: int = 1
     in_terminal: bool = False
+    links: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nnunet_dino._errors import UserError
+from nnunet_dino._files import user_cache
 from nnunet_dino.backbones.catalogue import CATALOGUE, BackboneSpec, get_spec
 from nnunet_dino.backbones.weights import hub
 from nnunet_dino.backbones.weights.loading import LoadedWeights, load_file
@@ -51,8 +52,7 @@ def _default_store() -> Path:
     """Returns the store beside the environment variable; one in ``~`` where this user has no home folder, and so none."""
     if named := os.environ.get(STORE_VARIABLE, "").strip():
         return _expanded(named)
-    cache = os.environ.get("XDG_CACHE_HOME", "").strip() or "~/.cache"
-    return _expanded(cache) / "nnunet_dino" / "weights"
+    return user_cache() / "weights"
 
 
 def _expanded(path: str) -> Path:
