@@ -147,6 +147,11 @@ def find_cases(datasets: Sequence[str], configuration: str, plans_name: str, rec
 def _source(folder: Path, plans: dict[str, Any], planned: dict[str, Any], recipe: Recipe) -> Source:
     options = DinoOptions("", token_stride_px=recipe.token_stride_px, rgb=recipe.rgb)
     fitted = fit_to_plans(options, planned, plans.get("foreground_intensity_properties_per_channel", {}))
+    if fitted.sees:
+        raise UserError(
+            f"{folder.name}: required plans in which the transformer sees every channel · got dino.sees {list(fitted.sees)} · "
+            "pretrain with the stock plans"
+        )
     stride_px = fitted.token_stride_px
     plane = describe_plane(plans, planned, stride_px, recipe.rgb)
     return Source(folder.name, folder / planned["data_identifier"], fitted.channels, stride_px, fitted.pixel_aspect, plane)
