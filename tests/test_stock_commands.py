@@ -21,7 +21,7 @@ from nnunet_dino.demo.phantom import LABELS
 
 pytestmark = pytest.mark.slow
 
-STOCK = "nnUNetTrainerSmoke"
+STOCK, DINOV2 = "nnUNetTrainerSmoke", "nnUNetTrainerDINOv2TinySmoke"
 BACKBONE = "slice_encoder.backbone."
 
 
@@ -205,6 +205,12 @@ def test_2d(planned_phantom: Workspace, tmp_path: Path) -> None:
     planned_phantom.train(PHANTOM, "2d", 0, OURS, really=True)
     assert len(planned_phantom.summary(PHANTOM, OURS, "2d", 0)["metric_per_case"]) == 2
     planned_phantom.predict(PHANTOM, "2d", OURS, tmp_path)
+    assert_segmentations_of_test_images(tmp_path, planned_phantom, PHANTOM, set(LABELS.values()))
+
+
+def test_another_transformer(planned_phantom: Workspace, tmp_path: Path) -> None:
+    planned_phantom.train(PHANTOM, "3d_fullres", 0, DINOV2)
+    planned_phantom.predict(PHANTOM, "3d_fullres", DINOV2, tmp_path)
     assert_segmentations_of_test_images(tmp_path, planned_phantom, PHANTOM, set(LABELS.values()))
 
 

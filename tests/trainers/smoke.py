@@ -46,6 +46,12 @@ class nnUNetTrainerDINOv3TinyPretrainedSmoke(nnUNetTrainerDINOv3TinySmoke):
     dino = replace(nnUNetTrainerDINOv3Tiny.dino, weights="pretrained")
 
 
+class nnUNetTrainerDINOv2TinySmoke(nnUNetTrainerDINOv3TinySmoke):
+    """The same, with a transformer of DINOv2's kind."""
+
+    dino = replace(nnUNetTrainerDINOv3Tiny.dino, backbone="dinov2_tiny")
+
+
 class nnUNetTrainerDINOv3TinyLoRASmoke(nnUNetTrainerDINOv3TinySmoke):
     """The same, with adapters."""
 
