@@ -16,6 +16,7 @@ from nnunet_dino._errors import UserError
 from nnunet_dino.cli._group import OneLineGroup
 from nnunet_dino.cli._options import DEVICE, options_of
 from nnunet_dino.probes.options import (
+    MAX_SEED,
     EvaluationOptions,
     FoldOptions,
     KnnOptions,
@@ -24,6 +25,7 @@ from nnunet_dino.probes.options import (
     MilOptions,
     Request,
     SplitOptions,
+    check_number,
 )
 
 T = TypeVar("T")
@@ -132,6 +134,29 @@ def mil(maps: int, **given: Any) -> None:
     report_mil(_request(given), record(MilOptions, given), record(FoldOptions, given), maps, click.echo)
 
 
+@probe.command("compare")
+@click.argument("reports", nargs=-1, required=True)
+@click.option("-o", "output", required=True, metavar="PATH", help="Folder for the report.")
+@click.option("--overwrite", is_flag=True, help="Write into a folder that holds files; replaces those of an earlier report.")
+@click.option("--rounds", default=10_000, show_default=True, metavar="N", help="Bootstrap rounds.")
+@click.option("--seed", default=0, show_default=True, metavar="N", help="Of the bootstrap.")
+def compare(reports: tuple[str, ...], output: str, overwrite: bool, rounds: int, seed: int) -> None:
+    """Test whether probes differ that were tested on the same inputs: the first of REPORTS against each of the others.
+
+    \b
+    nnunet-dino probe compare linear_a linear_b -o a_against_b
+    """
+    from nnunet_dino.probes import compare_probes
+
+    check_number("--rounds", rounds, least=100)
+    check_number("--seed", seed, least=0, most=MAX_SEED)
+    compare_probes(reports, output, rounds, seed, overwrite, _command(), click.echo)
+
+
+def _command() -> str:
+    return shlex.join(["nnunet-dino", *sys.argv[1:]])
+
+
 def _request(given: dict[str, Any]) -> Request:
     """Returns what all probes are asked."""
     if given["split"]:
@@ -144,7 +169,7 @@ def _request(given: dict[str, Any]) -> Request:
         splitting=record(SplitOptions, given, fractions=_fractions(given["fractions"])),
         evaluation=record(EvaluationOptions, given),
         device=given["device"],
-        command=shlex.join(["nnunet-dino", *sys.argv[1:]]),
+        command=_command(),
     )
 
 
