@@ -22,6 +22,7 @@ from nnunet_dino.probes.options import (
     KnnOptions,
     LabelColumns,
     LinearOptions,
+    MilFolds,
     MilOptions,
     Request,
     SplitOptions,
@@ -88,7 +89,7 @@ def _option(name: str, each: Field, is_needed: bool, default: Any) -> Callable[.
 
 
 @probe.command("linear")
-@options(LinearOptions)
+@options(FoldOptions, LinearOptions)
 def linear(**given: Any) -> None:
     """Train one linear layer on the features in STORE, and report.
 
@@ -97,11 +98,12 @@ def linear(**given: Any) -> None:
     """
     from nnunet_dino.probes import report_linear
 
-    report_linear(_request(given), record(LinearOptions, given), click.echo)
+    _check_folds(given)
+    report_linear(_request(given), record(LinearOptions, given), record(FoldOptions, given), click.echo)
 
 
 @probe.command("knn")
-@options(KnnOptions)
+@options(FoldOptions, KnnOptions)
 def knn(**given: Any) -> None:
     """Let the nearest neighbours in STORE vote on every label, and report.
 
@@ -111,12 +113,13 @@ def knn(**given: Any) -> None:
     from nnunet_dino.probes import report_knn
 
     if given["leave_one_out"]:
-        _refuse_beside("--leave-one-out", "which has no parts", OF_SPLIT)
-    report_knn(_request(given), record(KnnOptions, given), click.echo)
+        _refuse_beside("--leave-one-out", "which has no parts", (*OF_SPLIT, "folds"))
+    _check_folds(given)
+    report_knn(_request(given), record(KnnOptions, given), record(FoldOptions, given), click.echo)
 
 
 @probe.command("mil")
-@options(FoldOptions, MilOptions, has_labels=True, features="mean", threshold="0.5")
+@options(MilFolds, MilOptions, has_labels=True, features="mean", threshold="0.5")
 @click.option("--maps", default=20, show_default=True, metavar="N", help="Slides whose attention is drawn, at most.")
 def mil(maps: int, **given: Any) -> None:
     """Train gated attention over the tiles or slices in STORE, and report.
@@ -129,9 +132,8 @@ def mil(maps: int, **given: Any) -> None:
     """
     from nnunet_dino.probes import report_mil
 
-    if given["folds"]:
-        _refuse_beside("--folds", "which makes parts of its own", OF_SPLIT)
-    report_mil(_request(given), record(MilOptions, given), record(FoldOptions, given), maps, click.echo)
+    _check_folds(given)
+    report_mil(_request(given), record(MilOptions, given), record(MilFolds, given), maps, click.echo)
 
 
 @probe.command("compare")
@@ -196,6 +198,11 @@ def _refuse_beside(flag: str, why: str, others: tuple[str, ...]) -> None:
     """Refuses options that would be passed over."""
     if other := _given(others):
         raise UserError(f"{other}: required without {flag}, {why} · got both · leave one out")
+
+
+def _check_folds(given: dict[str, Any]) -> None:
+    if given["folds"]:
+        _refuse_beside("--folds", "which makes parts of its own", OF_SPLIT)
 
 
 def record(kind: type[T], given: dict[str, Any], **more: Any) -> T:

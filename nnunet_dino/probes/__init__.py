@@ -25,6 +25,7 @@ _PUBLIC = {
     "MilOptions": "nnunet_dino.probes.options",
     "train_mil": "nnunet_dino.probes.mil_training",
     "FoldOptions": "nnunet_dino.probes.options",
+    "MilFolds": "nnunet_dino.probes.options",
     "train_splits": "nnunet_dino.probes.cross_validation",
     "report_mil": "nnunet_dino.probes.mil_report",
     "compare_probes": "nnunet_dino.probes.comparison",

@@ -256,7 +256,6 @@ class FoldOptions:
 
     folds: int = option(0, "--folds", "Cross-validation instead of one split.")
     repeats: int = option(1, "--repeats", "How often, with other folds.")
-    workers: int = option(0, "--workers", "Trainings at a time; 0: one per processor.", least=0)
 
     def __post_init__(self) -> None:
         check(self)
@@ -264,3 +263,10 @@ class FoldOptions:
             raise UserError(f"--folds: required 0 or a number from 2 · got {self.folds}")
         if self.repeats < 1 or (self.repeats > 1 and not self.folds):
             raise UserError(f"--repeats: required a number from 1, and --folds with more than 1 · got {self.repeats}")
+
+
+@dataclass(frozen=True)
+class MilFolds(FoldOptions):
+    """Cross-validation whose trainings run at the same time."""
+
+    workers: int = option(0, "--workers", "Trainings at a time; 0: one per processor.", least=0)

@@ -13,6 +13,7 @@ from nnunet_dino.probes.metrics import Estimate
 from nnunet_dino.probes.options import HALF, EvaluationOptions
 from nnunet_dino.reports import Table
 
+MIN_VAL_PATIENTS = 20
 OVERALL = {
     "auroc": "AUROC, mean over labels",
     "accuracy": "Accuracy",
@@ -150,6 +151,12 @@ def result_warnings(evaluations: dict[str, Evaluation], options: EvaluationOptio
             warnings.append(
                 f"{one.part}: {count} left out of the mean AUROC, with one class only: {listed(one.metrics.single_class)}."
             )
+    few = evaluations["val"].metrics.num_patients if "val" in evaluations else MIN_VAL_PATIENTS
+    if few < MIN_VAL_PATIENTS:
+        warnings.append(
+            f"val has {few} patients only: what was chosen there (thresholds, k, epochs), and its numbers, are little more "
+            "than chance. Think of --folds."
+        )
     if evaluations["test"].untuned:
         warnings.append(f"Threshold 0.5, as {options.tuned_on} has one class only: {listed(evaluations['test'].untuned)}.")
     return warnings
