@@ -187,7 +187,7 @@ def copies_between_patients(vectors: np.ndarray, ids: Sequence[str], patients: n
         return []
     shown = "; ".join(", ".join(f"{ids[row]} of {patients[row]}" for row in rows[:3]) for rows in torn[:3])
     return [
-        f"{len(torn)} pictures stand under several patients, with features equal bit for bit, and a split may part them: "
+        f"Under several patients, with features equal bit for bit ({len(torn)} such), so that a split may part them: "
         f"{shown}{' …' if len(torn) > 3 else ''}. Drop the copies, or give them one patient."
     ]
 
