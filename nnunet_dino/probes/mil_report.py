@@ -75,7 +75,7 @@ def report_mil(
             "repeats": crossed.numbers if crossed else [],
             "num_epochs": num_epochs,
         },
-        warnings=notes,
+        warnings=[*notes, *_at_the_limit(options, num_epochs)],
         sentences=[crossed.sentence] if crossed else [],
         tables=crossed.tables if crossed else [],
         pictures=pictures,
@@ -121,6 +121,16 @@ def _check_val(split: np.ndarray, is_tuned_on_val: bool, evaluation: EvaluationO
             ("--patience", "--patience 0") if options.patience else (f"--threshold {evaluation.rule}", "--threshold 0.5")
         )
         raise UserError(f"{option}: required a val part · got none · give --val-fraction, or {other}")
+
+
+def _at_the_limit(options: MilOptions, num_epochs: Sequence[int]) -> list[str]:
+    """Says how many trainings were ended by the largest number of epochs and not for want of progress."""
+    count = sum(best + options.patience > options.epochs for best in num_epochs) if options.patience else 0
+    if not count:
+        return []
+    return [
+        f"{count} of {len(num_epochs)} trainings ended at the limit of {options.epochs} epochs, not by convergence: --epochs."
+    ]
 
 
 def _method(options: MilOptions, num_epochs: Sequence[int]) -> str:
