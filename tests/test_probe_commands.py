@@ -104,6 +104,36 @@ def test_a_linear_probe_sees_what_is_bright_and_reports_it(place, tmp_path):
     assert "no patient is in two parts" in text and "adamw, learning rate 0.005" in text
 
 
+@pytest.mark.parametrize(("probe", "more"), [("linear", ("--epochs", 100)), ("knn", ("-k", "1,3"))])
+def test_folds_of_a_probe_test_every_input_once_and_part_no_patient(place, tmp_path, probe, more):
+    words = [place / "store", "--labels", place / "labels.csv", "--target", "bright", "--patient", "who", "--rounds", 20]
+    result = run("probe", probe, *words, "--folds", 4, "--repeats", 2, *more, "--device", "cpu", "-o", tmp_path / "r")
+    assert result.exit_code == 0, result.output
+    table = pd.read_csv(tmp_path / "r" / "predictions.csv")
+    assert len(table) == 48 and (table["split"] == "test").all() and set(table["fold"]) == {1, 2, 3, 4}
+    assert (table.groupby("patient")["fold"].nunique() == 1).all()
+    numbers = json.loads((tmp_path / "r" / "report.json").read_text())
+    areas = [roc_auc_score(some["bright"], some["score bright"]) for _, some in table.groupby("fold")]
+    assert numbers["repeats"][0]["fold_aurocs"] == pytest.approx(areas, abs=1e-6)
+    assert numbers["repeats"][0]["auroc_sd_over_folds"] == pytest.approx(np.std(areas, ddof=1), abs=1e-6)
+    assert len(numbers["repeats"]) == 2 and min(areas) > 0.9
+    assert "(SD over 8 folds), mean over folds" in " ".join(result.stdout.split())
+    assert "--split" in fails("probe", probe, *words, "--folds", 4, "--split", "who", "-o", tmp_path / "s")
+
+
+def test_two_probes_of_one_store_are_compared(place, tmp_path):
+    run("probe", "linear", *labels(place, "--epochs", 200, "-o", tmp_path / "a"))
+    run("probe", "knn", *labels(place, "-k", "1", "-o", tmp_path / "b"))
+    result = run("probe", "compare", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "c", "--rounds", 200)
+    assert result.exit_code == 0, result.output
+    (found,) = json.loads((tmp_path / "c" / "report.json").read_text())["differences"]
+    for name, folder in (("first", "a"), ("second", "b")):
+        test = pd.read_csv(tmp_path / folder / "predictions.csv").query("split == 'test'")
+        assert found[name] == pytest.approx(roc_auc_score(test["bright"], test["score bright"]))
+    assert "val has 4 patients only" in (tmp_path / "a" / "report.md").read_text()
+    assert "got " in fails("probe", "compare", tmp_path / "a", "-o", tmp_path / "d")
+
+
 def test_predictions_and_report_agree(place, tmp_path):
     run("probe", "linear", *labels(place, "--epochs", 2, "-o", tmp_path / "r"))
     table = pd.read_csv(tmp_path / "r" / "predictions.csv")

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.probes.labels import read_labels
+from nnunet_dino.probes.labels import copies_between_patients, read_labels
 from nnunet_dino.probes.targets import LabelColumns
 
 IDS = ["a/one.png", "a/two.png", "b/three.png"]
@@ -43,6 +43,21 @@ def test_file_names_will_do(table, names):
 def test_double_endings_are_endings(table):
     file = table(id=["train_1_a_1.nii.gz"], who=["P"], y=[1])
     assert read_labels(columns(file), ["x/train_1_a_1.nii.gz"]).ids == ["x/train_1_a_1.nii.gz"]
+
+
+def test_case_names_of_nnunet_will_do(table):
+    file = table(id=["openkbp_243", "openkbp_244"], who=["P", "Q"], y=[1, 0])
+    ids = ["imagesTr/openkbp_243_0000.nii.gz", "imagesTr/openkbp_244_0000.nii.gz"]
+    assert read_labels(columns(file), ids).ids == ids
+
+
+def test_copies_under_two_patients_are_named():
+    vectors = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    vectors[3], vectors[4] = vectors[0], vectors[1]
+    patients = np.array(["P", "Q", "R", "S", "Q"])  # the copy of b is of the same patient
+    (note,) = copies_between_patients(vectors, list("abcde"), patients)
+    assert "(1 such)" in note and "a of P, d of S" in note and "b of Q" not in note
+    assert copies_between_patients(vectors[:3], list("abc"), patients[:3]) == []
 
 
 def test_several_columns_are_independent_labels(table):

@@ -11,7 +11,7 @@ from sklearn import metrics as reference
 from nnunet_dino._errors import UserError
 from nnunet_dino.probes.evaluation import EvaluationOptions, check_parts, evaluate, evaluate_folds
 from nnunet_dino.probes.labels import Labelled
-from nnunet_dino.probes.metrics import auroc, compute_metrics, threshold_by, weighted_auroc
+from nnunet_dino.probes.metrics import auroc, compute_metrics, threshold_by, weighted_auroc, weighted_average_precision
 
 
 def scores_with_ties(seed: int, count: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -27,6 +27,38 @@ def test_auroc_is_that_of_scikit_learn(seed):
     weights = np.random.default_rng(seed).integers(0, 4, size=(7, len(targets)))
     expected = [reference.roc_auc_score(targets, scores, sample_weight=row) for row in weights]
     np.testing.assert_allclose(weighted_auroc(targets, scores, weights), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_measures_of_one_label_are_those_of_scikit_learn(seed):
+    targets, scores = scores_with_ties(seed)
+    found = scores >= 0.5
+    patients = np.arange(len(targets)).astype(str)
+    metrics = compute_metrics(("a",), targets[:, None], scores[:, None], patients, np.array([0.5]), num_rounds=20)
+    expected = {
+        "average_precision": reference.average_precision_score(targets, scores),
+        "specificity": reference.recall_score(targets, found, pos_label=0),
+        "balanced_accuracy": reference.balanced_accuracy_score(targets, found),
+        "f1": reference.f1_score(targets, found),
+        "brier": reference.brier_score_loss(targets, scores),
+    }
+    for name, value in expected.items():
+        assert metrics.overall[name].value == pytest.approx(value, abs=1e-12), name
+        assert getattr(metrics.labels[0], name).low < value < getattr(metrics.labels[0], name).high
+    hits, alarms, missed, rest = metrics.labels[0].confusion
+    assert [[rest, alarms], [missed, hits]] == reference.confusion_matrix(targets, found).tolist()
+    weights = np.random.default_rng(seed).integers(0, 4, size=(7, len(targets)))
+    areas = [reference.average_precision_score(targets, scores, sample_weight=row) for row in weights]
+    np.testing.assert_allclose(weighted_average_precision(targets, scores, weights), areas, atol=1e-12)
+
+
+def test_balanced_accuracy_of_exclusive_classes_is_that_of_scikit_learn():
+    generator = np.random.default_rng(0)
+    classes, scores = np.arange(40) % 3, generator.random((40, 3))
+    patients = np.arange(40).astype(str)
+    metrics = compute_metrics(("a", "b", "c"), np.eye(3)[classes], scores, patients, None, num_rounds=5)
+    expected = reference.balanced_accuracy_score(classes, scores.argmax(1))
+    assert metrics.overall["balanced_accuracy"].value == pytest.approx(expected, abs=1e-12)
 
 
 def test_auroc_by_hand():

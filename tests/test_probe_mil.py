@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from nnunet_dino._errors import UserError
+from nnunet_dino.cli.main import main
 from nnunet_dino.probes import progress as progress_module
 from nnunet_dino.probes.bags import read_arrays
 from nnunet_dino.probes.cross_validation import train_splits
@@ -162,7 +165,8 @@ def one_by_one(bags, classes, train, val, options: MilOptions) -> tuple[Attentio
 def test_training_gives_the_numbers_of_the_plainest_way(how):
     bags, classes, _ = needles(40, 4)
     train, val = np.arange(28), np.arange(28, 40)
-    options = MilOptions(projection="16,8", relu=True, dropout=0.3, attention=8, epochs=6, patience=6, balanced=False, **how)
+    how |= {"projection": "16,8", "relu": True, "dropout": 0.3, "attention": 8, "balanced": False, "standardise": False}
+    options = MilOptions(epochs=6, patience=6, **how)
     with torch.random.fork_rng():
         network, losses = one_by_one(bags, classes, train, val, options)
     trained = train_mil(bags, classes, 2, train, val, replace(options, patience=0), CPU)
@@ -202,7 +206,8 @@ def test_bags_of_a_step_are_independent_of_each_other():
     bags, classes, _ = needles(6, 3)
     three = [0, 1, 2]
     bags = [bags[i] for i in three]
-    options = {"projection": "8", "attention": 4, "optimizer": "adam", "epochs": 1, "patience": 0, "balanced": False}
+    options = {"projection": "8", "attention": 4, "optimizer": "adam", "epochs": 1, "patience": 0}
+    options |= {"balanced": False, "standardise": False}
     start = train_mil(bags, classes, 2, np.arange(3), np.arange(0), MilOptions(lr=1e-30, bags=3, **options), CPU).network
     losses = [
         torch.nn.functional.cross_entropy(start(torch.from_numpy(bag)[None])[0], torch.tensor([classes[i]]))
@@ -277,3 +282,22 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path, content):
         file.write_bytes(content)
     with pytest.raises(UserError, match=r"an .npz file of bags · got .*bags.npz"):
         read_arrays(file)
+
+
+@pytest.mark.slow
+def test_defaults_find_a_planted_instance_whatever_the_seed(tmp_path):
+    """Features far from zero mean and unit variance, as of random weights: one odd instance of ten decides."""
+    generator = np.random.default_rng(0)
+    bags = [generator.normal(size=(10, 12)) * 0.05 + 3 for _ in range(20)]
+    for bag in bags[1::2]:
+        bag[4, :4] += 0.25
+    file = tmp_path / "bags.npz"
+    np.savez(file, instances=np.concatenate(bags), offsets=np.arange(21) * 10, labels=np.arange(20) % 2)
+    for seed in range(3):
+        words = ["probe", "mil", str(file), "--folds", "2", "--seed", str(seed), "--rounds", "10", "--workers", "1"]
+        result = CliRunner().invoke(main, [*words, "--device", "cpu", "-o", str(tmp_path / f"r{seed}")])
+        assert result.exit_code == 0, result.output
+        numbers = json.loads((tmp_path / f"r{seed}" / "report.json").read_text())
+        assert numbers["repeats"][0]["auroc_mean_over_folds"] > 0.95
+        was_limited = any(best + 20 > 200 for best in numbers["num_epochs"])
+        assert ("ended at the limit of 200 epochs" in result.stdout.replace("\n", " ")) is was_limited

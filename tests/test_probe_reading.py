@@ -316,3 +316,13 @@ def test_wrong_tables_are_refused(tmp_path, text, arguments, said):
     (tmp_path / "list.csv").write_text(text)
     with pytest.raises(UserError, match=said):
         find_items([str(tmp_path / "list.csv")], **arguments)
+
+
+def test_hounsfield_units_without_a_window_are_told(tmp_path):
+    volume = asymmetric_volume()
+    for name, shift, is_told in (("ct", -1100, True), ("mr", 0, False)):
+        sitk.WriteImage(sitk.Cast(volume, sitk.sitkInt16) + shift, str(tmp_path / f"{name}.nii.gz"))
+        item = Item(name, str(tmp_path / f"{name}.nii.gz"))
+        told = " ".join(open_volume(item, Preprocessing(32), Slicing()).notes)
+        assert ("looks like CT in Hounsfield units, but has no --window; there are lung," in told) is is_told
+        assert "Hounsfield" not in " ".join(open_volume(item, Preprocessing(32, window="lung"), Slicing()).notes)

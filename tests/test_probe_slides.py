@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import matplotlib
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -12,8 +13,10 @@ from nnunet_dino.backbones import weights
 from nnunet_dino.cli.main import main
 from nnunet_dino.features.items import Item, Unreadable
 from nnunet_dino.features.pixels import Preprocessing
+from nnunet_dino.features.slide import _read_tile
 from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.features.tissue import TISSUE_RULES, TissueRule, tile_corners, tissue_mask, tissue_rule
+from nnunet_dino.probes.attention_map import attention_colours, attention_words
 
 WIDTH, HEIGHT = 3072, 2048
 PINK = (200, 120, 170)
@@ -50,12 +53,34 @@ def test_the_four_points_of_a_tile():
     assert tile_corners(mask, 1, (32, 32), 8).tolist() == [[16, 8]]
 
 
-def test_tiles_do_not_overlap_and_stay_inside():
+def test_tiles_do_not_overlap_and_none_of_the_edge_is_dropped():
+    """139 × 99 px in tiles of 24: the sixth column reaches 5 px beyond, a fifth row would have 3 px of the slide."""
     mask = np.ones((50, 70), bool)
     corners = tile_corners(mask, 2, (139, 99), 24)
-    assert len(np.unique(corners, axis=0)) == len(corners) == (139 // 24) * (99 // 24)
+    assert len(np.unique(corners, axis=0)) == len(corners) == 6 * 4
     assert (corners % 24 == 0).all()
-    assert (corners + 24 <= (139, 99)).all()
+    assert corners.max(0).tolist() == [120, 72]
+
+
+def test_a_tile_beyond_the_edge_is_filled_up_with_white(slide):
+    import openslide
+
+    with openslide.open_slide(slide) as opened:
+        width, height = opened.dimensions
+        tile = _read_tile(opened, width - 100, height - 50, 224, 224)
+        inside = np.asarray(opened.read_region((width - 100, height - 50), 0, (100, 50)).convert("RGB"))
+    assert (tile[:, 50:] == 1).all() and (tile[:, :, 100:] == 1).all()
+    np.testing.assert_allclose(tile[:, :50, :100].permute(1, 2, 0).numpy() * 255, inside, atol=1e-3)
+
+
+def test_attention_that_is_nearly_equal_looks_equal():
+    nearly, sure = np.full(40, 1 / 40), np.full(40, 0.1 / 39)
+    nearly[3], sure[3] = 1.1 / 40, 0.9
+    colours = attention_colours(nearly / nearly.sum())
+    assert np.ptp(colours, axis=0).max() < 0.05
+    np.testing.assert_allclose(attention_colours(sure)[3], matplotlib.colormaps["viridis"](1.0)[:3])
+    np.testing.assert_allclose(attention_colours(np.full(7, 1 / 7)), [matplotlib.colormaps["viridis"](0.5)[:3]] * 7)
+    assert "hardly tells" in attention_words(nearly) and "to 36 ×." in attention_words(sure)
 
 
 def test_small_pieces_and_small_holes_do_not_count():

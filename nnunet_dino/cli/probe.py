@@ -16,14 +16,17 @@ from nnunet_dino._errors import UserError
 from nnunet_dino.cli._group import OneLineGroup
 from nnunet_dino.cli._options import DEVICE, options_of
 from nnunet_dino.probes.options import (
+    MAX_SEED,
     EvaluationOptions,
     FoldOptions,
     KnnOptions,
     LabelColumns,
     LinearOptions,
+    MilFolds,
     MilOptions,
     Request,
     SplitOptions,
+    check_number,
 )
 
 T = TypeVar("T")
@@ -86,7 +89,7 @@ def _option(name: str, each: Field, is_needed: bool, default: Any) -> Callable[.
 
 
 @probe.command("linear")
-@options(LinearOptions)
+@options(FoldOptions, LinearOptions)
 def linear(**given: Any) -> None:
     """Train one linear layer on the features in STORE, and report.
 
@@ -95,11 +98,12 @@ def linear(**given: Any) -> None:
     """
     from nnunet_dino.probes import report_linear
 
-    report_linear(_request(given), record(LinearOptions, given), click.echo)
+    _check_folds(given)
+    report_linear(_request(given), record(LinearOptions, given), record(FoldOptions, given), click.echo)
 
 
 @probe.command("knn")
-@options(KnnOptions)
+@options(FoldOptions, KnnOptions)
 def knn(**given: Any) -> None:
     """Let the nearest neighbours in STORE vote on every label, and report.
 
@@ -109,12 +113,13 @@ def knn(**given: Any) -> None:
     from nnunet_dino.probes import report_knn
 
     if given["leave_one_out"]:
-        _refuse_beside("--leave-one-out", "which has no parts", OF_SPLIT)
-    report_knn(_request(given), record(KnnOptions, given), click.echo)
+        _refuse_beside("--leave-one-out", "which has no parts", (*OF_SPLIT, "folds"))
+    _check_folds(given)
+    report_knn(_request(given), record(KnnOptions, given), record(FoldOptions, given), click.echo)
 
 
 @probe.command("mil")
-@options(FoldOptions, MilOptions, has_labels=True, features="mean", threshold="0.5")
+@options(MilFolds, MilOptions, has_labels=True, features="mean", threshold="0.5")
 @click.option("--maps", default=20, show_default=True, metavar="N", help="Slides whose attention is drawn, at most.")
 def mil(maps: int, **given: Any) -> None:
     """Train gated attention over the tiles or slices in STORE, and report.
@@ -127,9 +132,31 @@ def mil(maps: int, **given: Any) -> None:
     """
     from nnunet_dino.probes import report_mil
 
-    if given["folds"]:
-        _refuse_beside("--folds", "which makes parts of its own", OF_SPLIT)
-    report_mil(_request(given), record(MilOptions, given), record(FoldOptions, given), maps, click.echo)
+    _check_folds(given)
+    report_mil(_request(given), record(MilOptions, given), record(MilFolds, given), maps, click.echo)
+
+
+@probe.command("compare")
+@click.argument("reports", nargs=-1, required=True)
+@click.option("-o", "output", required=True, metavar="PATH", help="Folder for the report.")
+@click.option("--overwrite", is_flag=True, help="Write into a folder that holds files; replaces those of an earlier report.")
+@click.option("--rounds", default=10_000, show_default=True, metavar="N", help="Bootstrap rounds.")
+@click.option("--seed", default=0, show_default=True, metavar="N", help="Of the bootstrap.")
+def compare(reports: tuple[str, ...], output: str, overwrite: bool, rounds: int, seed: int) -> None:
+    """Test whether probes differ that were tested on the same inputs: the first of REPORTS against each of the others.
+
+    \b
+    nnunet-dino probe compare linear_a linear_b -o a_against_b
+    """
+    from nnunet_dino.probes import compare_probes
+
+    check_number("--rounds", rounds, least=100)
+    check_number("--seed", seed, least=0, most=MAX_SEED)
+    compare_probes(reports, output, rounds, seed, overwrite, _command(), click.echo)
+
+
+def _command() -> str:
+    return shlex.join(["nnunet-dino", *sys.argv[1:]])
 
 
 def _request(given: dict[str, Any]) -> Request:
@@ -144,7 +171,7 @@ def _request(given: dict[str, Any]) -> Request:
         splitting=record(SplitOptions, given, fractions=_fractions(given["fractions"])),
         evaluation=record(EvaluationOptions, given),
         device=given["device"],
-        command=shlex.join(["nnunet-dino", *sys.argv[1:]]),
+        command=_command(),
     )
 
 
@@ -171,6 +198,11 @@ def _refuse_beside(flag: str, why: str, others: tuple[str, ...]) -> None:
     """Refuses options that would be passed over."""
     if other := _given(others):
         raise UserError(f"{other}: required without {flag}, {why} · got both · leave one out")
+
+
+def _check_folds(given: dict[str, Any]) -> None:
+    if given["folds"]:
+        _refuse_beside("--folds", "which makes parts of its own", OF_SPLIT)
 
 
 def record(kind: type[T], given: dict[str, Any], **more: Any) -> T:

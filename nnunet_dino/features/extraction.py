@@ -109,7 +109,7 @@ def extract(
     if kind == VOLUMES:
         pixels |= asdict(slicing)
     if kind == SLIDES:
-        pixels |= asdict(tiling)
+        pixels |= asdict(tiling) | {"edge": "padded"}  # stores of releases that dropped these tiles are not continued
     facts = StoreFacts(
         kind=kind,
         backbone=backbone,

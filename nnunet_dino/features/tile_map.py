@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 LINE = (30, 90, 200)
 
@@ -53,6 +54,30 @@ def colour_tiles(
         columns = slice(round(x / downsample), round((x + tile_px) / downsample))
         result[rows, columns] = (1 - opacity) * result[rows, columns] + opacity * 255 * colour
     return result.round().astype(np.uint8)
+
+
+def colour_bar(height: int, colours: np.ndarray, labels: Sequence[str], width_px: int = 18) -> np.ndarray:
+    """Draws a bar of colours with labels at even distances, on white.
+
+    Args:
+        height: Of the picture, in pixels.
+        colours: From the lowest to the highest, ``n 3``, 0..1.
+        labels: From the lowest to the highest.
+        width_px: Of the bar itself.
+
+    Returns:
+        ``height w 3``.
+    """
+    picture = Image.new("RGB", (width_px + 46, height), "white")
+    top, bottom = min(12, height // 4), height - min(12, height // 4) - 1
+    pen = ImageDraw.Draw(picture)
+    for y in range(top, bottom + 1):
+        place = round((bottom - y) / max(1, bottom - top) * (len(colours) - 1))
+        pen.line([0, y, width_px - 1, y], fill=tuple((255 * colours[place]).round().astype(int).tolist()))
+    for place, label in enumerate(labels):
+        y = bottom - round(place / (len(labels) - 1) * (bottom - top))
+        pen.text((width_px + 4, y), label, fill="black", anchor="lm", font=ImageFont.load_default(13))
+    return np.asarray(picture)
 
 
 def png(*pictures: np.ndarray, gap_px: int = 12) -> bytes:

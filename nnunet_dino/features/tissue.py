@@ -108,7 +108,7 @@ def tile_corners(mask: np.ndarray, downsample: float, size_px: tuple[int, int], 
     Args:
         mask: Tissue, ``h w``.
         downsample: Pixels at full resolution per pixel of the mask.
-        size_px: Width and height of the slide at full resolution; tiles lie inside.
+        size_px: Width and height of the slide at full resolution; tiles at its right and lower edge reach beyond it.
         tile_px: Edge of a tile at full resolution.
 
     Returns:
@@ -119,15 +119,12 @@ def tile_corners(mask: np.ndarray, downsample: float, size_px: tuple[int, int], 
         return np.zeros((0, 2), np.int32)
     starts = [int(edge[0] * downsample) for edge in (columns, rows)]
     ends = [min(int((edge[-1] + 1) * downsample), size) for edge, size in zip((columns, rows), size_px, strict=True)]
-    xs, ys = (
-        start + tile_px * np.arange(max(0, min(-(-(end - start) // tile_px), (size - start) // tile_px)))
-        for start, end, size in zip(starts, ends, size_px, strict=True)
-    )
+    xs, ys = (start + tile_px * np.arange(-(-(end - start) // tile_px)) for start, end in zip(starts, ends, strict=True))
     y, x = (axis.ravel() for axis in np.meshgrid(ys, xs, indexing="ij"))
     on_tissue = np.zeros(len(x), bool)
     for dx in (0.25, 0.75):
         for dy in (0.25, 0.75):
-            column = np.clip(((x + dx * tile_px) / downsample).astype(int), 0, mask.shape[1] - 1)
-            row = np.clip(((y + dy * tile_px) / downsample).astype(int), 0, mask.shape[0] - 1)
-            on_tissue |= mask[row, column]
+            column, row = (((start + part * tile_px) / downsample).astype(int) for start, part in ((x, dx), (y, dy)))
+            is_inside = (column < mask.shape[1]) & (row < mask.shape[0])
+            on_tissue[is_inside] |= mask[row[is_inside], column[is_inside]]
     return np.stack([x, y], axis=1)[on_tissue].astype(np.int32)

@@ -16,6 +16,7 @@ from nnunet_dino.features.items import Item, Source, Unreadable, decoding, with_
 from nnunet_dino.features.nifti import is_nifti, read_flat, read_nifti
 from nnunet_dino.features.orientation import Volume, chosen_volume
 from nnunet_dino.features.pixels import (
+    WINDOWS_HU,
     Preprocessing,
     as_torch_type,
     fit_square,
@@ -27,6 +28,7 @@ from nnunet_dino.features.pixels import (
 )
 from nnunet_dino.features.series import read_file, read_folder
 
+AIR_HU = -900  # no other modality has values so far below zero
 PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}
 OF_ITK_IN_ANY_CASE = {(".nrrd", ".nhdr"): "NrrdImageIO", (".mha", ".mhd"): "MetaImageIO"}
 OF_ITK = tuple(ending for endings in OF_ITK_IN_ANY_CASE for ending in endings)
@@ -85,6 +87,8 @@ def show_slices(volume: Volume, preprocessing: Preprocessing, slicing: Slicing) 
         "shape": " × ".join(map(str, volume.values.shape)),
         "spacing_mm": " × ".join(f"{length:g}" for length in volume.spacing_mm),
     }
+    if preprocessing.range() is None and volume.values.ndim == 3 and volume.values.min() <= AIR_HU:
+        notes = [*notes, f"looks like CT in Hounsfield units, but has no --window; there are {', '.join(WINDOWS_HU)}"]
     facts = with_notes(facts, [*volume.notes, *notes])
     height, width = slices.shape[1:3]
     place = placement((height, width), preprocessing.size_px, preprocessing.fit, pixel_hw)

@@ -25,8 +25,10 @@ _PUBLIC = {
     "MilOptions": "nnunet_dino.probes.options",
     "train_mil": "nnunet_dino.probes.mil_training",
     "FoldOptions": "nnunet_dino.probes.options",
+    "MilFolds": "nnunet_dino.probes.options",
     "train_splits": "nnunet_dino.probes.cross_validation",
     "report_mil": "nnunet_dino.probes.mil_report",
+    "compare_probes": "nnunet_dino.probes.comparison",
     "DenseOptions": "nnunet_dino.probes.dense_options",
     "DenseProbe": "nnunet_dino.probes.dense",
 }

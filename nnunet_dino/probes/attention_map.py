@@ -9,10 +9,11 @@ import numpy as np
 
 from nnunet_dino.features.items import Unreadable
 from nnunet_dino.features.store.reader import FeatureStore
-from nnunet_dino.features.tile_map import colour_tiles, png
+from nnunet_dino.features.tile_map import colour_bar, colour_tiles, png
 from nnunet_dino.reports import Picture
 
 OVERVIEW_PX = 900
+UNDECIDED = 1.5  # largest attention, as a multiple of equal attention
 
 
 def attention_pictures(
@@ -40,9 +41,7 @@ def attention_pictures(
         except Unreadable as error:
             missing.append(f"{name} ({error})")
             continue
-        caption = (
-            f"Score {scores[position]:.3f}. Attention of {len(attention[position])} tiles, by rank: yellow is the highest."
-        )
+        caption = f"Score {scores[position]:.3f}. {attention_words(attention[position])}"
         pictures.append(Picture(f"attention-{position:04d}", name, caption, content))
     notes = [f"Attention is not drawn where the slide cannot be read: {', '.join(missing[:5])}."] if missing else []
     return pictures, notes
@@ -58,9 +57,28 @@ def _picture(store: FeatureStore, name: str, path: str, tile_px: int, weights: n
         slide.close()
     (bag,) = store.bags(next(key for key in ("mean", "class") if _holds(store, key)), [name])
     assert bag.coordinates is not None, "tiles of slides have places"
-    ranks = weights.argsort(kind="stable").argsort(kind="stable") / max(1, len(weights) - 1)
-    colours = matplotlib.colormaps["viridis"](ranks)[:, :3]
-    return png(overview, colour_tiles(overview, downsample, bag.coordinates, tile_px, colours))
+    heat = colour_tiles(overview, downsample, bag.coordinates, tile_px, attention_colours(weights))
+    scale = matplotlib.colormaps["viridis"](np.linspace(0, 1, 256))[:, :3]
+    return png(overview, heat, colour_bar(len(overview), scale, [f"{10**power:g} ×" for power in (-1, 0, 1)]))
+
+
+def attention_colours(weights: np.ndarray) -> np.ndarray:
+    """Returns a colour per tile, ``n 3``, by attention as a multiple of equal attention: 0.1 and less, 1, 10 and more.
+
+    The scale is the same on all slides, so that a network that is undecided does not look as if it had decided.
+    """
+    multiples = np.maximum(weights.astype(np.float64) * len(weights), 1e-6)
+    return matplotlib.colormaps["viridis"](np.clip(0.5 + np.log10(multiples) / 2, 0, 1))[:, :3]
+
+
+def attention_words(weights: np.ndarray) -> str:
+    """Returns what the colours mean and how far attention is from equal."""
+    multiples = weights.astype(np.float64) * len(weights)
+    undecided = " The network hardly tells these tiles apart." if multiples.max() < UNDECIDED else ""
+    return (
+        f"Attention of {len(weights)} tiles as a multiple of equal attention (1 ×): from {multiples.min():.3g} to "
+        f"{multiples.max():.3g} ×.{undecided}"
+    )
 
 
 def _holds(store: FeatureStore, key: str) -> bool:

@@ -1,13 +1,13 @@
-"""Cross-validation in a report: every bag when it was test, a row per repeat and per fold, the result in a sentence."""
+"""Cross-validation in a report: every input when it was test, a row per repeat and per fold, the result in a sentence."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from nnunet_dino.probes.cross_validation import BagScores
 from nnunet_dino.probes.evaluation import Evaluation, evaluate_folds, mean_auroc
 from nnunet_dino.probes.labels import Labelled
 from nnunet_dino.probes.options import EvaluationOptions, FoldOptions
@@ -20,9 +20,9 @@ class Repeat:
     """All folds of one cross-validation.
 
     Attributes:
-        evaluation: Of every bag when it was test.
+        evaluation: Of every input when it was test.
         thresholds: ``folds c``.
-        fold_aurocs: Of the test bags of every fold by themselves; NaN where they are of one class.
+        fold_aurocs: Of the test inputs of every fold by themselves; NaN where they are of one class.
     """
 
     evaluation: Evaluation
@@ -41,24 +41,74 @@ class Repeat:
         }
 
 
-def label_scores(labelled: Labelled, trained: BagScores) -> np.ndarray:
-    """Returns scores of the labels: of two classes those of the second."""
-    return trained.scores if labelled.is_exclusive else trained.scores[:, 1:]
+@dataclass(frozen=True)
+class CrossValidated:
+    """What a report is made of after a cross-validation.
+
+    Attributes:
+        labelled: All inputs as test.
+        scores: ``n c``, of every input when it was test in the first repeat.
+        fold_of: The fold in which it was, from 1.
+        evaluations: Of these scores.
+        sentence: The result of all repeats.
+        tables: Repeats, and folds of the first one.
+        numbers: The repeats for machines.
+        aside: To be added to what the scores are of.
+    """
+
+    labelled: Labelled
+    scores: np.ndarray
+    fold_of: list[int]
+    evaluations: dict[str, Evaluation]
+    sentence: str
+    tables: list[Table]
+    numbers: list[dict[str, Any]]
+    aside: str
 
 
-def when_test(labelled: Labelled, trained: Sequence[BagScores]) -> tuple[np.ndarray, list[np.ndarray], list[int]]:
-    """Returns scores and attention of every bag from the network that had it as test, and the number of the fold, from 1."""
-    fold_of = np.zeros(len(labelled.ids), int)
-    for fold, one in enumerate(trained):
-        fold_of[one.split == "test"] = fold
-    scores = np.array([label_scores(labelled, trained[fold])[bag] for bag, fold in enumerate(fold_of)])
-    attention = [trained[fold].attention[bag] for bag, fold in enumerate(fold_of)]
-    return scores, attention, (fold_of + 1).tolist()
+def cross_validated(
+    labelled: Labelled,
+    splits: Sequence[np.ndarray],
+    scores: Sequence[np.ndarray],
+    cross: FoldOptions,
+    evaluation: EvaluationOptions,
+    how_split: str,
+    of_folds: Mapping[str, Sequence[str]],
+) -> CrossValidated:
+    """Evaluates scores of all folds of all repeats.
+
+    Args:
+        labelled: The labels.
+        splits: One per fold and repeat.
+        scores: Likewise, each ``n c``; of the part that the fold was trained on they do not matter.
+        cross: How many folds and repeats.
+        evaluation: How scores are evaluated.
+        how_split: How the folds came about.
+        of_folds: Further columns of the table of folds, one text per fold.
+    """
+    labelled = labelled.with_split(np.full(len(labelled.ids), "test"), how_split)
+    starts = range(0, len(splits), cross.folds)
+    groups = [(splits[start : start + cross.folds], scores[start : start + cross.folds]) for start in starts]
+    repeats = [_summarise(labelled, *group, evaluation) for group in groups]
+    first, fold_of = repeats[0], np.zeros(len(labelled.ids), int)
+    for fold, split in enumerate(splits[: cross.folds]):
+        fold_of[split == "test"] = fold
+    return CrossValidated(
+        labelled=labelled,
+        scores=first.evaluation.scores,
+        fold_of=(fold_of + 1).tolist(),
+        evaluations={"test": first.evaluation},
+        sentence=_fold_sentence(repeats, cross, len(labelled.ids)),
+        tables=[_repeat_table(repeats), _fold_table(labelled, first, splits[: cross.folds], of_folds)],
+        numbers=[{**one.summary, "fold_aurocs": one.fold_aurocs.tolist()} for one in repeats],
+        aside=", scores of all folds pooled" + (", first repeat" if cross.repeats > 1 else ""),
+    )
 
 
-def summarise(labelled: Labelled, trained: Sequence[BagScores], evaluation: EvaluationOptions) -> Repeat:
+def _summarise(
+    labelled: Labelled, splits: Sequence[np.ndarray], scores: Sequence[np.ndarray], evaluation: EvaluationOptions
+) -> Repeat:
     """Evaluates the folds of one cross-validation together and each by itself."""
-    splits, scores = [one.split for one in trained], [label_scores(labelled, one) for one in trained]
     pooled, thresholds = evaluate_folds(labelled, splits, scores, evaluation)
     areas = [
         mean_auroc(labelled.targets[split == "test"], values[split == "test"])
@@ -67,7 +117,7 @@ def summarise(labelled: Labelled, trained: Sequence[BagScores], evaluation: Eval
     return Repeat(pooled, thresholds, np.array(areas))
 
 
-def fold_sentence(repeats: Sequence[Repeat], cross: FoldOptions, num_bags: int) -> str:
+def _fold_sentence(repeats: Sequence[Repeat], cross: FoldOptions, num_inputs: int) -> str:
     """Returns the result of all repeats in a sentence."""
     accuracies = [one.summary["accuracy"] for one in repeats]
     pooled = [one.summary["auroc_pooled"] for one in repeats]
@@ -76,7 +126,7 @@ def fold_sentence(repeats: Sequence[Repeat], cross: FoldOptions, num_bags: int) 
     how = f"{cross.folds}-fold cross-validation" + (f", {cross.repeats} repeats" if cross.repeats > 1 else "")
     return (
         f"Accuracy {_spread(accuracies, 'repeats')}; AUROC {_spread(known, 'folds')}, mean over folds, and "
-        f"{_spread(pooled, 'repeats')} pooled over folds ({how}; {num_bags} bags)."
+        f"{_spread(pooled, 'repeats')} pooled over folds ({how}; {num_inputs} inputs)."
     )
 
 
@@ -89,24 +139,25 @@ def _spread(values: Sequence[float] | np.ndarray, unit: str) -> str:
     )
 
 
-def repeat_table(repeats: Sequence[Repeat]) -> Table:
+def _repeat_table(repeats: Sequence[Repeat]) -> Table:
     """Lists the repeats."""
     rows = [[str(place), *map(number, one.summary.values())] for place, one in enumerate(repeats, 1)]
     headers = ["Repeat", "Accuracy", "AUROC, mean over folds", "SD over folds", "AUROC, pooled"]
     caption = (
-        "Every bag is scored by the network that had it as test. Pooled: all these scores in one ranking, although they come "
-        "from different networks; the mean over folds ranks the bags of every fold by themselves."
+        "Every input is scored by the probe that had it as test. Pooled: all these scores in one ranking, although they come "
+        "from different probes; the mean over folds ranks the inputs of every fold by themselves."
     )
     return Table("Repeats", headers, rows, caption)
 
 
-def fold_table(labelled: Labelled, repeat: Repeat, trained: Sequence[BagScores]) -> Table:
-    """Lists the folds of the first repeat."""
-    rows = []
-    for fold, one in enumerate(trained):
-        test = labelled.targets[one.split == "test"]
-        threshold = number(repeat.thresholds[fold, 0])
-        positive = [] if labelled.is_exclusive else [str(int(test[:, 0].sum())), threshold]
-        rows.append([str(fold + 1), str(len(test)), *positive, number(repeat.fold_aurocs[fold]), str(one.num_epochs)])
-    headers = ["Fold", "Test bags", *([] if labelled.is_exclusive else ["Positive", "Threshold"]), "AUROC", "Epochs"]
+def _fold_table(labelled: Labelled, repeat: Repeat, splits: Sequence[np.ndarray], more: Mapping[str, Sequence[str]]) -> Table:
+    """Lists the folds of the first repeat; the number of positive inputs and the threshold, where there is one label."""
+    is_single, rows = len(labelled.names) == 1, []
+    for fold, split in enumerate(splits):
+        test = labelled.targets[split == "test"]
+        val = len(set(labelled.patients[split == "val"]))
+        of_label = [str(int(test[:, 0].sum())), number(repeat.thresholds[fold, 0])] if is_single else []
+        others = [texts[fold] for texts in more.values()]
+        rows.append([str(fold + 1), str(len(test)), *of_label, str(val), number(repeat.fold_aurocs[fold]), *others])
+    headers = ["Fold", "Test inputs", *(["Positive", "Threshold"] if is_single else []), "Patients in val", "AUROC", *more]
     return Table("Folds of the first repeat", headers, rows, "– is undefined: one class only in the test part of the fold.")

@@ -10,9 +10,12 @@ import torch
 import torch.nn.functional as F
 
 from nnunet_dino._errors import UserError
+from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.evaluation import check_parts, evaluate, mean_auroc
+from nnunet_dino.probes.fold_splits import fold_splits
+from nnunet_dino.probes.fold_tables import cross_validated
 from nnunet_dino.probes.labels import Labelled
-from nnunet_dino.probes.options import HALF, NUM_NEIGHBOURS, EvaluationOptions, KnnOptions, Request
+from nnunet_dino.probes.options import HALF, NUM_NEIGHBOURS, EvaluationOptions, FoldOptions, KnnOptions, Request
 from nnunet_dino.probes.report import open_request, report_scores
 from nnunet_dino.probes.result_tables import number
 from nnunet_dino.probes.splits import divide
@@ -88,7 +91,7 @@ def knn_scores(
     return {key: np.concatenate(parts) for key, parts in scores.items()}
 
 
-def report_knn(request: Request, options: KnnOptions, echo: Callable[[str], object] = print) -> Report:
+def report_knn(request: Request, options: KnnOptions, cross: FoldOptions, echo: Callable[[str], object] = print) -> Report:
     """Lets neighbours in the training part vote on every input of the other parts, and writes the report.
 
     The setting with the highest mean AUROC on ``val`` gives the headline; all are listed.
@@ -97,6 +100,8 @@ def report_knn(request: Request, options: KnnOptions, echo: Callable[[str], obje
         UserError: The store, the labels or an option cannot be used.
     """
     device, store, labelled, vectors = open_request(request)
+    if cross.folds:
+        return _report_folds(request, options, cross, device, store, labelled, vectors, echo)
     if options.leave_one_out:
         how_split = "none; every input is asked against those of all other patients"
         labelled, bank = labelled.with_split(np.full(len(vectors), "test"), how_split), np.ones(len(vectors), bool)
@@ -104,16 +109,7 @@ def report_knn(request: Request, options: KnnOptions, echo: Callable[[str], obje
         labelled = labelled.with_split(*divide(labelled.split, labelled.patients, request.splitting))
         bank = labelled.split == "train"
     untrained = check_parts(labelled, request.evaluation)
-    scores = knn_scores(
-        vectors[bank],
-        labelled.targets[bank],
-        labelled.patients[bank],
-        vectors,
-        labelled.patients,
-        options.num_neighbours,
-        options.temperature,
-        device,
-    )
+    scores = _scores(labelled, vectors, bank, options, device)
     best, chosen_on = _best(labelled, scores, request.evaluation)
     left_out = ", ".join(str(k) for k in options.num_neighbours if (k, best[1]) not in scores)
     return report_scores(
@@ -139,6 +135,57 @@ def report_knn(request: Request, options: KnnOptions, echo: Callable[[str], obje
         warnings=[f"Left out, as there are not so many training inputs: k = {left_out}."] if left_out else [],
         tables=[_settings_table(labelled, scores, request.evaluation)],
     )
+
+
+def _report_folds(
+    request: Request,
+    options: KnnOptions,
+    cross: FoldOptions,
+    device: torch.device,
+    store: FeatureStore,
+    labelled: Labelled,
+    vectors: np.ndarray,
+    echo: Callable[[str], object],
+) -> Report:
+    """The same over folds, each with the setting that is best on its own ``val``."""
+    splits, how_split = fold_splits(labelled, cross, request.splitting, has_val=True)
+    scores, chosen = [], []
+    for split in splits:
+        found = _scores(labelled, vectors, split == "train", options, device)
+        best = _best(labelled.with_split(split), found, request.evaluation)[0]
+        scores.append(found[best])
+        chosen.append(best)
+    settings = {"Neighbours": [f"{k} {how}" for k, how in chosen]}
+    crossed = cross_validated(labelled, splits, scores, cross, request.evaluation, how_split, settings)
+    return report_scores(
+        request,
+        store,
+        crossed.labelled,
+        crossed.scores,
+        crossed.evaluations,
+        echo,
+        probe="knn",
+        what=f"k-NN, k and votes the best on val of every fold{crossed.aside}",
+        title=f"Nearest neighbours with {store.facts.backbone}",
+        method=_method(options),
+        numbers={
+            "options": asdict(options),
+            "cross_validation": asdict(cross),
+            "repeats": crossed.numbers,
+            "chosen": [{"k": k, "votes": how} for k, how in chosen],
+        },
+        sentences=[crossed.sentence],
+        tables=crossed.tables,
+        columns={"fold": crossed.fold_of},
+    )
+
+
+def _scores(
+    labelled: Labelled, vectors: np.ndarray, bank: np.ndarray, options: KnnOptions, device: torch.device
+) -> dict[Setting, np.ndarray]:
+    targets, patients = labelled.targets[bank], labelled.patients[bank]
+    numbers, temperature = options.num_neighbours, options.temperature
+    return knn_scores(vectors[bank], targets, patients, vectors, labelled.patients, numbers, temperature, device)
 
 
 def _auroc_on(part: str, labelled: Labelled, scores: np.ndarray) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -76,14 +77,15 @@ def labelled_vectors(store: FeatureStore, columns: LabelColumns, features: str) 
     ids, vectors = store.vectors(features)
     labelled = read_labels(columns, ids).with_notes(store.notes)
     place = {name: row for row, name in enumerate(ids)}
-    return labelled, vectors[[place[name] for name in labelled.ids]]
+    chosen = vectors[[place[name] for name in labelled.ids]]
+    return labelled.with_notes(copies_between_patients(chosen, labelled.ids, labelled.patients)), chosen
 
 
 def read_labels(columns: LabelColumns, store_ids: Sequence[str]) -> Labelled:
     """Reads labels and joins them with the inputs of a store, in the store's order.
 
     A row belongs to an input if its id is equal; if no row's is, if the file names are equal; if none is, if they are without
-    their endings.
+    their endings; if none is, if they are without nnU-Net's ``_0000`` too.
 
     Raises:
         UserError: A column is missing, a value is not a label, an input has two rows, a patient is in two parts of the split,
@@ -138,7 +140,7 @@ def _id_column(table: pd.DataFrame, columns: LabelColumns) -> str:
 
 def _joined(table: pd.DataFrame, column: str, store_ids: Sequence[str], file: Path) -> dict[str, int]:
     """Returns the row of every input that has one."""
-    for shortened in (str, _name, _stem):
+    for shortened in (str, _name, _stem, _case):
         rows: dict[str, int] = {}
         keys = [shortened(text.strip()) for text in table[column]]
         store_keys = {shortened(name): name for name in store_ids}
@@ -168,6 +170,26 @@ def _stem(text: str) -> str:
         if name.lower().endswith(ending):
             return name[: -len(ending)]
     return PurePosixPath(name).stem
+
+
+def _case(text: str) -> str:
+    """Returns the name of a case for the file of its first channel, as nnU-Net calls them."""
+    return _stem(text).removesuffix("_0000")
+
+
+def copies_between_patients(vectors: np.ndarray, ids: Sequence[str], patients: np.ndarray) -> list[str]:
+    """Says which inputs of different patients have equal features, bit for bit: one picture under two names."""
+    rows_of: dict[bytes, list[int]] = {}
+    for row, vector in enumerate(vectors):
+        rows_of.setdefault(hashlib.sha256(vector.tobytes()).digest(), []).append(row)
+    torn = [rows for rows in rows_of.values() if len(set(patients[rows])) > 1]
+    if not torn:
+        return []
+    shown = "; ".join(", ".join(f"{ids[row]} of {patients[row]}" for row in rows[:3]) for rows in torn[:3])
+    return [
+        f"Under several patients, with features equal bit for bit ({len(torn)} such), so that a split may part them: "
+        f"{shown}{' …' if len(torn) > 3 else ''}. Drop the copies, or give them one patient."
+    ]
 
 
 def count_words(names: Sequence[str]) -> str:

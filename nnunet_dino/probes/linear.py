@@ -16,7 +16,10 @@ from torch import Tensor, nn
 from nnunet_dino._errors import UserError
 from nnunet_dino.features.store.layout import StoreFacts
 from nnunet_dino.probes.evaluation import check_parts, evaluate
-from nnunet_dino.probes.options import OPTIMIZERS, LinearOptions, Request
+from nnunet_dino.probes.fold_splits import fold_splits
+from nnunet_dino.probes.fold_tables import cross_validated
+from nnunet_dino.probes.options import OPTIMIZERS, FoldOptions, LinearOptions, Request
+from nnunet_dino.probes.progress import progress
 from nnunet_dino.probes.report import open_request, report_scores
 from nnunet_dino.probes.splits import divide
 from nnunet_dino.reports import Report
@@ -118,33 +121,59 @@ def _loss(logits: Tensor, targets: Tensor, is_exclusive: bool) -> Tensor:
     return F.cross_entropy(logits, targets) if is_exclusive else F.binary_cross_entropy_with_logits(logits, targets)
 
 
-def report_linear(request: Request, options: LinearOptions, echo: Callable[[str], object] = print) -> Report:
-    """Trains a linear layer on a store, evaluates it and writes the report.
+def report_linear(
+    request: Request, options: LinearOptions, cross: FoldOptions, echo: Callable[[str], object] = print
+) -> Report:
+    """Trains a linear layer on a store, or one per fold, evaluates it and writes the report.
 
     Raises:
         UserError: The store, the labels or an option cannot be used.
     """
     device, store, labelled, vectors = open_request(request)
-    labelled = labelled.with_split(*divide(labelled.split, labelled.patients, request.splitting))
-    untrained = check_parts(labelled, request.evaluation)
-    train, val = labelled.split == "train", labelled.split == "val"
-    validation = (vectors[val], labelled.targets[val]) if val.any() else None
-    probe = train_linear(vectors[train], labelled.targets[train], labelled.is_exclusive, options, validation, device)
-    scores = probe.scores(vectors)
+    untrained: list[str] = []
+    if cross.folds:
+        has_val = options.keep == "best" or (request.evaluation.needs_val and not labelled.is_exclusive)
+        splits, how_split = fold_splits(labelled, cross, request.splitting, has_val)
+    else:
+        split, how_split = divide(labelled.split, labelled.patients, request.splitting)
+        splits, untrained = [split], check_parts(labelled.with_split(split), request.evaluation)
+    probes = []
+    for split in progress(splits, len(splits), "training"):
+        train, val = split == "train", split == "val"
+        validation = (vectors[val], labelled.targets[val]) if val.any() else None
+        probes.append(train_linear(vectors[train], labelled.targets[train], labelled.is_exclusive, options, validation, device))
+    scores = [probe.scores(vectors) for probe in probes]
+    crossed, shown = None, scores[0]
+    if cross.folds:
+        crossed = cross_validated(labelled, splits, scores, cross, request.evaluation, how_split, {})
+        labelled, shown = crossed.labelled, crossed.scores
+        names = [f"linear_fold{fold}.safetensors" for fold in range(1, cross.folds + 1)]
+    else:
+        labelled, names = labelled.with_split(splits[0], how_split), [WEIGHTS]
     return report_scores(
         request,
         store,
         labelled,
-        scores,
-        evaluate(labelled, scores, request.evaluation),
+        shown,
+        crossed.evaluations if crossed else evaluate(labelled, shown, request.evaluation),
         echo,
         probe="linear",
-        what="Linear probe",
+        what="Linear probe" + (crossed.aside if crossed else ""),
         title=f"Linear probe of {store.facts.backbone}",
         method=_method(options, labelled.is_exclusive),
-        numbers={"options": asdict(options)},
+        numbers={
+            "options": asdict(options),
+            "cross_validation": asdict(cross),
+            "repeats": crossed.numbers if crossed else [],
+        },
         untrained=untrained,
-        files={WEIGHTS: _weights_file(probe, labelled.names, store.facts, request.features)},
+        sentences=[crossed.sentence] if crossed else [],
+        tables=crossed.tables if crossed else [],
+        files={
+            name: _weights_file(probe, labelled.names, store.facts, request.features)
+            for name, probe in zip(names, probes, strict=False)  # of several repeats the first
+        },
+        columns={"fold": crossed.fold_of} if crossed else None,
     )
 
 

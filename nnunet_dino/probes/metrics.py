@@ -36,7 +36,13 @@ class LabelMetrics:
             highest score counts.
         accuracy: Fraction of inputs for which "found" is right.
         precision: Of those found, the fraction that have it; 0 if none is found.
-        recall: Of those that have it, the fraction found; 0 if none has it.
+        recall: Of those that have it, the fraction found; 0 if none has it. Also called sensitivity.
+        average_precision: Area under the precision-recall curve by steps; NaN if none has it. By chance it is the prevalence.
+        specificity: Of those that do not have it, the fraction not found; 0 if all have it.
+        balanced_accuracy: Mean of recall and specificity; NaN if all inputs have it, or none.
+        f1: Harmonic mean of precision and recall; 0 if nothing is found rightly.
+        brier: Mean squared difference of score and truth; 0 is best.
+        confusion: Inputs found that have it, found that do not, missed, and rightly not found.
     """
 
     name: str
@@ -46,6 +52,12 @@ class LabelMetrics:
     accuracy: Estimate
     precision: Estimate
     recall: Estimate
+    average_precision: Estimate
+    specificity: Estimate
+    balanced_accuracy: Estimate
+    f1: Estimate
+    brier: Estimate
+    confusion: tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,9 @@ class Metrics:
         overall: By name: ``auroc`` (mean over labels that have both classes), ``accuracy`` (mean over labels; of exclusive
             classes the fraction that is right), ``subset_accuracy`` (all labels right), ``precision``, ``recall`` (means over
             labels), ``micro_precision``, ``micro_recall`` (all decisions together), ``weighted_precision``,
-            ``weighted_recall`` (means weighted by how many have the label).
+            ``weighted_recall`` (means weighted by how many have the label), ``average_precision``, ``specificity``,
+            ``balanced_accuracy``, ``f1``, ``brier`` (means over labels; ``balanced_accuracy`` of exclusive classes is the
+            mean of their recalls, as in scikit-learn).
         single_class: Labels that all inputs have or none; they have no AUROC and are left out of its mean.
     """
 
@@ -93,7 +107,7 @@ def compute_metrics(
     """
     highest = np.arange(len(names)) == scores.argmax(1)[:, None]
     found = highest if thresholds is None else scores >= thresholds
-    drawn = _drawings(patients, num_rounds, seed)
+    drawn = drawings(patients, num_rounds, seed)
     measured = [_measures(targets, scores, found, weights, thresholds is None) for weights in drawn]
     per_label, overall = (_joined(parts) for parts in zip(*measured, strict=True))
     labels = [
@@ -101,6 +115,7 @@ def compute_metrics(
             name=name,
             num_positive=int(targets[:, c].sum()),
             threshold=_common_threshold(thresholds, c),
+            confusion=_confusion(targets[:, c] == 1, found[:, c]),
             **{key: estimate(values[c]) for key, values in per_label.items()},
         )
         for c, name in enumerate(names)
@@ -114,6 +129,11 @@ def compute_metrics(
     )
 
 
+def _confusion(is_true: np.ndarray, found: np.ndarray) -> tuple[int, int, int, int]:
+    hits, alarms, missed = (int(cells.sum()) for cells in (found & is_true, found & ~is_true, ~found & is_true))
+    return hits, alarms, missed, len(found) - hits - alarms - missed
+
+
 def _joined(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {key: np.concatenate([part[key] for part in parts], axis=-1) for key in parts[0]}
 
@@ -125,7 +145,7 @@ def _common_threshold(thresholds: np.ndarray | None, label: int) -> float:
     return float(known[0]) if len(known) == 1 else float("nan")
 
 
-def _drawings(patients: np.ndarray, num_rounds: int, seed: int) -> Iterator[np.ndarray]:
+def drawings(patients: np.ndarray, num_rounds: int, seed: int) -> Iterator[np.ndarray]:
     """Yields how often every input counts: once, then when patients are drawn with replacement, some rounds at a time."""
     yield np.ones((1, len(patients)))
     people, whose = np.unique(patients, return_inverse=True)
@@ -145,19 +165,26 @@ def _measures(
     hits, alarms, missed = (
         weights @ cells.astype(np.float64) for cells in (found & is_true, found & ~is_true, ~found & is_true)
     )
-    areas = np.stack([weighted_auroc(targets[:, c], scores[:, c], weights) for c in range(targets.shape[1])])
+    columns = range(targets.shape[1])
+    areas = np.stack([weighted_auroc(targets[:, c], scores[:, c], weights) for c in columns])
+    having, lacking = hits + missed, total[:, None] - hits - missed
+    specificity, recall = _ratio(lacking - alarms, lacking), _ratio(hits, having)
+    has_both = (having > 0) & (lacking > 0)
     per_label = {
         "auroc": areas,
         "accuracy": (1 - (alarms + missed) / total[:, None]).T,
         "precision": _ratio(hits, hits + alarms).T,
-        "recall": _ratio(hits, hits + missed).T,
+        "recall": recall.T,
+        "average_precision": np.stack([weighted_average_precision(targets[:, c], scores[:, c], weights) for c in columns]),
+        "specificity": specificity.T,
+        "balanced_accuracy": np.where(has_both, (recall + specificity) / 2, np.nan).T,
+        "f1": _ratio(2 * hits, 2 * hits + alarms + missed).T,
+        "brier": (weights @ (scores - targets) ** 2 / total[:, None]).T,
     }
     all_right = weights @ (found == is_true).all(1).astype(np.float64) / total
-    having = hits + missed
     share = _ratio(having, having.sum(1, keepdims=True)).T
-    known = np.isfinite(areas)
     overall = {
-        "auroc": np.where(known.any(0), np.where(known, areas, 0).sum(0) / np.maximum(known.sum(0), 1), np.nan),
+        "auroc": _mean_of_known(areas),
         "accuracy": all_right if is_exclusive else per_label["accuracy"].mean(0),
         "subset_accuracy": all_right,
         "precision": per_label["precision"].mean(0),
@@ -166,8 +193,18 @@ def _measures(
         "micro_recall": _ratio(hits.sum(1), having.sum(1)),
         "weighted_precision": (per_label["precision"] * share).sum(0),
         "weighted_recall": (per_label["recall"] * share).sum(0),
+        **{name: _mean_of_known(per_label[name]) for name in ("average_precision", "specificity", "f1", "brier")},
+        "balanced_accuracy": _mean_of_known(
+            np.where(having > 0, recall, np.nan).T if is_exclusive else per_label["balanced_accuracy"]
+        ),
     }
     return per_label, overall
+
+
+def _mean_of_known(values: np.ndarray) -> np.ndarray:
+    """Returns the mean over labels, ``c rounds``, of what is defined; NaN where nothing is."""
+    known = np.isfinite(values)
+    return np.where(known.any(0), np.where(known, values, 0).sum(0) / np.maximum(known.sum(0), 1), np.nan)
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -205,6 +242,26 @@ def weighted_auroc(targets: np.ndarray, scores: np.ndarray, weights: np.ndarray)
     won = (positive * (below + negative / 2)).sum(1)
     pairs = positive.sum(1) * negative.sum(1)
     return np.divide(won, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
+
+
+def weighted_average_precision(targets: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Returns the sum of precision times step of recall for every row of weights; equal scores are one step.
+
+    Args:
+        targets: 0 or 1, ``n``.
+        scores: ``n``.
+        weights: How often every input counts, ``rounds n``.
+
+    Returns:
+        ``rounds``; NaN where no positive input has weight.
+    """
+    order = np.argsort(-scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scores[order], prepend=np.nan) != 0)
+    sorted_weights = weights[:, order].astype(np.float64)
+    positive = np.add.reduceat(sorted_weights * (targets[order] == 1), starts, axis=1)
+    precision = _ratio(np.cumsum(positive, axis=1), np.cumsum(np.add.reduceat(sorted_weights, starts, axis=1), axis=1))
+    having = positive.sum(1)
+    return np.divide((precision * positive).sum(1), having, out=np.full(len(weights), np.nan), where=having > 0)
 
 
 def auroc(targets: np.ndarray, scores: np.ndarray) -> float:

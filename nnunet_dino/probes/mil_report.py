@@ -16,18 +16,19 @@ from nnunet_dino.probes.attention_map import attention_pictures
 from nnunet_dino.probes.bags import bags_of, read_arrays
 from nnunet_dino.probes.cross_validation import train_splits
 from nnunet_dino.probes.evaluation import check_parts, evaluate
-from nnunet_dino.probes.fold_tables import fold_sentence, fold_table, label_scores, repeat_table, summarise, when_test
+from nnunet_dino.probes.fold_splits import fold_splits
+from nnunet_dino.probes.fold_tables import cross_validated
 from nnunet_dino.probes.labels import Labelled, read_labels
-from nnunet_dino.probes.options import EvaluationOptions, FoldOptions, MilOptions, Request, check_number
+from nnunet_dino.probes.options import EvaluationOptions, FoldOptions, MilFolds, MilOptions, Request, check_number
 from nnunet_dino.probes.report import report_scores
-from nnunet_dino.probes.splits import divide, folds
+from nnunet_dino.probes.splits import divide
 from nnunet_dino.reports import Report, check_folder
 
 ATTENTION = "attention.safetensors"
 
 
 def report_mil(
-    request: Request, options: MilOptions, cross: FoldOptions, num_maps: int = 20, echo: Callable[[str], object] = print
+    request: Request, options: MilOptions, cross: MilFolds, num_maps: int = 20, echo: Callable[[str], object] = print
 ) -> Report:
     """Trains attention over bags, evaluates it, draws it on ``num_maps`` slides at most, and writes the report.
 
@@ -44,45 +45,42 @@ def report_mil(
     num_classes = max(2, len(labelled.names))
     seeds = list(range(cross.folds)) * cross.repeats if cross.folds else [0]
     trained = train_splits(bags, labelled.classes, num_classes, splits, seeds, options, device, cross.workers)
-    what, repeats, tables, columns = "Attention over bags", [], [], {}
-    if cross.folds:
-        labelled = labelled.with_split(np.full(len(bags), "test"), how_split)
-        what += ", scores of all folds pooled" + (", first repeat" if cross.repeats > 1 else "")
-        scores, attention, columns["fold"] = when_test(labelled, trained[: cross.folds])
-        groups = [trained[start : start + cross.folds] for start in range(0, len(trained), cross.folds)]
-        repeats = [summarise(labelled, one, request.evaluation) for one in groups]
-        evaluations = {"test": repeats[0].evaluation}
-        tables = [repeat_table(repeats), fold_table(labelled, repeats[0], trained[: cross.folds])]
-    else:
-        labelled = labelled.with_split(splits[0], how_split)
-        scores, attention = label_scores(labelled, trained[0]), trained[0].attention
-        evaluations = evaluate(labelled, scores, request.evaluation)
-    pictures, notes = attention_pictures(store, labelled.ids, attention, scores[:, -1], num_maps)
+    scores = [one.scores if labelled.is_exclusive else one.scores[:, 1:] for one in trained]  # of two classes the second
     num_epochs = [one.num_epochs for one in trained]
+    if cross.folds:
+        epochs = {"Epochs": list(map(str, num_epochs))}
+        crossed = cross_validated(labelled, splits, scores, cross, request.evaluation, how_split, epochs)
+        labelled, evaluations, shown = crossed.labelled, crossed.evaluations, crossed.scores
+        attention = [trained[fold - 1].attention[bag] for bag, fold in enumerate(crossed.fold_of)]
+    else:
+        crossed, labelled = None, labelled.with_split(splits[0], how_split)
+        shown, attention = scores[0], trained[0].attention
+        evaluations = evaluate(labelled, shown, request.evaluation)
+    pictures, notes = attention_pictures(store, labelled.ids, attention, shown[:, -1], num_maps)
     weights = {name: values.astype(np.float32) for name, values in zip(labelled.ids, attention, strict=True)}
     return report_scores(
         request,
         store,
         labelled,
-        scores,
+        shown,
         evaluations,
         echo,
         probe="mil",
-        what=what,
+        what="Attention over bags" + (crossed.aside if crossed else ""),
         title=f"Attention over bags of {store.facts.backbone if store else Path(request.store).name}",
         method=_method(options, num_epochs),
         numbers={
             "options": asdict(options),
             "cross_validation": asdict(cross),
-            "repeats": [{**one.summary, "fold_aurocs": one.fold_aurocs.tolist()} for one in repeats],
+            "repeats": crossed.numbers if crossed else [],
             "num_epochs": num_epochs,
         },
-        warnings=notes,
-        sentences=[fold_sentence(repeats, cross, len(bags))] if cross.folds else [],
-        tables=tables,
+        warnings=[*notes, *_at_the_limit(options, num_epochs)],
+        sentences=[crossed.sentence] if crossed else [],
+        tables=crossed.tables if crossed else [],
         pictures=pictures,
         files={ATTENTION: save(weights)},
-        columns=columns,
+        columns={"fold": crossed.fold_of} if crossed else None,
     )
 
 
@@ -111,19 +109,10 @@ def _splits(labelled: Labelled, request: Request, options: MilOptions, cross: Fo
         check_parts(labelled.with_split(split), evaluation)
         _check_val(split, is_tuned_on_val, evaluation, options)
         return [split], how_split
-    val_fraction = splitting.val_fraction if options.patience or is_tuned_on_val else 0.0
-    splits = []
-    for seed in range(splitting.seed, splitting.seed + cross.repeats):
-        splits += folds(labelled.classes, labelled.patients, cross.folds, seed, val_fraction)
+    splits, how_split = fold_splits(labelled, cross, splitting, has_val=bool(options.patience) or is_tuned_on_val)
     for split in splits:
         _check_val(split, is_tuned_on_val, evaluation, options)
-    people = [len(set(labelled.patients[split != "test"])) for split in splits]
-    held_out = [len(set(labelled.patients[split == "val"])) for split in splits]
-    share = f"; {sum(held_out) / sum(people):.0%} of the patients outside test are val in every fold" if val_fraction else ""
-    return splits, (
-        f"{cross.folds}-fold cross-validation by patient, {cross.repeats} {'time' if cross.repeats == 1 else 'times'}, classes "
-        f"divided evenly (seed {splitting.seed}){share}"
-    )
+    return splits, how_split
 
 
 def _check_val(split: np.ndarray, is_tuned_on_val: bool, evaluation: EvaluationOptions, options: MilOptions) -> None:
@@ -132,6 +121,16 @@ def _check_val(split: np.ndarray, is_tuned_on_val: bool, evaluation: EvaluationO
             ("--patience", "--patience 0") if options.patience else (f"--threshold {evaluation.rule}", "--threshold 0.5")
         )
         raise UserError(f"{option}: required a val part · got none · give --val-fraction, or {other}")
+
+
+def _at_the_limit(options: MilOptions, num_epochs: Sequence[int]) -> list[str]:
+    """Says how many trainings were ended by the largest number of epochs and not for want of progress."""
+    count = sum(best + options.patience > options.epochs for best in num_epochs) if options.patience else 0
+    if not count:
+        return []
+    return [
+        f"{count} of {len(num_epochs)} trainings ended at the limit of {options.epochs} epochs, not by convergence: --epochs."
+    ]
 
 
 def _method(options: MilOptions, num_epochs: Sequence[int]) -> str:

@@ -228,7 +228,7 @@ class MilOptions:
     attention: int = option(256, "--attention", "Width of the gated attention.", least=1)
     relu: bool = option(False, "--relu", "A ReLU after every layer of the projection.", None)
     dropout: float = option(0.0, "--dropout", "After every layer of the projection.", "RATE", least=0, below=1)
-    optimizer: str = option("sgd", "--optimizer", "sgd, adam or adamw.", "NAME", known=OPTIMIZERS)
+    optimizer: str = option("adam", "--optimizer", "adam, adamw or sgd.", "NAME", known=OPTIMIZERS)
     lr: float = option(2e-4, "--lr", "Learning rate.", "RATE", above=0)
     weight_decay: float = option(1e-5, "--weight-decay", "Of the optimizer.", "W", least=0)
     epochs: int = option(200, "--epochs", "At most.", least=1)
@@ -237,7 +237,7 @@ class MilOptions:
     bags: int = option(1, "--bags", "Bags per step.", least=1)
     balanced: bool = option(True, "--balanced/--every-bag", "Classes equally often, or every bag once.", None)
     standardise: bool = option(
-        False, "--standardise", "Zero mean and unit variance of every feature, by the training bags.", None
+        True, "--standardise/--as-they-are", "Zero mean and unit variance of every feature, by the training bags.", None
     )
     seed: int = option(*SEED, least=0, most=MAX_SEED)
 
@@ -256,7 +256,6 @@ class FoldOptions:
 
     folds: int = option(0, "--folds", "Cross-validation instead of one split.")
     repeats: int = option(1, "--repeats", "How often, with other folds.")
-    workers: int = option(0, "--workers", "Trainings at a time; 0: one per processor.", least=0)
 
     def __post_init__(self) -> None:
         check(self)
@@ -264,3 +263,10 @@ class FoldOptions:
             raise UserError(f"--folds: required 0 or a number from 2 · got {self.folds}")
         if self.repeats < 1 or (self.repeats > 1 and not self.folds):
             raise UserError(f"--repeats: required a number from 1, and --folds with more than 1 · got {self.repeats}")
+
+
+@dataclass(frozen=True)
+class MilFolds(FoldOptions):
+    """Cross-validation whose trainings run at the same time."""
+
+    workers: int = option(0, "--workers", "Trainings at a time; 0: one per processor.", least=0)

@@ -13,6 +13,7 @@ from nnunet_dino.probes.metrics import Estimate
 from nnunet_dino.probes.options import HALF, EvaluationOptions
 from nnunet_dino.reports import Table
 
+MIN_VAL_PATIENTS = 20
 OVERALL = {
     "auroc": "AUROC, mean over labels",
     "accuracy": "Accuracy",
@@ -23,8 +24,23 @@ OVERALL = {
     "micro_recall": "Recall, all decisions",
     "weighted_precision": "Precision, weighted by frequency",
     "weighted_recall": "Recall, weighted by frequency",
+    "average_precision": "Average precision (AUPRC), mean over labels",
+    "specificity": "Specificity, mean over labels",
+    "balanced_accuracy": "Balanced accuracy",
+    "f1": "F1, mean over labels",
+    "brier": "Brier score, mean over labels",
 }
-OF_ONE_LABEL = {"auroc": "AUROC", "accuracy": "Accuracy", "precision": "Precision", "recall": "Recall"}
+OF_ONE_LABEL = {
+    "auroc": "AUROC",
+    "average_precision": "Average precision (AUPRC)",
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "precision": "Precision",
+    "recall": "Recall, sensitivity",
+    "specificity": "Specificity",
+    "f1": "F1",
+    "brier": "Brier score",
+}
 
 
 def number(value: float) -> str:
@@ -44,12 +60,30 @@ def overall_table(evaluations: dict[str, Evaluation], options: EvaluationOptions
     parts = [part for part in ("test", "val") if part in evaluations]
     names = OF_ONE_LABEL if len(labelled.names) == 1 else OVERALL
     rows = [[words, *(with_interval(evaluations[part].metrics.overall[key]) for part in parts)] for key, words in names.items()]
+    if len(labelled.names) == 1:
+        rows += _counts([evaluations[part] for part in parts])
     caption = "In brackets: 95 % intervals from drawing patients with replacement."
     if labelled.is_exclusive:
         caption += " Accuracy, precision and recall: of the class with the highest score."
     else:
         caption += f" Threshold of accuracy, precision and recall: {options.words}."
     return Table("Result", ["Measure", *parts], rows, caption, in_terminal=True)
+
+
+def _counts(evaluations: Sequence[Evaluation]) -> list[list[str]]:
+    """Rows of a single label: how many have it, where the threshold lies, and what was found."""
+    metrics = [one.metrics for one in evaluations]
+    labels = [one.labels[0] for one in metrics]
+    prevalence = [
+        f"{label.num_positive} of {one.num} ({label.num_positive / one.num:.0%})"
+        for label, one in zip(labels, metrics, strict=True)
+    ]
+    names = ("Found, has it", "Found, has it not", "Missed", "Not found, has it not")
+    return [
+        ["Has it", *prevalence],
+        ["Threshold", *(number(label.threshold) for label in labels)],
+        *([name, *(str(label.confusion[cell]) for label in labels)] for cell, name in enumerate(names)),
+    ]
 
 
 def label_table(evaluation: Evaluation) -> Table:
@@ -63,10 +97,13 @@ def label_table(evaluation: Evaluation) -> Table:
             number(label.accuracy.value),
             number(label.precision.value),
             number(label.recall.value),
+            number(label.specificity.value),
+            number(label.f1.value),
+            number(label.average_precision.value),
         ]
         for label in evaluation.metrics.labels
     ]
-    headers = ["Label", "Positive", "AUROC", "Threshold", "Accuracy", "Precision", "Recall"]
+    headers = ["Label", "Positive", "AUROC", "Threshold", "Accuracy", "Precision", "Recall", "Specificity", "F1", "AUPRC"]
     caption = "– is undefined: a label that all inputs have, or none, has no AUROC; exclusive classes have no threshold."
     return Table(f"Labels on {evaluation.part}", headers, rows, caption)
 
@@ -114,6 +151,12 @@ def result_warnings(evaluations: dict[str, Evaluation], options: EvaluationOptio
             warnings.append(
                 f"{one.part}: {count} left out of the mean AUROC, with one class only: {listed(one.metrics.single_class)}."
             )
+    few = evaluations["val"].metrics.num_patients if "val" in evaluations else MIN_VAL_PATIENTS
+    if few < MIN_VAL_PATIENTS:
+        warnings.append(
+            f"val has {few} patients only: what was chosen there (thresholds, k, epochs), and its numbers, are little more "
+            "than chance. Think of --folds."
+        )
     if evaluations["test"].untuned:
         warnings.append(f"Threshold 0.5, as {options.tuned_on} has one class only: {listed(evaluations['test'].untuned)}.")
     return warnings

@@ -16,15 +16,17 @@ from nnunet_dino.reports.record import Block, Heading, Picture, Plot, Report, Ta
 
 TERMINAL_WIDTH = 100
 MAX_TERMINAL_ROWS = 40
+MAX_BYTES_IN_PAGE = 5_000_000  # of pictures
 
 
 def report_page(report: Report) -> str:
-    """Lays a report out as one HTML page with its plots and pictures in it."""
+    """Lays a report out as one HTML page with its plots and pictures in it; pictures of many megabytes stay beside it."""
     pages = jinja2.Environment(
         loader=jinja2.PackageLoader("nnunet_dino", "reports"), autoescape=True, trim_blocks=True, keep_trailing_newline=True
     )
-    pages.filters |= {"base64": _base64, "held": _held, "breakable": _breakable}
-    return pages.get_template("page.html").render(report=report)
+    pages.filters |= {"base64": _base64, "held": _held, "breakable": _breakable, "path": _path}
+    pictures_bytes = sum(len(block.png) for block in report.blocks if isinstance(block, Picture) and block.png)
+    return pages.get_template("page.html").render(report=report, are_beside=pictures_bytes > MAX_BYTES_IN_PAGE)
 
 
 def _base64(content: bytes) -> str:
