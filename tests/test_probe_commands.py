@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import SimpleITK as sitk
 from click.testing import CliRunner, Result
-from probe_inputs import TINY, files_of, write_labels, write_pictures
+from probe_inputs import TINY, asymmetric_volume, files_of, write_labels, write_pictures
 from safetensors import safe_open
 from sklearn.metrics import roc_auc_score
 
@@ -395,3 +396,84 @@ def test_probes_from_python(place):
     assert labelled.ids == ids
     layer = probes.train_linear(features, labelled.targets, labelled.is_exclusive, probes.LinearOptions(epochs=2))
     assert layer.scores(features).shape == (48, 1)
+
+
+def scores_of(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "scores.csv", keep_default_na=False).set_index("id")
+
+
+def test_a_saved_linear_probe_gives_its_own_scores_on_images_and_on_a_store(place, tmp_path):
+    assert run("probe", "linear", *labels(place, "-o", tmp_path / "trained")).exit_code == 0
+    expected = pd.read_csv(tmp_path / "trained/predictions.csv").set_index("id")
+    threshold = json.loads((tmp_path / "trained/report.json").read_text())["metrics"]["test"]["labels"][0]["threshold"]
+    for number, source in enumerate((place / "pictures", place / "store")):
+        result = run("probe", "apply", tmp_path / "trained", source, "-o", tmp_path / f"new{number}", "--device", "cpu")
+        assert result.exit_code == 0, result.output
+        assert "random weights" in result.stdout
+        found = scores_of(tmp_path / f"new{number}").loc[expected.index]
+        scores = found["score bright"].astype(float)
+        np.testing.assert_allclose(scores, expected["score bright"], atol=1e-5)
+        clear = (scores - threshold).abs() > 1e-4
+        assert (found["found"] == np.where(scores >= threshold, "bright", "none"))[clear].all()
+
+
+def test_a_probe_refuses_features_of_another_backbone_or_preprocessing(place, tmp_path, monkeypatch):
+    assert run("probe", "linear", *labels(place, "-o", tmp_path / "trained")).exit_code == 0
+    words = ("probe", "apply", tmp_path / "trained")
+    other = tmp_path / "larger"
+    assert run("extract", place / "pictures", "-o", other, "--backbone", TINY, "--size", 48).exit_code == 0
+    assert "the size_px that the probe was trained with, 32 · got 48" in fails(*words, other, "-o", tmp_path / "a")
+    file = tmp_path / "trained/linear.safetensors"
+    content = file.read_bytes()
+    digest = json.loads((place / "store/store.json").read_text())["weights"]
+    file.write_bytes(content.replace(digest.encode(), b"0" * len(digest)))
+    assert f"weights with digest {'0' * len(digest)} · got {digest}" in fails(*words, place / "pictures", "-o", tmp_path / "a")
+    assert "the weights that the probe was trained with, 000" in fails(*words, place / "store", "-o", tmp_path / "a")
+    file.write_bytes(content[:200])
+    assert "required a trained probe" in fails(*words, place / "store", "-o", tmp_path / "a")
+    assert "which holds none" in fails("probe", "apply", place / "store", place / "store", "-o", tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_what_cannot_be_read_is_in_the_table_and_the_exit_code(place, tmp_path):
+    assert run("probe", "linear", *labels(place, "-o", tmp_path / "trained")).exit_code == 0
+    write_pictures(tmp_path / "mixed", 2)
+    (tmp_path / "mixed/broken.png").write_bytes(b"no picture")
+    result = run("probe", "apply", tmp_path / "trained", tmp_path / "mixed", "-o", tmp_path / "new")
+    assert result.exit_code == 1, result.output
+    found = scores_of(tmp_path / "new")
+    assert set(found.index) == {"p000.png", "p001.png", "broken.png"}
+    assert (found["error"] != "").sum() == 1
+    assert (found.loc["broken.png", "score bright"], found.loc["broken.png", "error"] != "") == ("", True)
+
+
+@pytest.mark.parametrize("folds", [0, 3])
+def test_saved_attention_over_slices_gives_its_own_scores(place, tmp_path, folds):
+    (tmp_path / "scans").mkdir()
+    volume = sitk.GetArrayFromImage(asymmetric_volume())
+    for number in range(12):
+        image = sitk.GetImageFromArray((volume * (1 + number % 2) + 7 * number).astype(np.int16))
+        sitk.WriteImage(image, tmp_path / f"scans/s{number:02d}.nii.gz")
+    write_labels(tmp_path / "labels.csv", [f"s{number:02d}.nii.gz" for number in range(12)], per_patient=1)
+    pixels = ("--backbone", TINY, "--size", 32, "--window", "0,1000", "--per-slice", "--device", "cpu")
+    assert run("extract", tmp_path / "scans", "-o", tmp_path / "store", *pixels).exit_code == 0
+    words = ["--labels", tmp_path / "labels.csv", "--target", "bright", "--patient", "who", "--rounds", 5, "--device", "cpu"]
+    words += ["--projection", 8, "--attention", 4, "--epochs", 3, "--patience", 0, "--folds", folds, "--workers", 1]
+    parts = [] if folds else ["--fractions", "0.5,0,0.5", "--val-fraction", 0]
+    result = run("probe", "mil", tmp_path / "store", *words, *parts, "-o", tmp_path / "trained")
+    assert result.exit_code == 0, result.output
+    for number, source in enumerate(("scans", "store")):
+        done = run("probe", "apply", tmp_path / "trained", tmp_path / source, "-o", tmp_path / f"{number}", "--device", "cpu")
+        assert done.exit_code == 0, done.output
+    first, second = (scores_of(tmp_path / f"{number}") for number in range(2))
+    pd.testing.assert_frame_equal(first, second)
+    assert set(first["found"]) <= {"bright", "none"}
+    expected = pd.read_csv(tmp_path / "trained/predictions.csv").set_index("id")
+    if folds:
+        assert "mean of the networks of 3 folds" in (tmp_path / "0/report.md").read_text()
+    else:
+        np.testing.assert_allclose(first["score bright"].astype(float), expected["score bright"], atol=1e-5)
+    with safe_open(tmp_path / "0/attention.safetensors", framework="numpy") as file:
+        weights = [file.get_tensor(name) for name in first.index]
+    np.testing.assert_allclose([one.sum() for one in weights], 1, atol=1e-5)
+    assert {len(one) for one in weights} == {6}

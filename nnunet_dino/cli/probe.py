@@ -159,6 +159,30 @@ def _command() -> str:
     return shlex.join(["nnunet-dino", *sys.argv[1:]])
 
 
+@probe.command("apply")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("inputs", nargs=-1, required=True)
+@click.option("-o", "output", required=True, metavar="PATH", type=click.Path(path_type=Path), help="Folder for the report.")
+@click.option("--overwrite", is_flag=True, help="Write into a folder that holds files; replaces those of an earlier report.")
+@click.option(
+    "--maps", "num_maps", default=20, show_default=True, metavar="N", help="Slides whose attention is drawn, at most."
+)
+@DEVICE
+def apply(num_maps: int, **given: Any) -> int:
+    """Score new INPUTS with MODEL, the report of `probe linear` or `probe mil`.
+
+    \b
+    nnunet-dino probe apply report new_images/ -o scores
+    nnunet-dino probe apply slide_report/mil.safetensors store -o scores
+
+    INPUTS: as for `extract`, and shown as the training images were; or one store. Exit code 1 if an input could not be read.
+    """
+    from nnunet_dino.probes import apply_probe
+
+    check_number("--maps", num_maps, least=0)
+    return bool(apply_probe(**given, num_maps=num_maps, command=shlex.join(["nnunet-dino", *sys.argv[1:]]), echo=click.echo))
+
+
 def _request(given: dict[str, Any]) -> Request:
     """Returns what all probes are asked."""
     if given["split"]:

@@ -69,6 +69,7 @@ def extract(
     items_per_file: int | None = None,
     shard: tuple[int, int] = (0, 1),
     device: str = "auto",
+    required_weights: str | None = None,
     show_progress: bool = False,
 ) -> Outcome:
     """Writes frozen features of images, volumes or slides into a store, or continues one.
@@ -88,6 +89,7 @@ def extract(
         items_per_file: Inputs per file; by default 128 images, or one volume or slide.
         shard: Which part of the work is this process's, from 0, and how many parts there are.
         device: Where to compute; ``auto`` is CUDA if there is any.
+        required_weights: Digest of the weights without which nothing is to be encoded; by default any.
         show_progress: Draw a bar on standard error, if that is a terminal.
 
     Raises:
@@ -103,6 +105,11 @@ def extract(
     tokens = TOKENS_OF[features or DEFAULT_FEATURES[kind]]
     if "class_token" in tokens and not encoder.has_class_token:
         raise UserError(f"--features: required mean or map of {backbone}, which has no class token · got {features or 'both'}")
+    if required_weights not in (None, encoder.digest):
+        raise UserError(
+            f"{backbone}: required the weights with digest {required_weights} · got {encoder.digest} · name them with "
+            "nnUNet_dino_weights"
+        )
     mean, std = encoder.statistics
     is_usual = encoder.statistics == IMAGENET
     pixels = preprocessing.record() | {"norm": "imagenet" if is_usual else {"mean": list(mean), "std": list(std)}}

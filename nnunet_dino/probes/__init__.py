@@ -29,6 +29,7 @@ _PUBLIC = {
     "train_splits": "nnunet_dino.probes.cross_validation",
     "report_mil": "nnunet_dino.probes.mil_report",
     "compare_probes": "nnunet_dino.probes.comparison",
+    "apply_probe": "nnunet_dino.probes.apply",
     "DenseOptions": "nnunet_dino.probes.dense_options",
     "DenseProbe": "nnunet_dino.probes.dense",
 }

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.probes.mil_training import train_mil
+from nnunet_dino.probes.mil_training import TrainedMIL, train_mil
 from nnunet_dino.probes.options import MilOptions
 from nnunet_dino.probes.progress import progress
 
@@ -24,13 +24,13 @@ class BagScores:
         split: The parts that it was trained with.
         scores: Probabilities of the classes, ``bags c``; NaN of bags that were not asked about.
         attention: Weights of the instances of every bag; empty where it was not asked about.
-        num_epochs: Passes that it was trained for.
+        trained: The network.
     """
 
     split: np.ndarray
     scores: np.ndarray
     attention: list[np.ndarray]
-    num_epochs: int
+    trained: TrainedMIL
 
 
 def train_splits(
@@ -95,4 +95,4 @@ def _train(
     scores[asked], weights = trained.predict(bags, asked.tolist())
     for position, values in zip(asked, weights, strict=True):
         attention[position] = values
-    return BagScores(split, scores, attention, trained.num_epochs)
+    return BagScores(split, scores, attention, trained)

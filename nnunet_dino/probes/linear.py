@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.features.store.layout import StoreFacts
 from nnunet_dino.probes.evaluation import check_parts, evaluate
 from nnunet_dino.probes.fold_splits import fold_splits
 from nnunet_dino.probes.fold_tables import cross_validated
 from nnunet_dino.probes.options import OPTIMIZERS, FoldOptions, LinearOptions, Request
 from nnunet_dino.probes.progress import progress
 from nnunet_dino.probes.report import open_request, report_scores
+from nnunet_dino.probes.saved import FILES, LINEAR, probe_file, saved_probe
 from nnunet_dino.probes.splits import divide
 from nnunet_dino.reports import Report
 
 INITIAL_STD = 0.01
-WEIGHTS = "linear.safetensors"
 
 
 @dataclass(frozen=True)
@@ -45,6 +42,11 @@ class LinearProbe:
     shift: Tensor
     scale: Tensor
     is_exclusive: bool
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What a file of it holds."""
+        return {name: getattr(self, name) for name in ("weight", "bias", "shift", "scale")}
 
     def scores(self, features: np.ndarray) -> np.ndarray:
         """Returns probabilities of labels or classes for features ``n e``: ``n c``."""
@@ -143,19 +145,22 @@ def report_linear(
         validation = (vectors[val], labelled.targets[val]) if val.any() else None
         probes.append(train_linear(vectors[train], labelled.targets[train], labelled.is_exclusive, options, validation, device))
     scores = [probe.scores(vectors) for probe in probes]
-    crossed, shown = None, scores[0]
+    crossed, shown, thresholds = None, scores[0], [float("nan")]  # folds have a threshold each
     if cross.folds:
         crossed = cross_validated(labelled, splits, scores, cross, request.evaluation, how_split, {})
-        labelled, shown = crossed.labelled, crossed.scores
+        labelled, shown, evaluations = crossed.labelled, crossed.scores, crossed.evaluations
         names = [f"linear_fold{fold}.safetensors" for fold in range(1, cross.folds + 1)]
     else:
-        labelled, names = labelled.with_split(splits[0], how_split), [WEIGHTS]
+        labelled, names = labelled.with_split(splits[0], how_split), [FILES[LINEAR]]
+        evaluations = evaluate(labelled, shown, request.evaluation)
+        thresholds = [one.threshold for one in evaluations["test"].metrics.labels]
+    saved = saved_probe(LINEAR, labelled.names, labelled.is_exclusive, thresholds, request.features, store.facts)
     return report_scores(
         request,
         store,
         labelled,
         shown,
-        crossed.evaluations if crossed else evaluate(labelled, shown, request.evaluation),
+        evaluations,
         echo,
         probe="linear",
         what="Linear probe" + (crossed.aside if crossed else ""),
@@ -169,9 +174,8 @@ def report_linear(
         untrained=untrained,
         sentences=[crossed.sentence] if crossed else [],
         tables=crossed.tables if crossed else [],
-        files={
-            name: _weights_file(probe, labelled.names, store.facts, request.features)
-            for name, probe in zip(names, probes, strict=False)  # of several repeats the first
+        files={  # of several repeats the first
+            name: probe_file(saved, probe.tensors) for name, probe in zip(names, probes, strict=False)
         },
         columns={"fold": crossed.fold_of} if crossed else None,
     )
@@ -185,10 +189,3 @@ def _method(options: LinearOptions, is_exclusive: bool) -> str:
         f"weight decay {options.weight_decay:g}, batch {options.batch}, {options.epochs} epochs, {options.keep} epoch kept, "
         f"seed {options.seed}."
     )
-
-
-def _weights_file(probe: LinearProbe, names: tuple[str, ...], facts: StoreFacts, features: str) -> bytes:
-    made_for = {"labels": names, "is_exclusive": probe.is_exclusive, "features": features, "backbone": facts.backbone}
-    metadata = {"nnunet_dino_probe": json.dumps({**made_for, "weights": facts.weights, "preprocessing": facts.preprocessing})}
-    tensors = {name: getattr(probe, name) for name in ("weight", "bias", "shift", "scale")}
-    return save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)

@@ -8,19 +8,21 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save
+from torch import Tensor
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.features.encoder import pick_device
 from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.attention_map import attention_pictures
 from nnunet_dino.probes.bags import bags_of, read_arrays
-from nnunet_dino.probes.cross_validation import train_splits
+from nnunet_dino.probes.cross_validation import BagScores, train_splits
 from nnunet_dino.probes.evaluation import check_parts, evaluate
 from nnunet_dino.probes.fold_splits import fold_splits
 from nnunet_dino.probes.fold_tables import cross_validated
 from nnunet_dino.probes.labels import Labelled, read_labels
 from nnunet_dino.probes.options import EvaluationOptions, FoldOptions, MilFolds, MilOptions, Request, check_number
 from nnunet_dino.probes.report import report_scores
+from nnunet_dino.probes.saved import FILES, MIL, probe_file, saved_probe
 from nnunet_dino.probes.splits import divide
 from nnunet_dino.reports import Report, check_folder
 
@@ -46,7 +48,7 @@ def report_mil(
     seeds = list(range(cross.folds)) * cross.repeats if cross.folds else [0]
     trained = train_splits(bags, labelled.classes, num_classes, splits, seeds, options, device, cross.workers)
     scores = [one.scores if labelled.is_exclusive else one.scores[:, 1:] for one in trained]  # of two classes the second
-    num_epochs = [one.num_epochs for one in trained]
+    num_epochs = [one.trained.num_epochs for one in trained]
     if cross.folds:
         epochs = {"Epochs": list(map(str, num_epochs))}
         crossed = cross_validated(labelled, splits, scores, cross, request.evaluation, how_split, epochs)
@@ -58,6 +60,12 @@ def report_mil(
         evaluations = evaluate(labelled, shown, request.evaluation)
     pictures, notes = attention_pictures(store, labelled.ids, attention, shown[:, -1], num_maps)
     weights = {name: values.astype(np.float32) for name, values in zip(labelled.ids, attention, strict=True)}
+    files = {ATTENTION: save(weights)}
+    if store is not None:
+        thresholds = [one.threshold for one in evaluations["test"].metrics.labels]
+        names, is_exclusive = labelled.names, labelled.is_exclusive
+        saved = saved_probe(MIL, names, is_exclusive, thresholds, request.features, store.facts, options.network)
+        files[FILES[MIL]] = probe_file(saved, _tensors(trained[: cross.folds or 1]))
     return report_scores(
         request,
         store,
@@ -79,9 +87,14 @@ def report_mil(
         sentences=[crossed.sentence] if crossed else [],
         tables=crossed.tables if crossed else [],
         pictures=pictures,
-        files={ATTENTION: save(weights)},
+        files=files,
         columns={"fold": crossed.fold_of} if crossed else None,
     )
+
+
+def _tensors(trained: Sequence[BagScores]) -> dict[str, Tensor]:
+    """Returns the tensors of all networks, each name behind the network's number and a point."""
+    return {f"{number}.{name}": value for number, one in enumerate(trained) for name, value in one.trained.tensors.items()}
 
 
 def _bags(request: Request) -> tuple[FeatureStore | None, Sequence[np.ndarray], Labelled]:

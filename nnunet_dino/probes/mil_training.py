@@ -68,6 +68,11 @@ class TrainedMIL:
     scale: Tensor
     num_epochs: int
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What a file of it holds."""
+        return {**self.network.state_dict(), "shift": self.shift, "scale": self.scale}
+
     @torch.no_grad()
     def predict(self, bags: Sequence[np.ndarray], positions: Sequence[int]) -> tuple[np.ndarray, list[np.ndarray]]:
         """Returns probabilities of the classes, ``b c``, and the attention weights of every bag, each ``n``.
@@ -117,7 +122,7 @@ def train_mil(
     padded, targets = PaddedBags(bags, shift, scale), torch.from_numpy(classes.astype(np.int64)).to(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(options.seed)
-        network = AttentionMIL(len(shift), num_classes, options.widths, options.attention, options.relu, options.dropout)
+        network = AttentionMIL(len(shift), num_classes, **options.network)
         network.to(device)
         kind, more = OPTIMIZERS[options.optimizer]
         is_fused = device.type in ("cpu", "cuda")

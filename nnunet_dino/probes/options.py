@@ -249,6 +249,12 @@ class MilOptions:
     def widths(self) -> tuple[int, ...]:
         return whole_numbers("--projection", self.projection)
 
+    @property
+    def network(self) -> dict[str, Any]:
+        """How :class:`~nnunet_dino.probes.mil.AttentionMIL` is built, beside the widths of features and outputs."""
+        built = {"projection": self.widths, "attention": self.attention}
+        return {**built, "has_relu": self.relu, "dropout": self.dropout}
+
 
 @dataclass(frozen=True)
 class FoldOptions:

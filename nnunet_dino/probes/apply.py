@@ -1,0 +1,214 @@
+"""A trained probe on images that nobody has labelled: a score and a decision for every input."""
+
+from __future__ import annotations
+
+import csv
+import io
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import save
+from torch import Tensor
+
+from nnunet_dino import reports
+from nnunet_dino._errors import UserError
+from nnunet_dino.backbones.weights.model_config import check_statistics
+from nnunet_dino.features import Preprocessing, Slicing, Tiling, extract
+from nnunet_dino.features.encoder import pick_device
+from nnunet_dino.features.store.layout import FACTS
+from nnunet_dino.features.store.reader import FeatureStore
+from nnunet_dino.probes.attention_map import attention_pictures
+from nnunet_dino.probes.bags import bags_of
+from nnunet_dino.probes.linear import LinearProbe
+from nnunet_dino.probes.mil import AttentionMIL
+from nnunet_dino.probes.mil_training import TrainedMIL
+from nnunet_dino.probes.report import PACKAGES
+from nnunet_dino.probes.result_tables import method_of_features
+from nnunet_dino.probes.saved import LINEAR, SavedProbe, read_probe, require_same
+from nnunet_dino.reports import Block, Heading, Report, Table
+
+SCORES, ATTENTION = "scores.csv", "attention.safetensors"
+NUM_SHOWN = 50
+
+
+def apply_probe(
+    model: Path,
+    inputs: Sequence[str],
+    output: Path,
+    *,
+    device: str = "auto",
+    num_maps: int = 20,
+    overwrite: bool = False,
+    command: str | None = None,
+    echo: Callable[[str], object] = print,
+) -> list[tuple[str, str]]:
+    """Scores images, volumes or slides with a trained probe, and writes a table, and heat maps of slides.
+
+    Args:
+        model: File or report of the probe.
+        inputs: As for :func:`nnunet_dino.features.extract`; or one store of features.
+        output: Folder for the report.
+        device: Where to compute.
+        num_maps: Slides whose attention is drawn, at most.
+        overwrite: Whether an earlier report is replaced.
+        command: The command line, for the report.
+        echo: Takes the short part.
+
+    Returns:
+        Id and reason of every input that could not be read.
+
+    Raises:
+        UserError: The probe cannot be read, or the features are of another backbone or preprocessing.
+    """
+    reports.check_folder(output, overwrite)
+    where = pick_device(device)
+    saved, tensors = read_probe(model)
+    with tempfile.TemporaryDirectory() as scratch:
+        if len(inputs) == 1 and (Path(inputs[0]) / FACTS).exists():
+            folder = inputs[0]
+        else:
+            folder = str(Path(scratch, "store"))
+            _extract(saved, inputs, folder, device)
+        store = FeatureStore(folder)
+        require_same(saved, store.facts, folder)
+        ids, scores, attention = _scores(saved, tensors, store, where)
+        pictures, notes = attention_pictures(store, ids, attention, scores[:, -1], num_maps if attention else 0)
+    failed = list(zip(store.failed["id"], store.failed["error"], strict=True))
+    decisions = _decisions(saved, scores)
+    rows = [
+        [name, decision, *(f"{score:.3f}" for score in row)] for name, decision, row in zip(ids, decisions, scores, strict=True)
+    ]
+    blocks: list[Block] = [_shown(saved, rows)]
+    blocks += [Heading("Attention"), *pictures] if pictures else []
+    warnings = [*store.notes, *notes]
+    if store.facts.weights_are_random:
+        warnings.insert(0, "The backbone has random weights: the scores say nothing about DINOv3.")
+    if store.facts.precision != saved.precision:
+        warnings.append(
+            f"The backbone computed in {store.facts.precision}, for the training of the probe in {saved.precision}: scores "
+            "differ a little from those on the other device."
+        )
+    if failed:
+        warnings.append(f"{len(failed)} could not be read: {'; '.join(f'{name} ({why})' for name, why in failed[:5])}.")
+    report = Report(
+        title=f"Scores of {model.name}",
+        sentences=[f"{len(ids)} {saved.kind} were scored for {', '.join(saved.labels)}; nobody has said what is right."],
+        warnings=warnings,
+        blocks=blocks,
+        method=[method_of_features(store.facts, saved.features), _method(saved, tensors)],
+        origin=reports.origin(command, PACKAGES),
+        numbers={"model": asdict(saved), "store": asdict(store.facts), "failed": failed},
+    )
+    files = {SCORES: _table(saved, ids, decisions, scores, failed)}
+    if attention:
+        files[ATTENTION] = save(dict(zip(ids, attention, strict=True)))
+    reports.write_report(report, output, files, overwrite)
+    echo(reports.report_text(report))
+    echo(f"\nTable: {output / SCORES}")
+    return failed
+
+
+def _extract(saved: SavedProbe, inputs: Sequence[str], store: str, device: str) -> None:
+    """Encodes inputs as they were for the training of the probe."""
+    pixels = saved.preprocessing
+    norm = pixels["norm"]
+    statistics = None if norm == "imagenet" else check_statistics(norm["mean"], norm["std"], "norm")
+
+    def chosen(kind: type) -> dict:
+        return {each.name: pixels[each.name] for each in fields(kind) if each.name in pixels}
+
+    extract(
+        inputs,
+        store,
+        saved.backbone,
+        features=saved.features,
+        kind=saved.kind,
+        preprocessing=Preprocessing(**chosen(Preprocessing), statistics=statistics),
+        slicing=Slicing(**chosen(Slicing)),
+        tiling=Tiling(**chosen(Tiling)),
+        per_slice=saved.probe != LINEAR,
+        device=device,
+        required_weights=saved.weights,
+        show_progress=True,
+    )
+
+
+def _scores(
+    saved: SavedProbe, tensors: dict[str, Tensor], store: FeatureStore, device: torch.device
+) -> tuple[list[str], np.ndarray, list[np.ndarray]]:
+    """Returns ids, scores ``n c`` and the attention in every bag, which a linear layer has not."""
+    if saved.probe == LINEAR:
+        ids, vectors = store.vectors(saved.features)
+        return ids, LinearProbe(**tensors, is_exclusive=saved.is_exclusive).scores(vectors), []
+    ids = store.good["id"].tolist()
+    if not ids:
+        raise UserError(f"{store.folder}: required at least one readable input · got none")
+    bags = bags_of(store, ids, saved.features)
+    outcomes = [network.predict(bags, range(len(ids))) for network in _networks(saved, tensors, device)]
+    scores = np.mean([scores for scores, _ in outcomes], axis=0)
+    attention = [np.mean(weights, axis=0) for weights in zip(*(weights for _, weights in outcomes), strict=True)]
+    return ids, scores if saved.is_exclusive else scores[:, 1:], attention
+
+
+def _networks(saved: SavedProbe, tensors: dict[str, Tensor], device: torch.device) -> list[TrainedMIL]:
+    found = []
+    for number in range(_num_networks(tensors)):
+        own = {name.split(".", 1)[1]: value for name, value in tensors.items() if name.split(".", 1)[0] == str(number)}
+        shift, scale = own.pop("shift").to(device), own.pop("scale").to(device)
+        network = AttentionMIL(len(shift), max(2, len(saved.labels)), **saved.network)
+        network.load_state_dict(own)
+        found.append(TrainedMIL(network.to(device).eval(), shift, scale, 0))
+    return found
+
+
+def _num_networks(tensors: dict[str, Tensor]) -> int:
+    return sum(name.endswith(".shift") for name in tensors)
+
+
+def _decisions(saved: SavedProbe, scores: np.ndarray) -> list[str]:
+    """Returns the class, or the labels that are found, of every input; "" where no threshold is known."""
+    if saved.is_exclusive:
+        return [saved.labels[place] for place in scores.argmax(1)]
+    if saved.thresholds is None:
+        return [""] * len(scores)
+    return [
+        " | ".join(name for name, is_found in zip(saved.labels, row, strict=True) if is_found) or "none"
+        for row in scores >= np.array(saved.thresholds)
+    ]
+
+
+def _shown(saved: SavedProbe, rows: Sequence[Sequence[str]]) -> Table:
+    title = f"Scores of the first {NUM_SHOWN}" if len(rows) > NUM_SHOWN else "Scores"
+    return Table(title, ["Input", "Found", *saved.labels], rows[:NUM_SHOWN], _rule(saved), num_text_columns=2)
+
+
+def _rule(saved: SavedProbe) -> str:
+    if saved.is_exclusive:
+        return "Found: the class with the highest score."
+    if saved.thresholds is None:
+        return "Nothing is decided: every fold had a threshold of its own."
+    pairs = ", ".join(f"{name} {value:.4g}" for name, value in zip(saved.labels, saved.thresholds, strict=True))
+    return f"Found: labels with a score from here upwards: {pairs}."
+
+
+def _method(saved: SavedProbe, tensors: dict[str, Tensor]) -> str:
+    if saved.probe == LINEAR:
+        return "Probe: one linear layer."
+    count = _num_networks(tensors)
+    return "Probe: attention over bags" + (f", mean of the networks of {count} folds." if count > 1 else ".")
+
+
+def _table(
+    saved: SavedProbe, ids: Sequence[str], decisions: Sequence[str], scores: np.ndarray, failed: Sequence[tuple[str, str]]
+) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "found", *(f"score {name}" for name in saved.labels), "error"])
+    for name, decision, row in zip(ids, decisions, scores, strict=True):
+        writer.writerow([name, decision, *(f"{score:.6g}" for score in row), ""])
+    writer.writerows([name, "", *[""] * len(saved.labels), why] for name, why in failed)
+    return text.getvalue().encode("utf-8")
