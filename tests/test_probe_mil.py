@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.cli.main import main
 from nnunet_dino.probes import progress as progress_module
 from nnunet_dino.probes.bags import read_arrays
 from nnunet_dino.probes.cross_validation import train_splits
@@ -285,19 +282,14 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path, content):
 
 
 @pytest.mark.slow
-def test_defaults_find_a_planted_instance_whatever_the_seed(tmp_path):
+@pytest.mark.parametrize("seed", range(3))
+def test_defaults_find_a_planted_instance_whatever_the_seed(seed):
     """Features far from zero mean and unit variance, as of random weights: one odd instance of ten decides."""
     generator = np.random.default_rng(0)
-    bags = [generator.normal(size=(10, 12)) * 0.05 + 3 for _ in range(20)]
+    bags = [(generator.normal(size=(10, 12)) * 0.05 + 3).astype(np.float32) for _ in range(30)]
     for bag in bags[1::2]:
         bag[4, :4] += 0.25
-    file = tmp_path / "bags.npz"
-    np.savez(file, instances=np.concatenate(bags), offsets=np.arange(21) * 10, labels=np.arange(20) % 2)
-    for seed in range(3):
-        words = ["probe", "mil", str(file), "--folds", "2", "--seed", str(seed), "--rounds", "10", "--workers", "1"]
-        result = CliRunner().invoke(main, [*words, "--device", "cpu", "-o", str(tmp_path / f"r{seed}")])
-        assert result.exit_code == 0, result.output
-        numbers = json.loads((tmp_path / f"r{seed}" / "report.json").read_text())
-        assert numbers["repeats"][0]["auroc_mean_over_folds"] > 0.95
-        was_limited = any(best + 20 > 200 for best in numbers["num_epochs"])
-        assert ("ended at the limit of 200 epochs" in result.stdout.replace("\n", " ")) is was_limited
+    classes, test = np.arange(30) % 2, list(range(20, 30))
+    trained = train_mil(bags, classes, 2, np.arange(12), np.arange(12, 20), MilOptions(seed=seed), CPU)
+    scores = trained.predict(bags, test)[0][:, 1]
+    assert scores[1::2].min() > scores[::2].max()
