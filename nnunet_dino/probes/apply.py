@@ -28,7 +28,7 @@ from nnunet_dino.probes.mil import AttentionMIL
 from nnunet_dino.probes.mil_training import TrainedMIL
 from nnunet_dino.probes.report import PACKAGES
 from nnunet_dino.probes.result_tables import method_of_features
-from nnunet_dino.probes.saved import LINEAR, SavedProbe, read_probe, require_same
+from nnunet_dino.probes.saved import CALIBRATION, LINEAR, SavedProbe, read_probe, require_same
 from nnunet_dino.reports import Block, Heading, Report, Table
 
 SCORES, ATTENTION = "scores.csv", "attention.safetensors"
@@ -119,7 +119,7 @@ def _extract(saved: SavedProbe, inputs: Sequence[str], store: str, device: str) 
     statistics = None if norm == "imagenet" else check_statistics(norm["mean"], norm["std"], "norm")
 
     def chosen(kind: type) -> dict:
-        return {each.name: pixels[each.name] for each in fields(kind) if each.name in pixels}
+        return {each.name: pixels[each.name] for each in fields(kind) if each.name in pixels and each.name not in CALIBRATION}
 
     extract(
         inputs,
