@@ -219,7 +219,7 @@ def recursive_find_python_class(folder, class_name, current_module):
 FAKE_CLASSES = """
 def trainer_class(name):
     return type(name, (), {"__module__": "nnunet_dino.trainers"})
-planner_class = trainer_class
+planner_class = neuron_class = trainer_class
 """
 
 
