@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nnunet_dino import reports
 from nnunet_dino._errors import UserError
+from nnunet_dino.backbones.catalogue import get_spec
 from nnunet_dino.backbones.weights.model_config import check_statistics
 from nnunet_dino.features import Preprocessing, Slicing, Tiling, extract
 from nnunet_dino.features.encoder import pick_device
@@ -127,7 +128,7 @@ def _extract(saved: SavedProbe, inputs: Sequence[str], store: str, device: str) 
         saved.backbone,
         features=saved.features,
         kind=saved.kind,
-        preprocessing=Preprocessing(**chosen(Preprocessing), statistics=statistics),
+        preprocessing=Preprocessing(**chosen(Preprocessing), statistics=statistics, patch_px=get_spec(saved.backbone).patch_px),
         slicing=Slicing(**chosen(Slicing)),
         tiling=Tiling(**chosen(Tiling)),
         per_slice=saved.probe != LINEAR,
