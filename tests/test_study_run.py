@@ -94,7 +94,7 @@ def test_a_study_that_is_killed_ends_as_one_that_is_not(home: Home) -> None:
 @pytest.mark.slurm
 def test_on_slurm_a_cancelled_job_goes_on_when_the_study_is_run_again(home: Home) -> None:
     """Needs a Slurm of one node: ``tests/slurm_node.sh``, as root."""
-    folder = home.study("slurm", datasets=[801], trainers=TRAINERS[:1])
+    folder = home.study("slurm", datasets=[801], trainers=TRAINERS[:1], folds=[0, 1])
     slurm = ("--profile", "slurm", "--", "--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "5")
     run = home.start(folder, *slurm)
     cancelled = ""
