@@ -56,9 +56,9 @@ class Home:
         return self.space.folder / name
 
     def start(self, folder: Path, *more: str) -> subprocess.Popen:
-        log = (folder / "run.txt").open("a")
         command = [BIN / "nnunet-dino", "study", "run", "-o", folder, "--cores", "2", *more]
-        return subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
+        with (folder / "run.txt").open("a") as log:
+            return subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
 
     def ask(self, *words: object) -> str:
         command = [BIN / "nnunet-dino", "study", *map(str, words)]
