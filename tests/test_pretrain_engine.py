@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -275,8 +276,12 @@ def test_memory_by_arithmetic_is_what_autograd_keeps(
 
 
 def in_processes(function: Callable[..., None], *arguments: object) -> None:
-    """Runs a function in two processes of one group; forks, since a new Python takes seconds."""
-    mp.start_processes(_worker, (function, arguments, _free_port()), nprocs=2, start_method="fork")
+    """Runs a function in two processes of one group.
+
+    They are forks of a process that has the imports, not of this one, in which autograd may have started threads.
+    """
+    multiprocessing.set_forkserver_preload(["torch", "nnunet_dino.pretrain.step"])
+    mp.start_processes(_worker, (function, arguments, _free_port()), nprocs=2, start_method="forkserver")
 
 
 def _free_port() -> int:
