@@ -210,7 +210,8 @@ if __name__ == '__main__':
     print(trainer(), planner(), multiprocessing.get_context('{case.start_method}').Pool(1).apply(trainer))
 """
     script.write_text(LOOK_UP + ask)
-    assert call(installed.python, script).split()[-3:] == [TRAINERS, PLANNERS, TRAINERS]
+    printed = [line.split() for line in call(installed.python, script).splitlines()]  # workers print when they like
+    assert [TRAINERS, PLANNERS, TRAINERS] in printed
 
 
 @pytest.mark.parametrize("installed", [CASES[-1]], indirect=True, ids=str)
