@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from nnunet_dino._errors import UserError, nearest
-from nnunet_dino.backbones.spec import DINOV2_LICENCE, MEDDINOV3_LICENCE, NO_LICENCE, BackboneSpec
+from dataclasses import replace
 
-TIMM = "timm:"
+from nnunet_dino._errors import UserError, nearest
+from nnunet_dino.backbones.spec import ANY_SIZE, DINOV2_LICENCE, MEDDINOV3_LICENCE, NO_LICENCE, TIMM, BackboneSpec
 
 
 def _dinov3(
@@ -39,7 +39,7 @@ def _dinov2(name: str, timm_model: str, taps: tuple[int, ...], embed_dim: int, n
         taps=taps,
         embed_dim=embed_dim,
         num_parameters=num_parameters,
-        overrides={"dynamic_img_size": True},
+        overrides=ANY_SIZE,
         norm_eps=1e-6,
         patch_px=14,
         is_dinov3=False,
@@ -85,16 +85,10 @@ CATALOGUE: dict[str, BackboneSpec] = {
             overrides=_TINY,
             licence=NO_LICENCE,
         ),
-        BackboneSpec(
-            name="dinov2_tiny",
-            timm_model="vit_small_patch14_reg4_dinov2",
-            taps=(0, 1, 2, 3),
-            embed_dim=128,
-            num_parameters=1_045_632,
-            overrides={**_TINY, "dynamic_img_size": True},
-            norm_eps=1e-6,
-            patch_px=14,
-            is_dinov3=False,
+        replace(
+            _dinov2("dinov2_tiny", "vit_small_patch14_reg4_dinov2", (0, 1, 2, 3), 128, 1_045_632),
+            overrides={**_TINY, **ANY_SIZE},
+            timm_hub="",
             licence=NO_LICENCE,
         ),
         BackboneSpec(
@@ -108,6 +102,11 @@ CATALOGUE: dict[str, BackboneSpec] = {
         ),
     )
 }
+
+
+def is_name(text: str) -> bool:
+    """Whether a text is a name of the catalogue or ``timm:NAME``, and no file."""
+    return text in CATALOGUE or text.startswith(TIMM)
 
 
 def get_spec(name: str, option: str = "backbone") -> BackboneSpec:

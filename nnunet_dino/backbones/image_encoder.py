@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.backbones import weights as weight_files
 from nnunet_dino.backbones.adapted import PRETRAINED, RANDOM, AdaptedBackbone, LoraOptions
-from nnunet_dino.backbones.catalogue import CATALOGUE, TIMM, get_spec
+from nnunet_dino.backbones.catalogue import CATALOGUE, get_spec, is_name
 from nnunet_dino.backbones.vit import BackboneOutput
 
 
@@ -78,7 +78,7 @@ def load_backbone(
     Raises:
         UserError: ``source`` is neither, there are no weights, or they are damaged or of another backbone.
     """
-    if str(source) in CATALOGUE or str(source).startswith(TIMM):
+    if is_name(str(source)):
         encoder = AdaptedBackbone(str(source), weights, adaptation, lora)
         encoder.require_weights()
         return ImageEncoder(encoder)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+TIMM = "timm:"  # stands before the name of a model of timm
+ANY_SIZE = {"dynamic_img_size": True}  # of timm's models with learned positions: interpolate them to the image
 PATCH_PX = 16  # of DINOv3; a backbone has its own: `BackboneSpec.patch_px`
 
 DINOV3_LICENCE = "DINOv3 License (https://ai.meta.com/resources/models-and-libraries/dinov3-license)"

@@ -14,10 +14,7 @@ from torch import Tensor, nn
 
 from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.backbones.quiet_timm import timm
-from nnunet_dino.backbones.spec import BackboneSpec
-
-PREFIX = "timm:"
-ANY_SIZE = {"dynamic_img_size": True}
+from nnunet_dino.backbones.spec import ANY_SIZE, TIMM, BackboneSpec
 
 
 @cache
@@ -27,7 +24,7 @@ def timm_spec(name: str) -> BackboneSpec:
     Raises:
         UserError: timm has no such model, or it is not a vision transformer with square patches and maps of them.
     """
-    model, _, tag = name.removeprefix(PREFIX).partition(".")
+    model, _, tag = name.removeprefix(TIMM).partition(".")
     if not timm.is_model(model):
         hint = nearest(model, timm.list_models("*vit*"))
         raise UserError(
@@ -36,9 +33,8 @@ def timm_spec(name: str) -> BackboneSpec:
     if tag and not timm.models.is_model_pretrained(f"{model}.{tag}"):
         known = [other.partition(".")[2] for other in timm.list_pretrained(f"{model}.*")]
         raise UserError(f"backbone: required weights that timm has of {model}: {', '.join(known) or 'none'} · got {tag!r}")
-    overrides = {**ANY_SIZE}
     try:
-        vit = empty_vit(model, overrides)
+        vit = empty_vit(model, ANY_SIZE)
         edges = vit.patch_embed.patch_size
         depth, prefix = len(vit.blocks), int(vit.num_prefix_tokens)
     except (TypeError, AttributeError, KeyError) as error:
@@ -58,7 +54,7 @@ def timm_spec(name: str) -> BackboneSpec:
         taps=tuple(depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4)),
         embed_dim=int(vit.embed_dim),
         num_parameters=sum(parameter.numel() for parameter in vit.parameters()),
-        overrides=overrides,
+        overrides=ANY_SIZE,
         patch_px=int(edges[0]),
         num_prefix_tokens=prefix,
         is_dinov3=False,

@@ -11,7 +11,7 @@ import torch
 from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.backbones import weights
 from nnunet_dino.backbones.adapted import RANDOM, AdaptedBackbone
-from nnunet_dino.backbones.catalogue import CATALOGUE, TIMM, get_spec
+from nnunet_dino.backbones.catalogue import CATALOGUE, get_spec, is_name
 from nnunet_dino.probes.dense import PIXELS
 
 RANDOM_SEED = 0
@@ -66,13 +66,9 @@ def _split(text: str) -> tuple[str, str]:
     return ("", text) if not equals or not title or "/" in title or Path(text).exists() else (title, what)
 
 
-def _is_name(text: str) -> bool:
-    return text in CATALOGUE or text.startswith(TIMM)
-
-
 def _title(what: str) -> str:
     path = Path(what).expanduser().absolute()
-    if what == PIXELS or _is_name(what.removeprefix(f"{RANDOM}:")):
+    if what == PIXELS or is_name(what.removeprefix(f"{RANDOM}:")):
         return what
     return f"{path.parent.name}/{path.name}" if path.is_file() else path.name
 
@@ -82,7 +78,7 @@ def _open(title: str, what: str, given: str) -> NamedBackbone:
         return NamedBackbone(title, PIXELS, "raw pixels of the cell, 8 × 8, and its position")
     if what.startswith(f"{RANDOM}:"):
         return _random(title, get_spec(what.removeprefix(f"{RANDOM}:")).name)
-    if _is_name(what):
+    if is_name(what):
         if weights.wants_random():
             return _random(title, what)
         return _loaded(title, AdaptedBackbone(what, loaded=weights.load(what, weights.ensure_local(what))))
@@ -94,7 +90,7 @@ def _open(title: str, what: str, given: str) -> NamedBackbone:
             f"{what!r}{nearest(what, known)} · check the path"
         )
     path = path / TEACHER if (path / TEACHER).is_file() else path
-    loaded = weights.load_file(path, get_spec(given) if _is_name(given) else None)
+    loaded = weights.load_file(path, get_spec(given) if is_name(given) else None)
     if len(loaded.names) > 1:
         raise UserError(
             f"--backbone: required which backbone it is of · got {path}, which fits {' and '.join(loaded.names)} · write "
