@@ -103,9 +103,7 @@ def build_slice_encoder(options: DinoOptions, input_channels: int) -> SliceEncod
         taps_are_normalised=options.taps_are_normalised,
         drop_path=options.drop_path,
     )
-    seen = options.sees or range(len(channels))
-    views = [channels[place] for place in seen]
-    encoder = SliceEncoder(backbone, views, options.token_stride_px, options.pixel_aspect, options.rgb, seen)
+    encoder = SliceEncoder(backbone, channels, options.token_stride_px, options.pixel_aspect, options.rgb, options.sees)
     record_options(encoder, options.to_plans())
     return encoder
 

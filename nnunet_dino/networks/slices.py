@@ -63,11 +63,11 @@ class SliceEncoder(nn.Module):
 
     Args:
         backbone: The backbone.
-        channels: How the channels that are shown arrive. Others (the one-hot labels of a cascade) are not shown.
+        channels: Leading channels that are images. Further ones (the one-hot labels of a cascade) are not shown.
         token_stride_px: Pixels of the input per token, along the axis with the smaller ones.
         pixel_aspect: Height of a pixel over its width, in millimetres.
         rgb: How channels become red, green and blue, see :mod:`nnunet_dino.backbones.rgb`.
-        sees: Positions of these channels in the input; the leading ones by default.
+        sees: Positions of the images that are shown; empty for all.
     """
 
     def __init__(
@@ -77,15 +77,15 @@ class SliceEncoder(nn.Module):
         token_stride_px: int,
         pixel_aspect: float = 1.0,
         rgb: str = REPEAT,
-        sees: Sequence[int] | None = None,
+        sees: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.channels = tuple(channels)
+        self.sees = tuple(sees) or tuple(range(len(channels)))
+        self.channels = tuple(channels[place] for place in self.sees)
         self.token_stride_px = token_stride_px
         self.pixel_aspect = pixel_aspect
         self.rgb = rgb
-        self.sees = tuple(range(len(self.channels)) if sees is None else sees)
         self.num_maps = backbone.num_taps * num_images(len(self.channels), rgb)
         self.reuse = SliceReuse()
 

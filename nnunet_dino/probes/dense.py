@@ -171,14 +171,12 @@ class DenseProbe:
             return lambda slices: raw_cells(slices.images, slices.position)
         dino = self.cases.dino
         module = backbone if isinstance(backbone, AdaptedBackbone) else _Given(backbone)
-        seen = dino.sees or range(len(dino.channels))
-        views = [dino.channels[place] for place in seen]
-        encoder = SliceEncoder(module, views, dino.token_stride_px, dino.pixel_aspect, dino.rgb, seen)
+        encoder = SliceEncoder(module, dino.channels, dino.token_stride_px, dino.pixel_aspect, dino.rgb, dino.sees)
 
         def encode(slices: LabelledSlices) -> Tensor:
             maps = encoder.encode(slices.images.to(device))
             if self.options.blocks == LAST:
-                per_image = len(maps) // num_images(len(views), dino.rgb)
+                per_image = len(maps) // num_images(len(encoder.channels), dino.rgb)
                 maps = maps[per_image - 1 :: per_image]
             return torch.cat([part.cpu() for part in maps], dim=-1)
 
