@@ -25,6 +25,7 @@ LONG_RANGE: tuple[Offset, ...] = (
     *((-2, 0, 0), (0, -3, 0), (0, 0, -3), (-3, 0, 0), (0, -9, 0), (0, 0, -9), (-4, 0, 0), (0, -27, 0), (0, 0, -27)),
 )
 UNKNOWN = -1
+MAX_ID = 2**15 - 1  # of preprocessed labels, which nnU-Net stores as int16
 
 
 def widen_borders(ids: Tensor) -> Tensor:

@@ -16,11 +16,11 @@ from scipy.ndimage import generate_binary_structure, label
 
 from nnunet_dino._errors import UserError, nearest
 from nnunet_dino._nnunet_folders import require_writable
+from nnunet_dino.em.affinities import MAX_ID
 from nnunet_dino.em.agglomeration import renumbered
 from nnunet_dino.em.published import SPLITS
 from nnunet_dino.em.volumes import IMAGE_KEYS, LABEL_KEYS, read_volume
 
-MAX_ID = np.iinfo(np.int16).max  # of nnU-Net's preprocessed labels
 VALIDATION_SHARE = 0.2
 Sections = tuple[int, int]
 

@@ -66,8 +66,7 @@ class AffinityTrainer(DINOv3Trainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net reads exactly this signature)
     ) -> None:
-        require("mahotas")
-        require("waterz")
+        _require_em()
         plans["label_manager"] = _label_manager_for(plans, configuration)
         super().__init__(plans, configuration, fold, dataset_json, device)
         _check_first_case(plans, configuration)
@@ -83,8 +82,7 @@ class AffinityTrainer(DINOv3Trainer):
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
         """Builds the network; called by nnU-Net in training and at prediction, which needs the extra ``em`` as well."""
-        require("mahotas")
-        require("waterz")
+        _require_em()
         return super().build_network_architecture(
             plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
         )
@@ -166,6 +164,12 @@ class AffinityTrainer(DINOv3Trainer):
         logits = predictor.predict_sliding_window_return_logits(torch.from_numpy(np.array(data[:]))).cpu()
         managers = (self.configuration_manager, self.plans_manager, self.dataset_json)
         export_prediction_from_logits(logits, properties, *managers, str(folder / key), save_probabilities)
+
+
+def _require_em() -> None:
+    """Ends before a training or a prediction that could not make neurons in the end."""
+    for package in ("mahotas", "waterz"):
+        require(package)
 
 
 def _label_manager_for(plans: dict[str, Any], configuration: str) -> str:

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.em import LONG_RANGE, NEAREST, THRESHOLD, neurons_of
-from nnunet_dino.em.affinities import Offset
+from nnunet_dino.em.affinities import MAX_ID, Offset
 from nnunet_dino.em.agglomeration import check_threshold
 
-MAX_ID = np.iinfo(np.int16).max  # nnU-Net stores preprocessed labels as int16
-MAX_WRITTEN_ID = np.iinfo(np.uint16).max  # and writes predictions as uint16
+MAX_WRITTEN_ID = np.iinfo(np.uint16).max  # nnU-Net writes predictions as uint16
 THRESHOLD_VARIABLE = "nnUNet_dino_em_threshold"
 
 

@@ -22,7 +22,7 @@ from nnunet_dino.features import Preprocessing, Slicing, Tiling, extract
 from nnunet_dino.features.encoder import pick_device
 from nnunet_dino.features.store.layout import FACTS
 from nnunet_dino.features.store.reader import FeatureStore
-from nnunet_dino.probes.attention_map import attention_pictures
+from nnunet_dino.probes.attention_map import ATTENTION, attention_pictures
 from nnunet_dino.probes.bags import bags_of
 from nnunet_dino.probes.linear import LinearProbe
 from nnunet_dino.probes.mil import AttentionMIL
@@ -32,7 +32,7 @@ from nnunet_dino.probes.result_tables import method_of_features
 from nnunet_dino.probes.saved import CALIBRATION, LINEAR, SavedProbe, read_probe, require_same
 from nnunet_dino.reports import Block, Heading, Report, Table
 
-SCORES, ATTENTION = "scores.csv", "attention.safetensors"
+SCORES = "scores.csv"
 NUM_SHOWN = 50
 
 

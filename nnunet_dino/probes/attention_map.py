@@ -12,6 +12,7 @@ from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.features.tile_map import colour_bar, colour_tiles, png
 from nnunet_dino.reports import Picture
 
+ATTENTION = "attention.safetensors"
 OVERVIEW_PX = 900
 UNDECIDED = 1.5  # largest attention, as a multiple of equal attention
 

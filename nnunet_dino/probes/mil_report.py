@@ -13,7 +13,7 @@ from torch import Tensor
 from nnunet_dino._errors import UserError
 from nnunet_dino.features.encoder import pick_device
 from nnunet_dino.features.store.reader import FeatureStore
-from nnunet_dino.probes.attention_map import attention_pictures
+from nnunet_dino.probes.attention_map import ATTENTION, attention_pictures
 from nnunet_dino.probes.bags import bags_of, read_arrays
 from nnunet_dino.probes.cross_validation import BagScores, train_splits
 from nnunet_dino.probes.evaluation import check_parts, evaluate
@@ -25,8 +25,6 @@ from nnunet_dino.probes.report import report_scores
 from nnunet_dino.probes.saved import FILES, MIL, probe_file, saved_probe
 from nnunet_dino.probes.splits import divide
 from nnunet_dino.reports import Report, check_folder
-
-ATTENTION = "attention.safetensors"
 
 
 def report_mil(
