@@ -206,7 +206,8 @@ def command_lines() -> list[tuple[str, list[str]]]:
         exported = dict(re.findall(r"^export (\w+)=(\S+)", text, re.MULTILINE))
         for block in fences(text, "bash"):
             block = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", block)
-            block = re.sub(r"\$(\w+)", lambda match: exported.get(match[1], match[0]), block)
+            for name, value in exported.items():
+                block = re.sub(rf"\${name}\b", lambda _, value=value: value, block)
             for line in block.replace("\\\n", " ").splitlines():
                 words = shlex.split(line.replace("$(nnunet-dino trainers-path)", ""), comments=True)
                 while words and re.match(r"\w+=", words[0]):
