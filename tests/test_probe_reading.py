@@ -168,6 +168,21 @@ def test_orientation_decides_and_not_the_order_in_the_file(tmp_path, ending, cod
     assert volume.spacing_mm == pytest.approx((2.5, 1.5, 1.0))
 
 
+@pytest.mark.parametrize("ending", ["nii.gz", "nrrd", "mha"])
+def test_the_volume_that_is_shown_is_said_and_others_than_there_are_refused(tmp_path, ending):
+    one, four = tmp_path / f"one.{ending}", tmp_path / f"four.{ending}"
+    sitk.WriteImage(asymmetric_volume(), str(one))
+    sitk.WriteImage(sitk.JoinSeries([asymmetric_volume() + 1000 * number for number in range(4)]), str(four))
+    assert read_volume(Item("x", str(one)), 0).notes == ()
+    with pytest.raises(Unreadable, match="--volume: required 0, as there is one volume, got 3"):
+        read_volume(Item("x", str(one)), 3)
+    third = read_volume(Item("x", str(four)), 2)
+    assert third.values.min() == 2000 and third.notes == ("volume 2 of 4",)
+    for number in (None, 4):
+        with pytest.raises(Unreadable, match="choose one with --volume 0 to 3"):
+            read_volume(Item("x", str(four)), number)
+
+
 def test_planes_are_shown_as_they_are_looked_at():
     d, h, w = np.indices((6, 10, 14))
     from nnunet_dino.features.volume import Volume
