@@ -13,7 +13,7 @@ import click
 from nnunet_dino._errors import UserError
 
 OF_RESULTS = ("trainer", "plans", "configuration", "folds")
-OF_FOLDERS = ("labels_folder", "images_folder", "dataset_json")
+OF_FOLDERS = ("labels_folder", "images_folder", "dataset_json", "resample")
 
 
 @click.command("compare")
@@ -29,6 +29,7 @@ OF_FOLDERS = ("labels_folder", "images_folder", "dataset_json")
 @click.option("--labels-folder", metavar="PATH", help="Reference segmentations for --folder; else its summary.json is read.")
 @click.option("--images-folder", metavar="PATH", help="Images for --folder (CASE_0000…), for pictures of single cases.")
 @click.option("--dataset-json", metavar="FILE", help="Label names for --folder; looked for beside predictions and references.")
+@click.option("--resample", is_flag=True, help="Take predictions in --folder to the grid of their reference.")
 @click.option("--baseline", metavar="NAME", help="Result to compare with; default: stock nnUNetTrainer.")
 @click.option("--metric", "-m", "metrics", multiple=True, metavar="NAME", help="dice, hd95, nsd@2mm, fpv, fnv … beside Dice.")
 @click.option("--common", is_flag=True, help="Compare only the cases that all results share, instead of refusing.")

@@ -70,6 +70,7 @@ def compare_folders(
     labels_folder: str | Path | None = None,
     images_folder: str | Path | None = None,
     dataset_json: str | Path | None = None,
+    resample: bool = False,
     baseline: str | None = None,
     common: bool = False,
 ) -> Comparison:
@@ -80,17 +81,20 @@ def compare_folders(
         labels_folder: Reference segmentations; without them every folder needs nnU-Net's ``summary.json``.
         images_folder: Images as nnU-Net names them (``CASE_0000.nii.gz``), for pictures of single cases.
         dataset_json: Names labels and file ending; looked for in the folders and beside the references by default.
+        resample: Take predictions on another grid to that of their reference, by nearest labels, instead of refusing them.
         baseline: Name of the folder to compare with; the first one by default.
         common: Compare only the cases that all folders share.
 
     Raises:
         UserError: A folder, a label or a file is missing or does not fit, or the case sets differ.
     """
+    if resample and labels_folder is None:
+        raise UserError("--resample: required with --labels-folder · got none · name the reference segmentations")
     labels, images = (Path(path) if path is not None else None for path in (labels_folder, images_folder))
     if images is not None and not images.is_dir():
         raise UserError(f"--images-folder: required a folder of images · got {images} · check the path")
     file = Path(dataset_json) if dataset_json is not None else None
-    entries, description = read_folders(folders, labels_folder=labels, dataset_json=file)
+    entries, description = read_folders(folders, labels_folder=labels, dataset_json=file, resample=resample)
     ending = entries[0].file_ending
     references = files_by_case(labels, ending) if labels else {}
     pictures = Pictures({}, references, "--images-folder was not given")

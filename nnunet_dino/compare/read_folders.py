@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,14 +13,19 @@ from tqdm import tqdm
 from nnunet_dino._errors import UserError
 from nnunet_dino.compare.dataset import in_order, read_dataset_json
 from nnunet_dino.compare.records import Entry
-from nnunet_dino.compare.segmentations import dice_of
+from nnunet_dino.compare.segmentations import dice_of, take_to_grid
 from nnunet_dino.compare.summary_json import label_values, read_summary
 
 NUM_THREADS = 2
+_RESAMPLED: list[tempfile.TemporaryDirectory] = []  # needed until the report is written; gone with the process
 
 
 def read_folders(
-    folders: Sequence[str | Path], *, labels_folder: Path | None = None, dataset_json: Path | None = None
+    folders: Sequence[str | Path],
+    *,
+    labels_folder: Path | None = None,
+    dataset_json: Path | None = None,
+    resample: bool = False,
 ) -> tuple[list[Entry], dict]:
     """Reads or computes the Dice of folders of predictions; see :func:`nnunet_dino.compare.compare_folders`.
 
@@ -37,12 +43,18 @@ def read_folders(
     entries = []
     for name, path in named:
         files = sorted(path.glob(f"*{ending}"))
+        place = path
         if labels_folder is not None:
+            _require_references(path, files, labels_folder, ending)
+            if resample:
+                place, files, moved = _on_grids_of(labels_folder, files)
             table, notes = _computed(name, path, files, labels_folder, description)
+            if resample and moved:
+                notes += (f"{name}: {moved} predictions lay on another grid than their reference and were taken to it.",)
         else:
             table, notes = _stored(name, path, files, ending)
         dice, names = in_order(table, description)
-        entries.append(Entry(name, dice, (path,), ending, names, path, notes=notes))
+        entries.append(Entry(name, dice, (place,), ending, names, path, notes=notes))
     return entries, description
 
 
@@ -100,10 +112,7 @@ def _stored(name: str, path: Path, files: Sequence[Path], ending: str) -> tuple[
     return table, (f"{name}: Dice was read from {summary}.",)
 
 
-def _computed(
-    name: str, path: Path, files: Sequence[Path], labels_folder: Path, description: dict
-) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    ending = description["file_ending"]
+def _require_references(path: Path, files: Sequence[Path], labels_folder: Path, ending: str) -> None:
     if not files:
         raise UserError(f"required predictions (*{ending}) · got none in {path} · check the path or --dataset-json")
     lost = [file.name for file in files if not (labels_folder / file.name).is_file()]
@@ -112,6 +121,22 @@ def _computed(
             f"required a reference segmentation for every prediction · got none for {len(lost)} of {len(files)} in {path}, "
             f"such as {lost[0]} · check --labels-folder {labels_folder}"
         )
+
+
+def _on_grids_of(labels_folder: Path, files: Sequence[Path]) -> tuple[Path, list[Path], int]:
+    """Returns a folder of the predictions on the grids of their references, its files, and how many lay on another."""
+    _RESAMPLED.append(tempfile.TemporaryDirectory(prefix="nnunet-dino-"))
+    folder = Path(_RESAMPLED[-1].name)
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        moved = pool.map(lambda file: take_to_grid(file, labels_folder / file.name, folder), files)
+        count = sum(tqdm(moved, total=len(files), desc="Resampling", unit="case", disable=None, leave=False))
+    return folder, [folder / file.name for file in files], count
+
+
+def _computed(
+    name: str, path: Path, files: Sequence[Path], labels_folder: Path, description: dict
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    ending = description["file_ending"]
     dice = dice_of(labels_folder, description)
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         results = pool.map(dice, files)
