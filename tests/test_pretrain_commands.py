@@ -53,6 +53,22 @@ def command(folder: Path, *more: str, recipe: str = "scratch") -> str:
     return done.output
 
 
+@pytest.mark.parametrize("backbone", ["dinov2_tiny", "timm:vit_tiny_patch16_224"])
+@pytest.mark.parametrize("start", ["random", "pretrained"])
+def test_a_transformer_of_another_family_is_refused(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: str, start: str
+) -> None:
+    monkeypatch.setenv("nnUNet_dino_weights", "random")
+    folder = tmp_path / "run"
+    words = ["pretrain", *BASE, "--recipe", "scratch", *SETTINGS, "--set", f"start={start}", "-o", str(folder)]
+    words += ["--backbone", backbone]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 2
+    assert "required a DINOv3 with patches of 16 pixels: dinov3_vits16, " in done.output
+    assert f"got {backbone}" in done.output
+    assert not folder.exists()
+
+
 def weights(folder: Path, part: str = "student") -> dict[str, torch.Tensor]:
     return torch.load(folder / "checkpoint.pt", weights_only=True)[part]
 

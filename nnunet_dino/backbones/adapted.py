@@ -89,6 +89,7 @@ class AdaptedBackbone(nn.Module):
         self.adaptation = adaptation
         self.weights_are_random = loaded is None and (weights == RANDOM or weight_files.wants_random())
         self.digest: str | None = None
+        self.licence = get_spec(name).licence
         self.statistics = get_spec(name).statistics or IMAGENET
         self._problem: str | None = None
         self._stayed: list[str] = []
@@ -138,15 +139,20 @@ class AdaptedBackbone(nn.Module):
         return self.tokens(images).patch_maps
 
     def tokens(self, images: Tensor) -> BackboneOutput:
-        """Encodes images in the backbone's own precision, whatever autocast surrounds it.
+        """Encodes images in the backbone's own precision, whatever autocast surrounds it; what is no transformer, in float32.
 
         Args:
             images: ``n 3 h w``, ``h`` and ``w`` multiples of :attr:`patch_px`.
 
         Raises:
-            UserError: no weights have been loaded.
+            UserError: no weights have been loaded, or the backbone takes another size only.
         """
         self._refuse_without_weights()
+        spec, size = self.backbone.spec, tuple(images.shape[2:])
+        if not spec.takes_any_size and size != (spec.input_px, spec.input_px):
+            raise UserError(
+                f"{spec.name}: required images of {spec.input_px} px squared, its only size · got {size[0]} x {size[1]}"
+            )
         dtype = self.settle(images.device)
         if self.is_frozen:
             has_graph = torch.is_grad_enabled() and images.requires_grad
@@ -166,7 +172,7 @@ class AdaptedBackbone(nn.Module):
 
     def settle(self, device: torch.device) -> torch.dtype:
         """Returns the type to compute in on ``device``, after storing frozen parameters in it."""
-        dtype = backbone_dtype(device)
+        dtype = backbone_dtype(device) if self.backbone.spec.is_vit else torch.float32
         if self.is_frozen and not is_exporting():
             self._store_in(dtype)
         return dtype
@@ -193,7 +199,7 @@ class AdaptedBackbone(nn.Module):
             for key, parameter in own.items():
                 if not is_adapter(key):
                     parameter.copy_(loaded.state[canonical_name(key)])
-        self.digest, self._problem = loaded.digest, None
+        self.digest, self._problem, self.licence = loaded.digest, None, loaded.licence
         self.statistics = loaded.statistics or self.backbone.spec.statistics or IMAGENET
 
     def require_weights(self) -> None:
@@ -210,6 +216,8 @@ class AdaptedBackbone(nn.Module):
             raise UserError(self._problem)
 
     def _adapt(self, lora: LoraOptions) -> None:
+        if self.adaptation != "frozen" and not self.backbone.spec.is_vit:
+            raise UserError(f"adaptation: required frozen for {self.name}, no plain transformer · got {self.adaptation}")
         if self.adaptation == "frozen":
             freeze(self.backbone)
             self.train(False)

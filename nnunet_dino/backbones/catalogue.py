@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nnunet_dino._errors import UserError, nearest
-from nnunet_dino.backbones.spec import ANY_SIZE, DINOV2_LICENCE, MEDDINOV3_LICENCE, NO_LICENCE, TIMM, BackboneSpec
+from nnunet_dino.backbones.model_folder import is_model_folder
+from nnunet_dino.backbones.spec import (
+    ANY_SIZE,
+    DINOV2_LICENCE,
+    FLEXICT_LICENCE,
+    HUB,
+    MEDDINOV3_LICENCE,
+    NO_LICENCE,
+    TIMM,
+    BackboneSpec,
+)
 
 
 def _dinov3(
@@ -43,6 +53,7 @@ def _dinov2(name: str, timm_model: str, taps: tuple[int, ...], embed_dim: int, n
         norm_eps=1e-6,
         patch_px=14,
         is_dinov3=False,
+        own_input={"input_size": (3, 518, 518), "interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center"},
         timm_hub=f"timm/{timm_model}.lvd142m",
         licence=DINOV2_LICENCE,
     )
@@ -72,6 +83,28 @@ CATALOGUE: dict[str, BackboneSpec] = {
             open_hub="ricklisz123/MedDINOv3-ViTB-16-CT-3M",
             open_file="model.pth",
             licence=MEDDINOV3_LICENCE,
+        ),
+        BackboneSpec(
+            name="flexict_2d",
+            timm_model="vit_base_patch16_dinov3",  # `flexi_ct_backbone_base` of ricklisz/FlexiCT, without qkv bias
+            taps=(3, 7, 11, 15),
+            embed_dim=864,
+            num_parameters=143_555_328,
+            overrides={"embed_dim": 864, "depth": 16, "num_heads": 12, "patch_size": 8, "in_chans": 1},
+            norm_eps=1e-6,
+            rope_dtype="bfloat16",
+            patch_px=8,
+            open_hub="ricklisz123/FlexiCT-2D",
+            open_file="model.safetensors",
+            licence=FLEXICT_LICENCE,
+        ),
+        BackboneSpec(
+            name="dinov3_vitt16",  # lightly-train's, distilled from DINOv3 ViT-L
+            timm_model="vit_small_patch16_dinov3_qkvb",
+            taps=_S,
+            embed_dim=192,
+            num_parameters=5_489_664,
+            overrides={"embed_dim": 192, "num_heads": 3},
         ),
         _dinov2("dinov2_vits14_reg", "vit_small_patch14_reg4_dinov2", _S, 384, 22_057_344),
         _dinov2("dinov2_vitb14_reg", "vit_base_patch14_reg4_dinov2", _S, 768, 86_582_016),
@@ -105,23 +138,27 @@ CATALOGUE: dict[str, BackboneSpec] = {
 
 
 def is_name(text: str) -> bool:
-    """Whether a text is a name of the catalogue or ``timm:NAME``, and no file."""
-    return text in CATALOGUE or text.startswith(TIMM)
+    """Whether a text names a backbone by itself; a file of weights does not, but a folder that says of which model it is."""
+    return text in CATALOGUE or text.startswith((TIMM, HUB)) or is_model_folder(text)
 
 
 def get_spec(name: str, option: str = "backbone") -> BackboneSpec:
-    """Returns the row called ``name``, which was given as ``option``; ``timm:NAME`` is any vision transformer of timm.
+    """Returns the row called ``name``, which was given as ``option``, or what is known of another model.
+
+    Args:
+        name: Of the catalogue; ``timm:NAME``; ``hf-hub:OWNER/NAME``; or a folder, or file in it, with timm's ``config.json``.
+        option: For messages.
 
     Raises:
-        UserError: ``name`` is not in the catalogue, or timm has no such transformer.
+        UserError: There is no such backbone, or no encoder of this package can be made of it.
     """
-    if name.startswith(TIMM):
-        from nnunet_dino.backbones.timm_models import timm_spec  # imports timm, which the catalogue need not
+    if name not in CATALOGUE and is_name(name):
+        from nnunet_dino.backbones.timm_models import spec_of  # imports timm, which the catalogue need not
 
-        return timm_spec(name)
+        return spec_of(name)
     if name not in CATALOGUE:
         raise UserError(
             f"unknown {option}: required one of {', '.join(CATALOGUE)} · got {name!r}{nearest(name, CATALOGUE)} "
-            "· `nnunet-dino weights list` describes them; timm:NAME is any vision transformer of timm"
+            "· `nnunet-dino weights list` describes them; timm:NAME is any model of timm, hf-hub:OWNER/NAME one of the hub"
         )
     return CATALOGUE[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -10,7 +11,46 @@ from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.backbones import weights as weight_files
 from nnunet_dino.backbones.adapted import PRETRAINED, RANDOM, AdaptedBackbone, LoraOptions
 from nnunet_dino.backbones.catalogue import CATALOGUE, get_spec, is_name
+from nnunet_dino.backbones.spec import BackboneSpec
 from nnunet_dino.backbones.vit import BackboneOutput
+
+LOAD = "load_backbone"
+
+
+class FoundBackbone(NamedTuple):
+    """A backbone, and its weights if a file of them was named; else they are looked for by its name."""
+
+    spec: BackboneSpec
+    loaded: weight_files.LoadedWeights | None = None
+
+
+def find_backbone(source: str | Path | FoundBackbone, option: str = "--backbone", name: str | None = None) -> FoundBackbone:
+    """Returns what a user named; never downloads.
+
+    Args:
+        source: A name as for :func:`nnunet_dino.backbones.catalogue.get_spec`; or a file or folder of weights.
+        option: For messages.
+        name: Where ``source`` is a file that fits several backbones: which one it is.
+
+    Raises:
+        UserError: It is neither, or the file is damaged or fits none or several backbones.
+    """
+    if isinstance(source, FoundBackbone):
+        return source
+    if is_name(str(source)):
+        return FoundBackbone(get_spec(str(source)))
+    path = Path(source).expanduser()
+    if not (path.is_file() or path.is_dir()):
+        raise UserError(
+            f"{option}: required one of {', '.join(CATALOGUE)}, timm:NAME, hf-hub:OWNER/NAME, or a file or folder of weights · "
+            f"got {str(source)!r}{nearest(str(source), CATALOGUE)} · check the path, or see `nnunet-dino weights list`"
+        )
+    loaded = weight_files.load_file(path, None if name is None else get_spec(name, "name"))
+    if len(loaded.names) > 1:
+        fits = " or ".join(f"name={fitted!r}" for fitted in loaded.names)
+        add = f"add {fits}" if option == LOAD else f"`nnunet-dino weights import {path} --as NAME`, then give the NAME"
+        raise UserError(f"{option}: required the backbone's name · got {path}, which fits {len(loaded.names)} · {add}")
+    return FoundBackbone(get_spec(loaded.names[0]), loaded)
 
 
 class ImageEncoder(nn.Module):
@@ -78,20 +118,9 @@ def load_backbone(
     Raises:
         UserError: ``source`` is neither, there are no weights, or they are damaged or of another backbone.
     """
-    if is_name(str(source)):
-        encoder = AdaptedBackbone(str(source), weights, adaptation, lora)
-        encoder.require_weights()
-        return ImageEncoder(encoder)
-    path = Path(source).expanduser()
-    if weights == RANDOM or not (path.is_file() or path.is_dir()):
-        raise UserError(
-            f"load_backbone: required one of {', '.join(CATALOGUE)}, or a file or folder of weights · got {str(source)!r}"
-            f"{nearest(str(source), CATALOGUE)} · check the path, or see `nnunet-dino weights list`"
-        )
-    loaded = weight_files.load_file(path, None if name is None else get_spec(name, "name"))
-    if len(loaded.names) > 1:
-        fits = " or ".join(f"name={fitted!r}" for fitted in loaded.names)
-        raise UserError(
-            f"load_backbone: required the backbone's name · got {path}, which fits {len(loaded.names)} · add {fits}"
-        )
-    return ImageEncoder(AdaptedBackbone(loaded.names[0], PRETRAINED, adaptation, lora, loaded=loaded))
+    if weights == RANDOM and not is_name(str(source)):
+        raise UserError(f"{LOAD}: required one of {', '.join(CATALOGUE)} for random weights · got {str(source)!r}")
+    found = find_backbone(source, LOAD, name)
+    encoder = AdaptedBackbone(found.spec.name, weights, adaptation, lora, loaded=found.loaded)
+    encoder.require_weights()
+    return ImageEncoder(encoder)

@@ -10,6 +10,11 @@ from torch import Tensor, nn
 from nnunet_dino.backbones.quiet_timm import timm
 
 
+def periods_in_bfloat16(count: int, temperature: float) -> Tensor:
+    """Returns periods whose exponents are rounded too; of heads 64 wide they are those of float32, rounded."""
+    return temperature ** (torch.arange(count, dtype=torch.bfloat16) / count)
+
+
 class RopeInBfloat16(timm.layers.RotaryEmbeddingDinoV3):
     """Computes coordinates, angles, sines and cosines in bfloat16.
 
@@ -19,6 +24,7 @@ class RopeInBfloat16(timm.layers.RotaryEmbeddingDinoV3):
 
     def __init__(self, head_dim: int, temperature: float) -> None:
         super().__init__(head_dim, temperature=temperature, rotate_half=True, dtype=torch.bfloat16)
+        self.periods = periods_in_bfloat16(head_dim // 4, temperature)
 
     def get_embed(self, shape: tuple[int, int]) -> Tensor:
         """Returns sines and cosines ``(gh·gw) 2·head_dim`` for a grid of ``shape = (gh, gw)``."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 TIMM = "timm:"  # stands before the name of a model of timm
+HUB = "hf-hub:"  # stands before the name of a repository of the Hugging Face hub
 ANY_SIZE = {"dynamic_img_size": True}  # of timm's models with learned positions: interpolate them to the image
 PATCH_PX = 16  # of DINOv3; a backbone has its own: `BackboneSpec.patch_px`
 
 DINOV3_LICENCE = "DINOv3 License (https://ai.meta.com/resources/models-and-libraries/dinov3-license)"
 MEDDINOV3_LICENCE = f"Apache-2.0 (its authors' model card); trained from DINOv3, so mind the {DINOV3_LICENCE} as well"
 DINOV2_LICENCE = "Apache-2.0"
+FLEXICT_LICENCE = f"CC BY-NC-ND 4.0 (its authors' model card); trained from DINOv3, so mind the {DINOV3_LICENCE} as well"
 NO_LICENCE = "random weights, no licence"
 
 
@@ -31,6 +34,11 @@ class BackboneSpec:
         patch_px: Edge of the square that becomes a token.
         num_prefix_tokens: Class token and registers.
         is_dinov3: DINOv3's architecture, which comes in several file formats; any other has timm's.
+        is_vit: Gives tokens of several blocks; any other model gives the map before its pooling, of ``patch_px`` a cell.
+        takes_any_size: Of images, in multiples of ``patch_px``; else ``input_px`` only.
+        own_input: How timm prepares images for it: ``input_size``, ``interpolation``, ``crop_pct``, ``crop_mode``; empty for
+            this package's own way.
+        place: The folder or file of a user's own model; empty for one that is looked for.
         statistics: Mean and deviation of red, green and blue that the model was trained with; None for ImageNet's.
         timm_hub: Open mirror on the Hugging Face hub, ``owner/name``; empty if there is none.
         gated_hub: The authors' own repository on the hub, where access is asked for; empty if there is none.
@@ -52,6 +60,10 @@ class BackboneSpec:
     patch_px: int = PATCH_PX
     num_prefix_tokens: int = 5
     is_dinov3: bool = True
+    is_vit: bool = True
+    takes_any_size: bool = True
+    own_input: Mapping[str, Any] = field(default_factory=dict)
+    place: str = ""
     statistics: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None
     timm_hub: str = ""
     gated_hub: str = ""
@@ -60,6 +72,21 @@ class BackboneSpec:
     meta_file: str = ""
     licence: str = DINOV3_LICENCE
     tested: bool = True
+
+    @property
+    def num_channels(self) -> int:
+        """Of the images that the model takes; of one, it is given the mean of red, green and blue."""
+        return int(self.overrides.get("in_chans", 3))
+
+    @property
+    def input_px(self) -> int:
+        """Edge of the squares that it is shown unless others are asked for."""
+        return int(self.own_input.get("input_size", (3, 224, 224))[-1])
+
+    @property
+    def interpolation(self) -> str:
+        """How images are resized for it."""
+        return str(self.own_input.get("interpolation", "bilinear"))
 
     @property
     def file_stem(self) -> str:

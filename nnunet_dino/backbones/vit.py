@@ -1,4 +1,4 @@
-"""One 2D vision transformer from timm behind one small record."""
+"""One 2D vision transformer, or another model of timm that gives a map, behind one small record."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ class BackboneOutput(NamedTuple):
 class Backbone(nn.Module):
     """A vision transformer that returns the tokens of several blocks.
 
-    DINOv3's is timm's ``Eva`` in its DINOv3 form, others are as timm builds them. Parameters are uninitialised memory until
+    DINOv3's is timm's ``Eva`` in its DINOv3 form, others are as timm builds them; a model that is no such transformer gives the
+    one map that timm's ``forward_features`` ends with. Parameters are uninitialised memory until
     weights are loaded (``vit.load_state_dict``) unless ``random`` is true.
 
     Args:
@@ -59,6 +60,10 @@ class Backbone(nn.Module):
             images: ``n 3 h w``, about zero mean and unit variance, ``h`` and ``w`` multiples of ``spec.patch_px``.
         """
         gh, gw = (size // self.spec.patch_px for size in images.shape[2:])
+        if self.spec.num_channels == 1:
+            images = images.mean(1, keepdim=True, dtype=torch.float64).to(images.dtype)  # exact for equal channels
+        if not self.spec.is_vit:
+            return BackboneOutput((_as_map(self.vit.forward_features(images), (self.spec.embed_dim, gh, gw)),), (), ())
         tapped = self.vit.forward_intermediates(
             images,
             indices=list(self.spec.taps),
@@ -77,6 +82,13 @@ class Backbone(nn.Module):
             class_tokens=tuple(prefix[:, 0] for prefix in prefixes),
             register_tokens=tuple(prefix[:, 1:] for prefix in prefixes),
         )
+
+
+def _as_map(features: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Returns ``n e gh gw`` of what a model of timm gives: that, ``n gh gw e``, or ``n gh·gw e``."""
+    if features.ndim == 3:
+        return features.unflatten(1, shape[1:]).movedim(3, 1)
+    return features if features.shape[1:] == shape else features.movedim(3, 1)
 
 
 def _build_vit(spec: BackboneSpec, random: bool, drop_path: float) -> nn.Module:

@@ -21,10 +21,20 @@ def options_of(*options: Callable[..., Any]) -> Callable[..., Any]:
 
 DEVICE = click.option("--device", default="auto", show_default=True, metavar="NAME", help="cuda, cpu …; auto: CUDA if any.")
 BACKBONE = click.option(
-    "--backbone", default="dinov3_vits16", show_default=True, metavar="NAME", help="See nnunet-dino weights list."
+    "--backbone",
+    default="dinov3_vits16",
+    show_default=True,
+    metavar="NAME",
+    help="See nnunet-dino weights list; timm:NAME; hf-hub:OWNER/NAME; a file or folder of weights.",
 )
 PIXELS = options_of(
-    click.option("--fit", default="pad", show_default=True, metavar="HOW", help="pad, stretch or crop what is not square."),
+    click.option(
+        "--fit",
+        default="pad",
+        show_default=True,
+        metavar="HOW",
+        help="pad, stretch or crop what is not square; own: as timm does.",
+    ),
     click.option("--window", default="auto", show_default=True, metavar="HU", help="lung, mediastinum, bone … or LOW,HIGH."),
     click.option("--mean", nargs=3, type=float, metavar="R G B", help="Of the colours that the backbone was trained with."),
     click.option("--std", nargs=3, type=float, metavar="R G B", help="Likewise; default: what the weights say, or ImageNet's."),

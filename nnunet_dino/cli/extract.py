@@ -25,10 +25,9 @@ NUM_SHOWN = 20
 @click.option(
     "--size",
     "size_px",
-    default=224,
-    show_default=True,
+    type=int,
     metavar="PX",
-    help="Edge of the square; multiple of the patch, 16 of DINOv3.",
+    help="Edge of the square, a multiple of the patch; default: the backbone's own, 224 of DINOv3.",
 )
 @PIXELS
 @click.option("--kind", default="auto", show_default=True, metavar="WHAT", help="images, volumes or slides.")
@@ -44,7 +43,7 @@ NUM_SHOWN = 20
 @DEVICE
 def extract(
     shard: str | None,
-    size_px: int,
+    size_px: int | None,
     fit: str,
     window: str,
     mean: tuple[float, float, float] | None,
@@ -69,13 +68,15 @@ def extract(
     INPUTS: a folder, a pattern in quotes, a CSV file of paths, or files. The same command continues interrupted work.
     Exit code 1 if an input could not be read; the rest is done.
     """
-    from nnunet_dino.backbones.catalogue import get_spec
+    from nnunet_dino.backbones.image_encoder import find_backbone
     from nnunet_dino.features import Preprocessing, Slicing, Tiling
     from nnunet_dino.features import extract as extract_features
 
+    found = find_backbone(options.pop("backbone"))
     outcome = extract_features(
         store=store,
-        preprocessing=Preprocessing(size_px, fit, window, statistics(mean, std), get_spec(options["backbone"]).patch_px),
+        backbone=found,
+        preprocessing=Preprocessing.of(found.spec, size_px, fit, window, statistics(mean, std)),
         slicing=Slicing(plane, every, volume),
         tiling=Tiling(tissue, mpp, slide_mpp),
         shard=parse_shard(shard),
@@ -118,6 +119,8 @@ def _report(store: str, outcome: Outcome) -> int:
         is_random = facts.weights_are_random
         weights = "random weights: the features say nothing about DINOv3" if is_random else f"digest {facts.weights[:12]}"
         click.echo(f"{store}: {facts.num_items} {facts.kind} · {', '.join(facts.tokens)} · {facts.backbone} ({weights})")
+        if not is_random:
+            click.echo(f"Licence of the weights: {facts.licence}")
     ids_of: dict[str, list[str]] = {}
     for name, note in outcome.noted:
         ids_of.setdefault(note, []).append(name)

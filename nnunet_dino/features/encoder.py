@@ -11,9 +11,8 @@ from torch import Tensor
 from nnunet_dino._errors import UserError
 from nnunet_dino.backbones import weights
 from nnunet_dino.backbones.adapted import AdaptedBackbone
-from nnunet_dino.backbones.catalogue import get_spec
-from nnunet_dino.backbones.precision import backbone_dtype
-from nnunet_dino.backbones.spec import PATCH_PX
+from nnunet_dino.backbones.image_encoder import FoundBackbone, find_backbone
+from nnunet_dino.backbones.spec import NO_LICENCE, PATCH_PX
 from nnunet_dino.backbones.vit import NUM_PREFIX_TOKENS, TOKENS_AT_ONCE
 from nnunet_dino.backbones.weights.model_config import Statistics
 
@@ -35,45 +34,52 @@ class Features(NamedTuple):
 
 
 class FrozenEncoder:
-    """Encodes images with a backbone of the catalogue; its weights are looked for as for training.
+    """Encodes images with a backbone; weights of one that is named, and no file, are looked for as for training.
 
     Random weights (``nnUNet_dino_weights=random``) are drawn from a fixed seed, so that every process has the same.
 
     Args:
-        name: A row of the catalogue.
+        backbone: See :func:`nnunet_dino.backbones.image_encoder.find_backbone`.
         device: Where to compute.
         statistics: Mean and deviation of red, green and blue; by default those that the weights came with, else ImageNet's.
 
     Attributes:
+        name: Of the backbone.
+        licence: Of its weights.
         digest: Content digest of the weights.
         weights_are_random: Whether they were drawn instead of loaded.
         dtype: Type the backbone computes in.
         statistics: What images are standardised with.
 
     Raises:
-        UserError: ``name`` is unknown, or there are no weights and they cannot be downloaded.
+        UserError: The backbone is unknown, or there are no weights and they cannot be downloaded.
     """
 
-    def __init__(self, name: str, device: torch.device, statistics: Statistics | None = None) -> None:
-        get_spec(name)
-        self.name = name
+    def __init__(self, backbone: str | FoundBackbone, device: torch.device, statistics: Statistics | None = None) -> None:
+        spec, loaded = find_backbone(backbone)
+        self.name = spec.name
         self.device = device
-        self.weights_are_random = weights.wants_random()
-        if not self.weights_are_random:
-            weights.ensure_local(name)
+        self.weights_are_random = loaded is None and weights.wants_random()
+        if loaded is None and not self.weights_are_random:
+            weights.ensure_local(spec.name)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(RANDOM_SEED)
-            self._backbone = AdaptedBackbone(name)
+            self._backbone = AdaptedBackbone(spec.name, loaded=loaded)
         self._backbone.require_weights()
         self.digest = self._backbone.digest or weights.digest_of(self._backbone.backbone.vit.state_dict())
-        self.dtype = backbone_dtype(device)
+        self.licence = NO_LICENCE if self.weights_are_random else self._backbone.licence
         self._backbone.to(device)
+        self.dtype = self._backbone.settle(device)
         self.statistics = statistics or self._backbone.statistics
         self._mean, self._std = (torch.tensor(values, device=device).view(3, 1, 1) for values in self.statistics)
 
     @property
     def has_class_token(self) -> bool:
         return self._backbone.num_prefix_tokens > 0
+
+    @property
+    def patch_px(self) -> int:
+        return int(self._backbone.patch_px)
 
     @property
     def embed_dim(self) -> int:
@@ -100,8 +106,8 @@ class FrozenEncoder:
 
 
 def default_batch(size_px: int, patch_px: int = PATCH_PX) -> int:
-    """Returns how many images of ``size_px`` are encoded at once: as many as have 16,384 tokens together."""
-    return max(1, TOKENS_AT_ONCE // ((size_px // patch_px) ** 2 + NUM_PREFIX_TOKENS))
+    """Returns how many images of ``size_px`` are encoded at once: as many as have 16,384 tokens of at most 16 px together."""
+    return max(1, TOKENS_AT_ONCE // ((size_px // min(patch_px, PATCH_PX)) ** 2 + NUM_PREFIX_TOKENS))
 
 
 def pick_device(name: str = "auto") -> torch.device:

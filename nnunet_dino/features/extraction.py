@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.backbones.adapted import IMAGENET
-from nnunet_dino.backbones.catalogue import get_spec
+from nnunet_dino.backbones.image_encoder import FoundBackbone, find_backbone
 from nnunet_dino.features.encode import FREE_THE_MACHINE, Reading, encode_units
 from nnunet_dino.features.encoder import FrozenEncoder, default_batch, pick_device
 from nnunet_dino.features.inputs import IMAGES, SLIDES, VOLUMES, find_items
@@ -53,7 +53,7 @@ class Outcome:
 def extract(
     inputs: Sequence[str],
     store: str | Path,
-    backbone: str = "dinov3_vits16",
+    backbone: str | FoundBackbone = "dinov3_vits16",
     *,
     features: str | None = None,
     kind: str = "auto",
@@ -77,9 +77,9 @@ def extract(
     Args:
         inputs: See :func:`nnunet_dino.features.inputs.find_items`, also for ``kind``, ``column`` and ``root``.
         store: The folder.
-        backbone: A row of the catalogue.
-        features: ``class``, ``mean``, ``both`` or ``map``; by default both, of slides the mean.
-        preprocessing: How images are shown to the backbone.
+        backbone: See :func:`nnunet_dino.backbones.image_encoder.find_backbone`.
+        features: ``class``, ``mean``, ``both`` or ``map``; by default both, of slides and without a class token the mean.
+        preprocessing: How images are shown to the backbone; by default in squares of its own size.
         slicing: Which slices of volumes are shown.
         tiling: How slides are cut.
         per_slice: Keep the features of every slice beside their mean.
@@ -96,18 +96,19 @@ def extract(
         UserError: An option is wrong, there are no weights, the store is of something else or cannot be written to, or the
             machine has no threads or memory left.
     """
-    preprocessing, slicing, tiling = preprocessing or Preprocessing(), slicing or Slicing(), tiling or Tiling()
-    preprocessing = replace(preprocessing, patch_px=get_spec(backbone).patch_px)
+    found, slicing, tiling = find_backbone(backbone), slicing or Slicing(), tiling or Tiling()
+    size = (preprocessing.size_px, preprocessing.fit, preprocessing.window, preprocessing.statistics) if preprocessing else ()
+    preprocessing = Preprocessing.of(found.spec, *size)
     _check(str(store), features, dtype, {"--batch": batch, "--per-file": items_per_file, "--workers": num_workers})
     kind, items = find_items(inputs, kind, column, root)
     open_source = opener(kind, preprocessing, slicing, tiling)
-    encoder = FrozenEncoder(backbone, pick_device(device), preprocessing.statistics)
-    tokens = TOKENS_OF[features or DEFAULT_FEATURES[kind]]
+    encoder = FrozenEncoder(found, pick_device(device), preprocessing.statistics)
+    tokens = TOKENS_OF[features or (DEFAULT_FEATURES[kind] if encoder.has_class_token else "mean")]
     if "class_token" in tokens and not encoder.has_class_token:
-        raise UserError(f"--features: required mean or map of {backbone}, which has no class token · got {features or 'both'}")
+        raise UserError(f"--features: required mean or map of {encoder.name}, which has no class token · got {features}")
     if required_weights not in (None, encoder.digest):
         raise UserError(
-            f"{backbone}: required the weights with digest {required_weights} · got {encoder.digest} · name them with "
+            f"{encoder.name}: required the weights with digest {required_weights} · got {encoder.digest} · name them with "
             "nnUNet_dino_weights"
         )
     mean, std = encoder.statistics
@@ -119,7 +120,8 @@ def extract(
         pixels |= asdict(tiling) | {"edge": "padded"}  # stores of releases that dropped these tiles are not continued
     facts = StoreFacts(
         kind=kind,
-        backbone=backbone,
+        backbone=encoder.name,
+        licence=encoder.licence,
         weights=encoder.digest,
         weights_are_random=encoder.weights_are_random,
         precision=str(encoder.dtype).removeprefix("torch."),

@@ -15,11 +15,13 @@ from PIL import Image, ImageOps
 from nnunet_dino.features import dicom
 from nnunet_dino.features.items import Item, Source, Unreadable, decoding, with_notes
 from nnunet_dino.features.pixels import (
+    OWN,
     Preprocessing,
     as_torch_type,
-    fit_square,
+    own_transform,
     placement,
     require_finite,
+    show_square,
     shown_range,
     shows_image,
     to_unit,
@@ -79,7 +81,11 @@ def show_picture(picture: Picture, preprocessing: Preprocessing) -> Source:
         values, window = picture.as_header_asks
     (low, high), notes = shown_range(values, window, picture.padding, picture.is_inverted, is_picture=True)
     image = to_unit(torch.from_numpy(np.ascontiguousarray(values)).permute(2, 0, 1)[None], low, high, picture.is_inverted)
-    square = fit_square(image, preprocessing.size_px, preprocessing.fit, picture.pixel_hw)
+    if preprocessing.fit == OWN and values.dtype == np.uint8 and (low, high) == (0.0, 255.0) and picture.pixel_hw == (1.0, 1.0):
+        upright = 255 - values if picture.is_inverted else values
+        square = own_transform(preprocessing)(Image.fromarray(upright.squeeze(2) if image.shape[1] == 1 else upright))[None]
+    else:
+        square = show_square(image, preprocessing, picture.pixel_hw)
     height, width = values.shape[:2]
     place = placement((height, width), preprocessing.size_px, preprocessing.fit, picture.pixel_hw)
     facts = with_notes({"shape": f"{height} × {width}"}, [*picture.notes, *notes])

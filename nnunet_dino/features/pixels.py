@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_dino._errors import UserError, nearest
-from nnunet_dino.backbones.spec import PATCH_PX
+from nnunet_dino.backbones.spec import PATCH_PX, BackboneSpec
 from nnunet_dino.backbones.weights.model_config import Statistics
 from nnunet_dino.features.items import Unreadable
 
@@ -27,7 +28,8 @@ WINDOWS_HU: dict[str, tuple[float, float]] = {
     "wide": (-1000, 1000),
 }
 AUTO = "auto"
-FITS = ("pad", "stretch", "crop")
+OWN, BILINEAR = "own", "bilinear"
+FITS = ("pad", "stretch", "crop", OWN)
 PERCENTILES = (0.5, 99.5)
 NUM_FOR_PERCENTILES, NUM_FOR_NOTES = 2_000_000, 20_011  # of a large array; a prime keeps off the rows
 NEARLY, MUCH = 0.1, 0.95  # the tenth of the range next to its end, and the share of values in it that is worth a word
@@ -39,10 +41,13 @@ class Preprocessing:
 
     Attributes:
         size_px: Edge of the square, a multiple of ``patch_px``.
-        fit: What becomes of images that are not square: ``pad`` with black, ``stretch``, or ``crop`` the middle.
+        fit: What becomes of images that are not square: ``pad`` with black, ``stretch``, or ``crop`` the middle; or ``own``, by
+            which the configuration of a model of timm resizes and crops all images.
         window: ``auto``, a name of :data:`WINDOWS_HU`, or ``LOW,HIGH``.
         statistics: Mean and deviation of red, green and blue; by default what the weights came with, else ImageNet's.
         patch_px: Pixels along a token of the backbone.
+        interpolation: ``bilinear`` or ``bicubic``, with antialiasing.
+        own_input: See :class:`nnunet_dino.backbones.spec.BackboneSpec`.
 
     Raises:
         UserError: A value is none of these.
@@ -53,6 +58,21 @@ class Preprocessing:
     window: str = AUTO
     statistics: Statistics | None = None
     patch_px: int = PATCH_PX
+    interpolation: str = BILINEAR
+    own_input: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, spec: BackboneSpec, size_px: int | None = None, fit: str = "pad", *more: Any, **options: Any) -> Preprocessing:
+        """Returns what a backbone is shown, by default squares of its own size.
+
+        Raises:
+            UserError: A value cannot be used, or the backbone takes another size only.
+        """
+        size_px = spec.input_px if size_px is None else size_px
+        if not spec.takes_any_size and size_px != spec.input_px:
+            raise UserError(f"--size: required {spec.input_px}, the only one that {spec.name} takes · got {size_px}")
+        options |= {"patch_px": spec.patch_px, "interpolation": spec.interpolation, "own_input": spec.own_input}
+        return cls(size_px, fit, *more, **options)
 
     def __post_init__(self) -> None:
         patch_px = self.patch_px
@@ -61,6 +81,10 @@ class Preprocessing:
             raise UserError(f"--size: required a multiple of {patch_px} · got {self.size_px} · for example {lower}")
         if self.fit not in FITS:
             raise UserError(f"--fit: required one of {', '.join(FITS)} · got {self.fit!r}{nearest(self.fit, FITS)}")
+        if self.fit == OWN and not self.own_input:
+            raise UserError("--fit: required pad, stretch or crop for a backbone without a configuration of timm · got own")
+        if self.interpolation not in (BILINEAR, "bicubic") and self.fit != OWN:
+            raise UserError(f"--fit: required own for a model that resizes with {self.interpolation} · got {self.fit}")
         self.range()
 
     def range(self) -> tuple[float, float] | None:
@@ -82,9 +106,13 @@ class Preprocessing:
 
     def record(self) -> dict[str, Any]:
         """Returns all that changes the pixels, for the store, but for what the backbone or its weights bring."""
-        window = self.range()
+        window, of_backbone = self.range(), {"patch_px": self.patch_px, "interpolation": self.interpolation}
+        if self.fit == OWN:
+            of_backbone[OWN] = {name: self.own_input[name] for name in ("crop_pct", "crop_mode")}
+        usual = {"patch_px": PATCH_PX, "interpolation": BILINEAR}  # not in stores of earlier releases
         return {
-            **{key: value for key, value in asdict(self).items() if key not in ("statistics", "patch_px")},
+            **{"size_px": self.size_px, "fit": self.fit, "window": self.window},
+            **{name: value for name, value in of_backbone.items() if usual.get(name) != value},
             "window_low_high": list(window) if window else None,
             "grey": "replicated",
             "patch_mean": "of tokens that show the image",
@@ -204,7 +232,7 @@ def placement(shape_hw: tuple[int, int], size_px: int, fit: str, pixel_hw: tuple
         fit: See :class:`Preprocessing`.
         pixel_hw: Height and width of a pixel, in any unit; without effect on ``stretch``.
     """
-    if fit == "stretch":
+    if fit in ("stretch", OWN):
         return Placement(0, 0, size_px, size_px)
     lengths = [count * pixel for count, pixel in zip(shape_hw, pixel_hw, strict=True)]
     scale = size_px / (max(lengths) if fit == "pad" else min(lengths))
@@ -223,7 +251,17 @@ def shows_image(place: Placement, preprocessing: Preprocessing) -> Tensor:
     return rows[:, None] & columns
 
 
-def fit_square(images: Tensor, size_px: int, fit: str, pixel_hw: tuple[float, float] = (1.0, 1.0)) -> Tensor:
+def show_square(images: Tensor, preprocessing: Preprocessing, pixel_hw: tuple[float, float] = (1.0, 1.0)) -> Tensor:
+    """Resizes images ``n c h w``, 0..1, to squares as is asked for."""
+    if preprocessing.fit != OWN:
+        return fit_square(images, preprocessing.size_px, preprocessing.fit, pixel_hw, preprocessing.interpolation)
+    upright = [max(1, round(count * pixel / min(pixel_hw))) for count, pixel in zip(images.shape[2:], pixel_hw, strict=True)]
+    return own_transform(preprocessing)(_resized(images, (upright[0], upright[1]), BILINEAR)).clamp_(0, 1)
+
+
+def fit_square(
+    images: Tensor, size_px: int, fit: str, pixel_hw: tuple[float, float] = (1.0, 1.0), mode: str = BILINEAR
+) -> Tensor:
     """Resizes images to squares, with regard to pixels that are not square themselves.
 
     Args:
@@ -231,16 +269,25 @@ def fit_square(images: Tensor, size_px: int, fit: str, pixel_hw: tuple[float, fl
         size_px: Edge of the square.
         fit: See :class:`Preprocessing`.
         pixel_hw: See :func:`placement`.
+        mode: Of interpolation.
 
     Returns:
         ``n c size_px size_px``.
     """
     top, left, height, width = placement(tuple(images.shape[2:]), size_px, fit, pixel_hw)
-    resized = _resized(images, (height, width))
+    resized = _resized(images, (height, width), mode)
     return F.pad(resized, (left, size_px - width - left, top, size_px - height - top))  # negative where it is cropped
 
 
-def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+def own_transform(preprocessing: Preprocessing) -> Callable[[Any], Tensor]:
+    """Returns timm's own resizing and cropping, of pictures of Pillow or of ``n c h w``, to 0..1."""
+    from nnunet_dino.backbones.quiet_timm import timm
+
+    own = {**preprocessing.own_input, "input_size": (3, preprocessing.size_px, preprocessing.size_px)}
+    return timm.data.create_transform(**own, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+
+def _resized(images: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     if tuple(images.shape[2:]) == size:
         return images
-    return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False).clamp_(0, 1)
+    return F.interpolate(images, size, mode=mode, antialias=True, align_corners=False).clamp_(0, 1)

@@ -95,7 +95,7 @@ def _tiles_of(slide: AbstractSlide, path: str, preprocessing: Preprocessing, til
         )
 
     def images(start: int, stop: int) -> Tensor:
-        tiles = [_read_tile(slide, x, y, tile_px, preprocessing.size_px) for x, y in corners[start:stop].tolist()]
+        tiles = [_read_tile(slide, x, y, tile_px, preprocessing) for x, y in corners[start:stop].tolist()]
         return torch.stack(tiles)
 
     width, height = slide.dimensions
@@ -207,11 +207,11 @@ def _tile_px(size_px: int, mpp: float | None, own_mpp: float | None) -> int:
     return max(1, round(size_px * mpp / own_mpp))
 
 
-def _read_tile(slide: AbstractSlide, x: int, y: int, tile_px: int, size_px: int) -> Tensor:
+def _read_tile(slide: AbstractSlide, x: int, y: int, tile_px: int, preprocessing: Preprocessing) -> Tensor:
     """Returns a tile ``3 s s``, 0..1, read at the level next to the wanted resolution."""
-    level = slide.get_best_level_for_downsample(tile_px / size_px)
+    level = slide.get_best_level_for_downsample(tile_px / preprocessing.size_px)
     edge = max(1, round(tile_px / slide.level_downsamples[level]))
     with decoding():
         pixels = np.asarray(on_white(slide.read_region((x, y), level, (edge, edge))))
     tile = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
-    return fit_square(tile, size_px, "stretch")[0]
+    return fit_square(tile, preprocessing.size_px, "stretch", mode=preprocessing.interpolation)[0]

@@ -17,14 +17,14 @@ from tqdm import tqdm
 
 from nnunet_dino._errors import UserError
 from nnunet_dino._files import write_atomically
-from nnunet_dino.backbones.catalogue import get_spec
+from nnunet_dino.backbones.image_encoder import FoundBackbone, find_backbone
 from nnunet_dino.backbones.spec import PATCH_PX
 from nnunet_dino.backbones.weights.model_config import Statistics
 from nnunet_dino.features.encoder import Features, FrozenEncoder, default_batch, pick_device
 from nnunet_dino.features.inputs import IMAGES, SLIDES, find_items
 from nnunet_dino.features.items import Item, Source, Unreadable
 from nnunet_dino.features.picture import read_picture, show_picture
-from nnunet_dino.features.pixels import Preprocessing, placement
+from nnunet_dino.features.pixels import OWN, Preprocessing, placement
 from nnunet_dino.features.slide import Tiling, open_slide, read_overview, require_openslide, slide_of
 from nnunet_dino.features.tile_map import colour_tiles, draw_tiles, png
 from nnunet_dino.features.token_colours import gradient, pca_colours, similarity
@@ -42,7 +42,7 @@ Point = tuple[float, float]
 def look(
     image: str,
     output: str | Path,
-    backbone: str = "dinov3_vits16",
+    backbone: str | FoundBackbone = "dinov3_vits16",
     *,
     at: Point | None = None,
     slices: Sequence[int] = (),
@@ -62,7 +62,7 @@ def look(
     Args:
         image: A picture, volume or slide.
         output: A ``.png`` file, or an ``.html`` page to click on.
-        backbone: A row of the catalogue.
+        backbone: See :func:`nnunet_dino.backbones.image_encoder.find_backbone`.
         at: x and y of the pixel whose token all others are compared with; of a slide at full resolution.
         slices: Of a volume, from 0; by default the middle one.
         kind: ``images``, ``volumes``, ``slides`` or ``auto``.
@@ -87,10 +87,13 @@ def look(
     _check_target(target)
     slicing = Slicing(plane, volume=volume)
 
-    patch_px = get_spec(backbone).patch_px
+    spec = (found_backbone := find_backbone(backbone)).spec
+    if fit == OWN:
+        raise UserError("--fit: required pad, stretch or crop to look at an image · got own")
 
     def prepared(num_tokens: int) -> Preprocessing:
-        return Preprocessing(num_tokens * patch_px if size_px is None else size_px, fit, window, statistics, patch_px)
+        size = num_tokens * spec.patch_px if spec.takes_any_size and size_px is None else size_px
+        return Preprocessing.of(spec, size, fit, window, statistics)
 
     prepared(1)
     found, items = find_items([image], kind)
@@ -100,17 +103,17 @@ def look(
         raise UserError(f"-o: required a .png file for slides · got {output}")
     if found == IMAGES and slices:
         raise UserError(f"--slice: required a volume with it · got the picture {image}")
-    encoder = FrozenEncoder(backbone, pick_device(device), statistics)
-    notes = [RANDOM] if encoder.weights_are_random else []
+    encoder = FrozenEncoder(found_backbone, pick_device(device), statistics)
+    notes = [RANDOM if encoder.weights_are_random else f"Licence of the weights: {encoder.licence}"]
     encode = partial(_encoded, encoder=encoder, show_progress=show_progress)
     try:
         if found == SLIDES:
-            content = _slide(items[0], prepared(224 // patch_px), tiling, encode, at, notes)
+            content = _slide(items[0], prepared(224 // spec.patch_px), tiling, encode, at, notes)
         else:
             opened = _picture(items[0], prepared) if found == IMAGES else _volume(items[0], prepared, slicing, slices)
             notes += opened.source.notes
             place = None if at is None else (0, *_token_at(at, opened))
-            view = _view(opened, f"{items[0].id}: patch tokens of {backbone}", notes, encode)
+            view = _view(opened, f"{items[0].id}: patch tokens of {encoder.name}", notes, encode)
             content = _drawn(view, place, target)
     except Unreadable as error:
         raise UserError(f"required a readable input · got {image}: {error}") from error
@@ -184,7 +187,7 @@ def _encoded(
     source: Source, size_px: int, pick: Callable[[Features], Tensor], encoder: FrozenEncoder, show_progress: bool
 ) -> Tensor:
     """Returns some feature of all images of a source."""
-    batch, count = default_batch(size_px), source.num_images
+    batch, count = default_batch(size_px, encoder.patch_px), source.num_images
     with tqdm(total=count, unit="image", disable=None if show_progress else True, file=sys.stderr) as bar:
         parts = []
         for start in range(0, count, batch):

@@ -19,9 +19,9 @@ from nnunet_dino.features.pixels import (
     WINDOWS_HU,
     Preprocessing,
     as_torch_type,
-    fit_square,
     placement,
     require_finite,
+    show_square,
     shown_range,
     shows_image,
     to_unit,
@@ -81,7 +81,7 @@ def show_slices(volume: Volume, preprocessing: Preprocessing, slicing: Slicing) 
         part = torch.from_numpy(np.array(slices[start:stop], order="C"))  # torch knows no negative strides
         part = part[:, None] if part.ndim == 3 else part.movedim(-1, 1)
         unit = to_unit(part, low, high, volume.is_inverted)
-        return fit_square(unit, preprocessing.size_px, preprocessing.fit, pixel_hw)
+        return show_square(unit, preprocessing, pixel_hw)
 
     facts = {
         "shape": " × ".join(map(str, volume.values.shape)),

@@ -13,6 +13,7 @@ from nnunet_dino._errors import UserError
 from nnunet_dino._nnunet_folders import read_json
 from nnunet_dino.backbones import weights as weight_files
 from nnunet_dino.backbones.catalogue import CATALOGUE, NO_LICENCE, get_spec
+from nnunet_dino.backbones.spec import PATCH_PX, BackboneSpec
 from nnunet_dino.backbones.vit import Backbone
 from nnunet_dino.pretrain.folder import LICENCE_KEY, RECORD, read
 from nnunet_dino.pretrain.recipe import Recipe, recipe_from_json
@@ -48,7 +49,7 @@ def start_from_weights(backbone: str, recipe: Recipe) -> Start:
         recipe: Says whether the weights are random.
 
     Raises:
-        UserError: The backbone is unknown, or its weights are missing, damaged or of another backbone.
+        UserError: The backbone is unknown or no DINOv3, or its weights are missing, damaged or of another backbone.
     """
     torch.manual_seed(recipe.seed)
     path = Path(backbone).expanduser()
@@ -58,8 +59,10 @@ def start_from_weights(backbone: str, recipe: Recipe) -> Start:
             f"--backbone: required a name of the catalogue for a recipe with random weights · got {backbone} · "
             "use --recipe adapt, or --set start=pretrained"
         )
+    if not is_file:
+        _require_dinov3(get_spec(backbone, "--backbone"))
     if recipe.start == "random" or (not is_file and weight_files.wants_random()):
-        spec = get_spec(backbone, "--backbone")
+        spec = get_spec(backbone)
         vit = Backbone(spec, random=True, drop_path=recipe.drop_path).vit
         _set_layer_scale(vit, recipe.layer_scale)
         return Start(SelfSupervisedViT(vit, spec.embed_dim, recipe), spec.name, "random", "random weights", NO_LICENCE)
@@ -71,9 +74,9 @@ def start_from_weights(backbone: str, recipe: Recipe) -> Start:
                 "`nnunet-dino weights import FILE --as NAME`, then give the name"
             )
     else:
-        get_spec(backbone, "--backbone")
         loaded = weight_files.load(backbone)
     spec = get_spec(backbone if not is_file else loaded.names[0])
+    _require_dinov3(spec)
     vit = Backbone(spec, drop_path=recipe.drop_path).vit
     vit.load_state_dict(loaded.state)
     licence = _licence_in(Path(loaded.source)) or spec.licence
@@ -105,6 +108,13 @@ def start_from_run(folder: Path, backbone: str | None, recipe: Recipe) -> Start:
     model.load_state_dict(state["teacher"])
     digest = weight_files.digest_of({name: value.float() for name, value in vit.state_dict().items()})
     return Start(model, spec.name, digest, f"step {state['step']} of {folder.name}", record[LICENCE_KEY])
+
+
+def _require_dinov3(spec: BackboneSpec) -> None:
+    """Refuses what crops, masks and heads are not made for."""
+    if not spec.is_dinov3 or spec.patch_px != PATCH_PX:
+        known = ", ".join(name for name, row in CATALOGUE.items() if row.is_dinov3 and row.patch_px == PATCH_PX)
+        raise UserError(f"--backbone: required a DINOv3 with patches of {PATCH_PX} pixels: {known} · got {spec.name}")
 
 
 def _set_layer_scale(vit: nn.Module, value: float) -> None:

@@ -128,7 +128,9 @@ def _extract(saved: SavedProbe, inputs: Sequence[str], store: str, device: str) 
         saved.backbone,
         features=saved.features,
         kind=saved.kind,
-        preprocessing=Preprocessing(**chosen(Preprocessing), statistics=statistics, patch_px=get_spec(saved.backbone).patch_px),
+        preprocessing=Preprocessing.of(
+            get_spec(saved.backbone), pixels["size_px"], pixels["fit"], pixels["window"], statistics
+        ),
         slicing=Slicing(**chosen(Slicing)),
         tiling=Tiling(**chosen(Tiling)),
         per_slice=saved.probe != LINEAR,

@@ -10,6 +10,7 @@ import pandas as pd
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.features.store.reader import FeatureStore
+from nnunet_dino.probes.given import read_bag
 from nnunet_dino.probes.labels import Labelled, no_split
 
 MAX_BYTES_IN_MEMORY = 4 << 30
@@ -64,6 +65,38 @@ def bags_of(store: FeatureStore, ids: Sequence[str], features: str) -> Sequence[
         return bags
     all_bags = [bag.features for bag in store.bags(features, ids)]
     return ArrayBags(np.concatenate(all_bags), np.cumsum([0, *map(len, all_bags)]))
+
+
+class FileBags(Sequence[np.ndarray]):
+    """Bags that lie in a file each, read when they are wanted."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = files
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, position):
+        return read_bag(self._files[position])
+
+
+def file_bags(files: Sequence[Path]) -> Sequence[np.ndarray]:
+    """Returns the bags of h5 files, in memory if these are at most 4 GiB.
+
+    Raises:
+        UserError: A file is damaged, or features have different widths.
+    """
+    bags: list[np.ndarray] = []
+    widths: dict[int, Path] = {}
+    for file in files:
+        bags.append(read_bag(file))
+        widths.setdefault(bags[-1].shape[1], file)
+        if sum(bag.nbytes for bag in bags) > MAX_BYTES_IN_MEMORY:
+            return FileBags(files)
+    if len(widths) > 1:
+        got = ", ".join(f"{width} in {file.name}" for width, file in widths.items())
+        raise UserError(f"{files[0].parent}: required features of one width · got {got} · keep one encoder's")
+    return ArrayBags(np.concatenate(bags), np.cumsum([0, *map(len, bags)]))
 
 
 def read_arrays(file: Path) -> tuple[ArrayBags, Labelled]:

@@ -14,6 +14,7 @@ from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.evaluation import check_parts, evaluate, mean_auroc
 from nnunet_dino.probes.fold_splits import fold_splits
 from nnunet_dino.probes.fold_tables import cross_validated
+from nnunet_dino.probes.given import GivenVectors
 from nnunet_dino.probes.labels import Labelled
 from nnunet_dino.probes.options import HALF, NUM_NEIGHBOURS, EvaluationOptions, FoldOptions, KnnOptions, Request
 from nnunet_dino.probes.report import open_request, report_scores
@@ -142,7 +143,7 @@ def _report_folds(
     options: KnnOptions,
     cross: FoldOptions,
     device: torch.device,
-    store: FeatureStore,
+    store: FeatureStore | GivenVectors,
     labelled: Labelled,
     vectors: np.ndarray,
     echo: Callable[[str], object],

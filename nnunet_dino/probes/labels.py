@@ -14,6 +14,7 @@ import pandas as pd
 from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.features.inputs import PATH_COLUMNS, read_csv
 from nnunet_dino.features.store.reader import FeatureStore
+from nnunet_dino.probes.given import GivenVectors
 from nnunet_dino.probes.options import LabelColumns
 from nnunet_dino.probes.splits import PARTS, checked_split, refuse_two_spellings, split_names
 from nnunet_dino.probes.targets import read_targets, refuse_missing, without_uncertain
@@ -68,7 +69,7 @@ def no_split(count: int) -> np.ndarray:
     return np.full(count, "", dtype="<U5")
 
 
-def labelled_vectors(store: FeatureStore, columns: LabelColumns, features: str) -> tuple[Labelled, np.ndarray]:
+def labelled_vectors(store: FeatureStore | GivenVectors, columns: LabelColumns, features: str) -> tuple[Labelled, np.ndarray]:
     """Returns labels and the vectors ``n e`` that belong to them.
 
     Raises:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunet_dino._errors import UserError
+from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.evaluation import check_parts, evaluate
 from nnunet_dino.probes.fold_splits import fold_splits
 from nnunet_dino.probes.fold_tables import cross_validated
@@ -154,7 +155,10 @@ def report_linear(
         labelled, names = labelled.with_split(splits[0], how_split), [FILES[LINEAR]]
         evaluations = evaluate(labelled, shown, request.evaluation)
         thresholds = [one.threshold for one in evaluations["test"].metrics.labels]
-    saved = saved_probe(LINEAR, labelled.names, labelled.is_exclusive, thresholds, request.features, store.facts)
+    files = {}
+    if isinstance(store, FeatureStore):  # of features that others made nobody could make further ones
+        saved = saved_probe(LINEAR, labelled.names, labelled.is_exclusive, thresholds, request.features, store.facts)
+        files = {name: probe_file(saved, one.tensors) for name, one in zip(names, probes, strict=False)}  # the first repeat
     return report_scores(
         request,
         store,
@@ -174,9 +178,7 @@ def report_linear(
         untrained=untrained,
         sentences=[crossed.sentence] if crossed else [],
         tables=crossed.tables if crossed else [],
-        files={  # of several repeats the first
-            name: probe_file(saved, probe.tensors) for name, probe in zip(names, probes, strict=False)
-        },
+        files=files,
         columns={"fold": crossed.fold_of} if crossed else None,
     )
 

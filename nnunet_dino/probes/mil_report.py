@@ -12,13 +12,15 @@ from torch import Tensor
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.features.encoder import pick_device
+from nnunet_dino.features.store.layout import FACTS
 from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.attention_map import ATTENTION, attention_pictures
-from nnunet_dino.probes.bags import bags_of, read_arrays
+from nnunet_dino.probes.bags import bags_of, file_bags, read_arrays
 from nnunet_dino.probes.cross_validation import BagScores, train_splits
 from nnunet_dino.probes.evaluation import check_parts, evaluate
 from nnunet_dino.probes.fold_splits import fold_splits
 from nnunet_dino.probes.fold_tables import cross_validated
+from nnunet_dino.probes.given import bag_files
 from nnunet_dino.probes.labels import Labelled, read_labels
 from nnunet_dino.probes.options import EvaluationOptions, FoldOptions, MilFolds, MilOptions, Request, check_number
 from nnunet_dino.probes.report import report_scores
@@ -102,7 +104,11 @@ def _bags(request: Request) -> tuple[FeatureStore | None, Sequence[np.ndarray], 
                 f"--labels: required none with {request.store}, which holds its labels · got {request.columns.file}"
             )
         return None, *read_arrays(Path(request.store))
-    columns, store = request.label_columns, FeatureStore(request.store)
+    columns, files = request.label_columns, bag_files(Path(request.store))
+    if files and not Path(request.store, FACTS).exists():
+        labelled = read_labels(columns, list(files))
+        return None, file_bags([files[name] for name in labelled.ids]), labelled
+    store = FeatureStore(request.store)
     labelled = read_labels(columns, store.good["id"].tolist()).with_notes(store.notes)
     return store, bags_of(store, labelled.ids, request.features), labelled
 

@@ -16,6 +16,7 @@ from nnunet_dino import reports
 from nnunet_dino.features.encoder import pick_device
 from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.evaluation import Evaluation
+from nnunet_dino.probes.given import ENDINGS, GivenVectors
 from nnunet_dino.probes.labels import Labelled, labelled_vectors
 from nnunet_dino.probes.options import Request
 from nnunet_dino.probes.result_tables import (
@@ -36,21 +37,21 @@ PREDICTIONS = "predictions.csv"
 PACKAGES = ("nnunet-dino", "torch", "timm", "scikit-learn", "numpy", "pandas")
 
 
-def open_request(request: Request) -> tuple[torch.device, FeatureStore, Labelled, np.ndarray]:
-    """Checks where the report goes, and returns the device, the store, and what is labelled with its vectors.
+def open_request(request: Request) -> tuple[torch.device, FeatureStore | GivenVectors, Labelled, np.ndarray]:
+    """Checks where the report goes, and returns the device, the features, and what is labelled with its vectors.
 
     Raises:
         UserError: The folder, the device, the store or the labels cannot be used.
     """
     reports.check_folder(Path(request.output), request.overwrite)
-    device = pick_device(request.device)
-    store = FeatureStore(request.store)
+    device, given = pick_device(request.device), Path(request.store)
+    store = GivenVectors(given) if given.suffix in ENDINGS and given.is_file() else FeatureStore(given)
     return device, store, *labelled_vectors(store, request.label_columns, request.features)
 
 
 def report_scores(
     request: Request,
-    store: FeatureStore | None,
+    store: FeatureStore | GivenVectors | None,
     labelled: Labelled,
     scores: np.ndarray,
     evaluations: dict[str, Evaluation],
@@ -95,6 +96,7 @@ def report_scores(
         UserError: The folder cannot be written to.
     """
     test, plot = evaluations["test"], roc_plot(evaluations["test"])
+    store = store if isinstance(store, FeatureStore) else None
     blocks: list[Block] = [overall_table(evaluations, request.evaluation, labelled), *([plot] if plot else []), *tables]
     blocks += [label_table(test)] if len(labelled.names) > 1 else []
     blocks += [Heading("Attention"), *pictures] if pictures else []

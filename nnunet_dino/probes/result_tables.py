@@ -179,6 +179,7 @@ def method_of_features(facts: StoreFacts, features: str) -> str:
     return (
         f"Features: {what} of the last block of {facts.backbone} ({weights}, frozen, {facts.precision}); {facts.kind} shown as "
         f"{pixels['size_px']} px squares ({pixels['fit']}), intensities {window}{planes}."
+        + (f" Licence of the weights: {facts.licence}." if facts.licence else "")
     )
 
 

@@ -38,8 +38,9 @@ _ENDING = r"\.(weight|bias)"
 _META_RULES: tuple[tuple[str, str], ...] = (
     (r"cls_token", "cls_token"),
     (r"storage_tokens", "reg_token"),
-    (r"rope_embed\.periods", "rope.periods"),
-    (rf"(patch_embed\.proj|norm){_ENDING}", r"\1.\2"),
+    (r"rope_embed(?:_2D)?\.periods", "rope.periods"),
+    (rf"patch_embed(?:_2D)?\.proj{_ENDING}", r"patch_embed.proj.\1"),
+    (rf"norm{_ENDING}", r"norm.\1"),
     (rf"{_NUMBERED}\.(norm1|norm2|attn\.proj|mlp\.fc1|mlp\.fc2){_ENDING}", r"\1.\2.\3"),
     (rf"{_NUMBERED}\.attn\.qkv\.(weight|bias|bias_mask)", r"\1.attn.qkv.\2"),
     (rf"{_NUMBERED}\.ls([12])\.gamma", r"\1.gamma_\2"),
@@ -66,6 +67,7 @@ _RULES = {META: _META_RULES, TRAINER: _META_RULES, HUGGING_FACE: _HUGGING_FACE_R
 _DROPS: tuple[tuple[str, str], ...] = (
     (r"(embeddings\.)?mask_token", "used in pretraining only"),
     (r"local_cls_norm\..+", "used in pretraining only"),
+    (r"(patch_embed|rope_embed)_3D\..+", "for volumes"),
     (r"(dino_head|ibot_head)\..+", "head of the pretraining"),
     (r"(\w*head\w*|fc_norm|fc|classifier)\..+", "head of a task"),
 )

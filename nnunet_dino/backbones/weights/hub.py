@@ -12,7 +12,9 @@ from typing import Any
 from nnunet_dino._errors import UserError
 from nnunet_dino._files import exclusive
 from nnunet_dino.backbones.catalogue import BackboneSpec
-from nnunet_dino.backbones.weights.reading import INDEX_FILE, parts_of
+from nnunet_dino.backbones.model_folder import CONFIGS
+from nnunet_dino.backbones.spec import NO_LICENCE
+from nnunet_dino.backbones.weights.reading import FILES_OF_A_FOLDER, INDEX_FILE, parts_of
 
 HUB_URL = "https://huggingface.co"
 META_PAGE = "https://ai.meta.com/resources/models-and-libraries/dinov3-downloads"
@@ -60,7 +62,7 @@ def sources(spec: BackboneSpec) -> list[Source]:
     if spec.open_hub:
         found.append(Source(spec.open_hub, (spec.open_file,)))
     if spec.gated_hub:
-        found.append(Source(spec.gated_hub, ("model.safetensors", INDEX_FILE), gated=True))
+        found.append(Source(spec.gated_hub, FILES_OF_A_FOLDER, gated=True))
     return found
 
 
@@ -120,7 +122,7 @@ def download(spec: BackboneSpec, look_again: Callable[[], Path | None] = lambda:
     available = sources(spec)
     if not available:
         raise UserError(
-            f"weights: required a backbone that can be downloaded · got {spec.name}, which is on no hub · {random_hint()}"
+            f"weights: required a backbone that can be downloaded · got {spec.name}, which is on no hub · {random_hint(spec)}"
         )
     if constants.HF_HUB_OFFLINE:
         raise UserError(f"download of {spec.name}: required a network · got HF_HUB_OFFLINE=1 · unset it, or {by_hand(spec)}")
@@ -141,6 +143,33 @@ def download(spec: BackboneSpec, look_again: Callable[[], Path | None] = lambda:
     ]
     got = "; ".join(failures + hints)
     raise UserError(f"download of {spec.name}: required a reachable repository · got {got} · {by_hand(spec)}")
+
+
+def download_named(repository: str) -> None:
+    """Downloads configuration and weights of a repository that a user named, with the user's token if there is one.
+
+    Raises:
+        UserError: It cannot be read, or holds no weights of a known name.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    page = f"{HUB_URL}/{repository}"
+    print(f"nnunet-dino: downloading from {page}; mind its licence", file=sys.stderr, flush=True)
+    for names in (CONFIGS, [name for name in FILES_OF_A_FOLDER if name != INDEX_FILE]):
+        for name in names:
+            try:
+                hf_hub_download(repository, name)
+                break
+            except EntryNotFoundError:
+                continue
+            except Exception as error:  # of whichever HTTP library the hub client is built on
+                raise UserError(
+                    f"download of {repository}: required a reachable repository · got {_in_short(error)} · if it is gated, ask "
+                    f"for access at {page}, then `hf auth login`"
+                ) from error
+        else:
+            raise UserError(f"download of {repository}: required one of {', '.join(names)} · got none of them at {page}")
 
 
 def _download_from(source: Source, spec: BackboneSpec, how: dict[str, Any]) -> Path:
@@ -183,6 +212,8 @@ def by_hand(spec: BackboneSpec) -> str:
     return f"{', or '.join(steps)}; then run `nnunet-dino weights import FILE --as {spec.name}`"
 
 
-def random_hint() -> str:
-    """Returns the remedy for a backbone that exists with random weights only."""
+def random_hint(spec: BackboneSpec) -> str:
+    """Returns the remedy for a backbone that is on no hub, or that exists with random weights only."""
+    if spec.licence != NO_LICENCE:
+        return f"get its file from its authors, then run `nnunet-dino weights import FILE --as {spec.name}`"
     return "it exists with random weights only, for tests: export nnUNet_dino_weights=random"

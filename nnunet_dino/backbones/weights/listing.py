@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.catalogue import CATALOGUE, BackboneSpec, get_spec
+from nnunet_dino.backbones.spec import NO_LICENCE
 from nnunet_dino.backbones.weights import hub, places
 from nnunet_dino.backbones.weights.loading import LoadedWeights, load_file
 from nnunet_dino.backbones.weights.releases import release
@@ -47,7 +48,7 @@ def _found(spec: BackboneSpec) -> str:
         path = places.locate(spec.name)
     except UserError as error:
         return f"cannot be used: {error}"
-    return str(path) if path else "not found" if hub.sources(spec) else "random weights only"
+    return str(path) if path else "random weights only" if spec.licence == NO_LICENCE else "not found"
 
 
 def fetched(name: str, loaded: LoadedWeights) -> str:

@@ -122,11 +122,15 @@ def _check_what_it_says(spec: BackboneSpec, path: Path, metadata: Mapping[str, s
 
 def _licence(path: Path, metadata: Mapping[str, str], names: list[str]) -> str:
     """Others may have trained weights of the same shapes, and have given them another licence."""
-    released = " or ".join(dict.fromkeys(get_spec(name).licence for name in names))
+    named = [get_spec(name) for name in names]
+    released = " or ".join(dict.fromkeys(spec.licence for spec in named))
     specs = CATALOGUE.values()
-    repositories = {name.partition("/")[2] for spec in specs for name in (spec.timm_hub, spec.gated_hub, spec.open_hub)} - {""}
+    hubs = [name for spec in [*specs, *named] for name in (spec.timm_hub, spec.gated_hub, spec.open_hub)]
+    repositories = {name.partition("/")[2] for name in hubs} - {""}
     parts = {part.rpartition("--")[2] for part in path.absolute().parts}
-    is_release = path.name in {spec.meta_file for spec in specs} or bool(repositories & parts)
+    is_release = (
+        path.name in {spec.meta_file for spec in specs} or bool(repositories & parts) or any(spec.place for spec in named)
+    )
     if metadata.get("licence") or is_release:
         return metadata.get("licence") or released
     return f"of this file unknown; {' or '.join(names)} as released: {released}"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.catalogue import CATALOGUE, BackboneSpec
+from nnunet_dino.backbones.rope import periods_in_bfloat16
 from nnunet_dino.backbones.weights.architecture import Architecture, architecture
 from nnunet_dino.backbones.weights.conversion import Conversion, ConversionReport, Dropped
 from nnunet_dino.backbones.weights.model_config import check_config
@@ -134,7 +135,9 @@ def _check_periods(periods: Tensor, wanted: Architecture, spec: BackboneSpec, wh
     They follow from the architecture, so none are loaded: timm and Hugging Face compute them in float32. Meta's releases carry
     them rounded to bfloat16, the type that MedDINOv3's own network computes in.
     """
-    expected = wanted.periods.to(getattr(torch, spec.rope_dtype)).float()
+    expected = wanted.periods
+    if spec.rope_dtype == "bfloat16":
+        expected = periods_in_bfloat16(len(expected), wanted.rope_theta).float()
     if periods.shape != wanted.periods.shape:
         raise UserError(
             f"wrong weights: required {len(wanted.periods)} rope periods ({wanted.num_heads} heads) for {spec.name} "

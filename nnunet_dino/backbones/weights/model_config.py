@@ -34,7 +34,7 @@ def check_config(config: Mapping[str, Any], spec: BackboneSpec, where: object) -
     wanted = architecture(spec)
     expected: dict[str, tuple[Any, ...]] = {
         "model_type": ("dinov3_vit",),
-        "patch_size": (16, [16, 16]),
+        "patch_size": (spec.patch_px, [spec.patch_px] * 2),
         "hidden_act": ("silu", "swish") if wanted.is_gated else ("gelu",),
         "num_attention_heads": (wanted.num_heads,),
         "rope_theta": (wanted.rope_theta,),

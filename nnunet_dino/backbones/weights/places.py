@@ -80,6 +80,8 @@ def locate(name: str) -> Path | None:
     spec = get_spec(name)
     if wants_random():
         return None
+    if spec.place:
+        return Path(spec.place)
     if (named := named_model()) is not None:
         return named
     with _readable():
@@ -203,7 +205,7 @@ def missing_weights_message(name: str, digest: str | None = None) -> str:
     spec = get_spec(name)
     which = f"the weights of {name}" + (f" with digest {digest}" if digest else "")
     if not hub.sources(spec):
-        return f"missing weights: required {which} · got none in {places()} · {hub.random_hint()}"
+        return f"missing weights: required {which} · got none in {places()} · {hub.random_hint(spec)}"
     return (
         f"missing weights: required {which} · got none in {places()} "
         f"· run `nnunet-dino weights fetch {name}`; without network: {hub.by_hand(spec)}"

@@ -27,7 +27,9 @@ FORMATS_READ = (
     "a Hugging Face DINOv3ViTModel, or timm safetensors"
 )
 INDEX_FILE = "model.safetensors.index.json"
-FILES_OF_A_FOLDER = ("model.safetensors", INDEX_FILE, "pytorch_model.bin", "model.pth")  # a new file beside an old index counts
+OF_OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+# A new file beside an old index counts.
+FILES_OF_A_FOLDER = ("model.safetensors", INDEX_FILE, "pytorch_model.bin", "model.pth", *OF_OPEN_CLIP)
 AGAIN = "get the file again (`nnunet-dino weights fetch` replaces one of the Hugging Face cache)"
 LONGEST_NAME = 200
 _NAME_OF_META = re.compile(r"dinov3_\w+_pretrain_\w+-([0-9a-f]{8})\.pth")  # ends with the first digits of the file's sha256

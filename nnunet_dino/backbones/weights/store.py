@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from nnunet_dino._errors import UserError
 from nnunet_dino._files import remove_unfinished, write_atomically
 from nnunet_dino.backbones.catalogue import BackboneSpec, get_spec
+from nnunet_dino.backbones.spec import HUB
 from nnunet_dino.backbones.weights import hub
 from nnunet_dino.backbones.weights.loading import DIGEST_KEY, NAME_KEY, LoadedWeights, load_file
 from nnunet_dino.backbones.weights.model_config import STATISTICS_KEY
@@ -23,6 +24,8 @@ def fetch(name: str) -> LoadedWeights:
     Raises:
         UserError: They cannot be downloaded, or what is there is not good and lies elsewhere than in the hub's cache.
     """
+    if name.startswith(HUB):
+        hub.download_named(name.removeprefix(HUB))
     spec = get_spec(name)
     path = hub.download(spec) if wants_random() else ensure_local(name)
     try:

@@ -52,6 +52,7 @@ class StoreFacts:
         num_items: Number of inputs.
         items_per_file: Number of inputs per unit.
         version: Of this layout.
+        licence: Of the weights; stores of earlier releases do not say.
     """
 
     kind: str
@@ -66,6 +67,7 @@ class StoreFacts:
     num_items: int
     items_per_file: int
     version: int = VERSION
+    licence: str = ""
 
     @property
     def num_units(self) -> int:
@@ -99,7 +101,7 @@ def read_facts(store: Path) -> StoreFacts:
         raise UserError(
             f"{file}: required a store of version {VERSION} · got version {found['version']} · extract again into a new folder"
         )
-    if odd := _oddity(found):
+    if odd := _oddity({"licence": ""} | found if isinstance(found, dict) else found):
         raise UserError(f"{file}: required what `nnunet-dino extract` wrote · got {odd} · extract again into a new folder")
     return StoreFacts(**{**found, "tokens": tuple(found["tokens"])})
 

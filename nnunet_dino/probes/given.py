@@ -1,0 +1,117 @@
+"""Features that others made: vectors in npy, npz or parquet files, and bags as CLAM and TRIDENT write them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+
+from nnunet_dino._errors import UserError
+from nnunet_dino.features.inputs import PATH_COLUMNS, read_csv
+
+ENDINGS = (".npy", ".npz", ".parquet")
+ID_COLUMNS = ("id", "ids", *PATH_COLUMNS)
+FEATURES = "features"
+
+
+class GivenVectors:
+    """One vector per input from a file, in place of a store.
+
+    ::
+
+        x.npy       n e; the ids are a column of x.csv beside it
+        x.npz       features n e, ids n; or as x.npy
+        x.parquet   a column of ids, and one of vectors or numbers in all others
+
+    Args:
+        file: The file.
+
+    Attributes:
+        facts: What stands for those of a store.
+        notes: None.
+
+    Raises:
+        UserError: The file cannot be read, or vectors and ids do not fit together.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.facts, self.notes = SimpleNamespace(backbone=file.name), list[str]()
+        try:
+            ids, vectors = _of_table(file) if file.suffix == ".parquet" else _of_arrays(file)
+            self._ids, self._vectors = [str(name) for name in ids], np.asarray(vectors, dtype=np.float32)
+        except UserError:
+            raise
+        except Exception as error:  # damaged files reach several layers, each with errors of its own
+            got = " ".join(str(error).split())[:150]
+            raise UserError(f"required vectors in a readable .npy, .npz or .parquet file · got {file}: {got}") from error
+        if self._vectors.ndim != 2 or len(self._ids) != len(self._vectors) or len(set(self._ids)) < len(self._ids):
+            got = f"{len(self._ids)} ids, {len(set(self._ids))} different, and an array of {self._vectors.shape}"
+            raise UserError(f"{file}: required one id for every row of vectors, each once · got {got}")
+        if not (finite := np.isfinite(self._vectors).all(1)).all():
+            raise UserError(f"{file}: required finite features · got NaN or infinity for {self._ids[int(finite.argmin())]}")
+
+    def vectors(self, features: str) -> tuple[list[str], np.ndarray]:
+        """Returns ids and vectors ``n e``; which of a backbone's features they are is not known."""
+        return self._ids, self._vectors
+
+
+def _of_arrays(file: Path) -> tuple[list[str], np.ndarray]:
+    content = np.load(file, allow_pickle=False)
+    if file.suffix == ".npy":
+        return _ids_beside(file), content
+    name = next((name for name in (FEATURES, "embeddings", "arr_0") if name in content), None)
+    if name is None:
+        raise UserError(f"{file}: required an array called {FEATURES} · got {', '.join(content) or 'none'}")
+    return content["ids"].tolist() if "ids" in content else _ids_beside(file), content[name]
+
+
+def _ids_beside(file: Path) -> list[str]:
+    table = read_csv(file.with_suffix(".csv"))
+    return table[_id_column(list(table), file.with_suffix(".csv"))].str.strip().tolist()
+
+
+def _of_table(file: Path) -> tuple[list[str], np.ndarray]:
+    try:
+        table = pd.read_parquet(file)
+    except ImportError as error:
+        raise UserError(f"{file}: required pyarrow for parquet · got none · pip install 'nnunet-dino[features]'") from error
+    column = _id_column(list(table), file)
+    rest = table.drop(columns=column)
+    lists = [name for name in rest if rest[name].dtype == object]
+    return table[column].tolist(), np.stack(list(rest[lists[0]])) if lists else rest.to_numpy(np.float32)
+
+
+def _id_column(columns: list[str], file: Path) -> str:
+    column = next((name for name in ID_COLUMNS if name in columns), None)
+    if column is None:
+        raise UserError(f"{file}: required a column of ids called one of {', '.join(ID_COLUMNS)} · got {', '.join(columns)}")
+    return column
+
+
+def bag_files(folder: Path) -> dict[str, Path]:
+    """Returns the h5 files of slides by name: those in a folder, or in its ``h5_files``, where CLAM puts them."""
+    found = [*sorted(folder.glob("*.h5")), *sorted(folder.glob("h5_files/*.h5"))]
+    return {file.stem: file for file in found}
+
+
+def read_bag(file: Path) -> np.ndarray:
+    """Returns the features ``n e`` of the tiles of a slide.
+
+    Raises:
+        UserError: The file is damaged, or holds no features of tiles.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise UserError("bags in h5 files: required h5py · got none · pip install 'nnunet-dino[features]'") from error
+    try:
+        with h5py.File(file) as opened:
+            values = np.asarray(opened[FEATURES], dtype=np.float32)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file}: required features of tiles, as CLAM or TRIDENT write them · got {error}") from error
+    values = values[0] if values.ndim == 3 and len(values) == 1 else values
+    if values.ndim != 2 or not len(values) or not np.isfinite(values).all():
+        raise UserError(f"{file}: required finite features n x e of at least one tile · got an array of {values.shape}")
+    return values

@@ -1,0 +1,121 @@
+"""Features that others made: CLAM's and TRIDENT's h5 files, and vectors with ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from nnunet_dino.cli.main import main
+
+IDS = [f"s{number:02d}" for number in range(24)]
+LABELS = ["--target", "tumour", "--patient", "patient", "--device", "cpu", "--rounds", "20"]
+
+
+def run(*words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(main, ["probe", *words], prog_name="nnunet-dino")
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    """Two slides a patient; every second patient has a tumour, and a tile or vector that shows it."""
+    rows = [{"id": name, "patient": f"p{i // 2}", "tumour": (i // 2) % 2} for i, name in enumerate(IDS)]
+    pd.DataFrame(rows).to_csv(tmp_path / "labels.csv", index=False)
+    return tmp_path / "labels.csv"
+
+
+def vectors() -> np.ndarray:
+    values = np.random.default_rng(0).normal(size=(len(IDS), 6)).astype(np.float32)
+    values[:, 0] += [6.0 * ((i // 2) % 2) for i in range(len(IDS))]
+    return values
+
+
+def write_bags(folder: Path, is_trident: bool = False) -> None:
+    """CLAM: ``features`` and ``coords``; TRIDENT: the same with attributes, here with its leading axis."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(1)
+    for i, name in enumerate(IDS):
+        tiles = generator.normal(size=(5 + i % 3, 6)).astype(np.float32)
+        tiles[0, 0] += 12.0 * ((i // 2) % 2)
+        with h5py.File(folder / f"{name}.h5", "w") as file:
+            file["features"] = tiles[None] if is_trident else tiles
+            file["coords"] = generator.integers(0, 999, (len(tiles), 2))
+            file["coords"].attrs["patch_size"] = 256
+
+
+@pytest.mark.parametrize("inside", ["h5_files", ""])
+def test_bags_of_clam_and_trident_find_the_tumour(inside: str, tmp_path: Path, labels: Path) -> None:
+    write_bags(tmp_path / "features" / inside, is_trident=not inside)
+    words = ["mil", str(tmp_path / "features"), "--labels", str(labels), *LABELS, "-o", str(tmp_path / "report")]
+    code, output = run(*words, "--epochs", "30", "--patience", "0", "--lr", "0.01", "--projection", "8", "--attention", "4")
+    assert code == 0, output
+    table = pd.read_csv(tmp_path / "report" / "predictions.csv")
+    test = table[table["split"] == "test"]
+    assert set(table["id"]) == set(IDS)
+    assert test[test["tumour"] == 1]["score tumour"].min() > test[test["tumour"] == 0]["score tumour"].max()
+    assert not (tmp_path / "report" / "mil.safetensors").exists()
+
+
+def test_damaged_and_mixed_bags_are_refused_in_one_line(tmp_path: Path, labels: Path) -> None:
+    write_bags(tmp_path / "features")
+    words = ["mil", str(tmp_path / "features"), "--labels", str(labels), *LABELS, "-o", str(tmp_path / "report")]
+    with h5py.File(tmp_path / "features" / "s03.h5", "w") as file:
+        file["features"] = np.zeros((4, 7))
+    code, output = run(*words)
+    assert code == 2 and "required features of one width · got 6 in s00.h5, 7 in s03.h5" in output
+    (tmp_path / "features" / "s03.h5").write_bytes(b"no h5")
+    code, output = run(*words)
+    assert code == 2 and "s03.h5: required features of tiles" in output
+    assert not (tmp_path / "report").exists()
+
+
+def as_npy(file: Path) -> Path:
+    np.save(file.with_suffix(".npy"), vectors())
+    pd.DataFrame({"file": [f"{name}.png" for name in IDS]}).to_csv(file.with_suffix(".csv"), index=False)
+    return file.with_suffix(".npy")
+
+
+def as_npz(file: Path) -> Path:
+    np.savez(file.with_suffix(".npz"), features=vectors(), ids=np.array(IDS))
+    return file.with_suffix(".npz")
+
+
+def as_parquet(file: Path) -> Path:
+    pytest.importorskip("pyarrow")
+    pd.DataFrame({"id": IDS, "embedding": list(vectors())}).to_parquet(file.with_suffix(".parquet"))
+    return file.with_suffix(".parquet")
+
+
+@pytest.mark.parametrize("probe", ["linear", "knn"])
+@pytest.mark.parametrize("write", [as_npy, as_npz, as_parquet])
+def test_vectors_with_ids(write: Callable[[Path], Path], probe: str, tmp_path: Path, labels: Path) -> None:
+    file = write(tmp_path / "vectors")
+    more = ["-k", "3"] if probe == "knn" else ["--lr", "0.05"]
+    code, output = run(probe, str(file), "--labels", str(labels), *LABELS, *more, "-o", str(tmp_path / "report"))
+    assert code == 0, output
+    text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    assert f"Features: as {file} holds them." in text
+    table = pd.read_csv(tmp_path / "report" / "predictions.csv")
+    test = table[table["split"] == "test"]
+    assert test[test["tumour"] == 1]["score tumour"].min() > test[test["tumour"] == 0]["score tumour"].max()
+
+
+def test_ids_that_do_not_fit_are_refused(tmp_path: Path, labels: Path) -> None:
+    file = as_npy(tmp_path / "vectors")
+    words = ["linear", str(file), "--labels", str(labels), *LABELS, "-o", str(tmp_path / "report")]
+    pd.DataFrame({"file": IDS[:-1]}).to_csv(tmp_path / "vectors.csv", index=False)
+    code, output = run(*words)
+    assert code == 2 and "got 23 ids, 23 different, and an array of (24, 6)" in output
+    pd.DataFrame({"name": IDS}).to_csv(tmp_path / "vectors.csv", index=False)
+    code, output = run(*words)
+    assert code == 2 and "vectors.csv: required a column of ids called one of id, ids, path" in output
+    file.write_bytes(b"\x93NUMPY")
+    code, output = run(*words)
+    assert code == 2 and "required vectors in a readable .npy, .npz or .parquet file" in output
+    assert not (tmp_path / "report").exists()
