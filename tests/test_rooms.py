@@ -21,7 +21,7 @@ KNOWS = {
     "features": {"backbones"},
     "reports": set(),
     "probes": {"nnunet", "features", "reports"},
-    "compare": {"features", "reports"},
+    "compare": {"features", "reports", "em"},
     "demo": set(),
     "pretrain": {"nnunet", "features", "reports", "probes"},
     "study": {"nnunet", "compare", "reports"},

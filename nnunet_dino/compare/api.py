@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nnunet_dino._errors import UserError
 from nnunet_dino._nnunet_folders import dataset_name, require_folder
+from nnunet_dino.compare.blocks import by_block
 from nnunet_dino.compare.comparison import compare_entries
 from nnunet_dino.compare.dataset import files_by_case, ignore_label, pictures_in, pictures_of_dataset
 from nnunet_dino.compare.read_folders import read_folders
@@ -39,6 +40,7 @@ def compare_results(
     folds: Sequence[str | int] = (),
     baseline: str | None = None,
     common: bool = False,
+    block: Sequence[int] | None = None,
 ) -> Comparison:
     """Compares nnU-Net's validation results of a data set.
 
@@ -51,6 +53,7 @@ def compare_results(
         baseline: Trainer or result to compare with; by default the stock ``nnUNetTrainer`` of the same configuration, else the
             first result.
         common: Compare only the cases that all results share, instead of refusing different case sets.
+        block: Of neurons: score blocks of so many voxels ``d h w`` as cases of their own; None scores whole volumes.
 
     Raises:
         UserError: Nothing to compare, different case sets, broken files, or unknown names.
@@ -59,7 +62,9 @@ def compare_results(
     entries = read_results(
         results / name, trainers=trainers, plans=plans, configurations=configurations, folds=[str(fold) for fold in folds]
     )
-    comparison = compare_entries(entries, title=name, pictures=pictures_of_dataset(name), baseline=baseline, common=common)
+    pictures = pictures_of_dataset(name)
+    entries = [by_block(entry, pictures.references, block) for entry in entries] if block else entries
+    comparison = compare_entries(entries, title=name, pictures=pictures, baseline=baseline, common=common)
     return replace(comparison, ignore_label=ignore_label(dataset_json_of(entries[0].source)))
 
 
@@ -73,6 +78,7 @@ def compare_folders(
     resample: bool = False,
     baseline: str | None = None,
     common: bool = False,
+    block: Sequence[int] | None = None,
 ) -> Comparison:
     """Compares folders of predicted segmentations. Nothing is written into them.
 
@@ -84,6 +90,7 @@ def compare_folders(
         resample: Take predictions on another grid to that of their reference, by nearest labels, instead of refusing them.
         baseline: Name of the folder to compare with; the first one by default.
         common: Compare only the cases that all folders share.
+        block: As in :func:`compare_results`.
 
     Raises:
         UserError: A folder, a label or a file is missing or does not fit, or the case sets differ.
@@ -100,6 +107,7 @@ def compare_folders(
     pictures = Pictures({}, references, "--images-folder was not given")
     if images is not None:
         pictures = pictures_in(images, ending, references)
+    entries = [by_block(entry, references, block) for entry in entries] if block else entries
     title = str(description.get("name") or "Predicted folders")
     comparison = compare_entries(entries, title=title, pictures=pictures, baseline=baseline, common=common)
     return replace(comparison, ignore_label=ignore_label(description))
