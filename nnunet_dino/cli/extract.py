@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.cli._options import BACKBONE, DEVICE, PIXELS, statistics
+from nnunet_dino.cli._options import BACKBONE, DEVICE, PIXELS, TILING, statistics, tiling
 
 if TYPE_CHECKING:
     from nnunet_dino.features.extraction import Outcome
@@ -31,6 +31,7 @@ NUM_SHOWN = 20
     help="Edge of the square; multiple of the patch, 16 of DINOv3.",
 )
 @PIXELS
+@TILING
 @click.option("--kind", default="auto", show_default=True, metavar="WHAT", help="images, volumes or slides.")
 @click.option("--column", metavar="NAME", help="Column of the CSV file with the paths.")
 @click.option("--root", metavar="PATH", help="Folder that the paths in the CSV file start from; default: that of the file.")
@@ -52,9 +53,6 @@ def extract(
     plane: str,
     every: int,
     volume: int | None,
-    tissue: str,
-    mpp: float | None,
-    slide_mpp: float | None,
     store: str,
     **options: Any,
 ) -> int:
@@ -70,14 +68,14 @@ def extract(
     Exit code 1 if an input could not be read; the rest is done.
     """
     from nnunet_dino.backbones.catalogue import get_spec
-    from nnunet_dino.features import Preprocessing, Slicing, Tiling
+    from nnunet_dino.features import Preprocessing, Slicing
     from nnunet_dino.features import extract as extract_features
 
     outcome = extract_features(
         store=store,
         preprocessing=Preprocessing(size_px, fit, window, statistics(mean, std), get_spec(options["backbone"]).patch_px),
         slicing=Slicing(plane, every, volume),
-        tiling=Tiling(tissue, mpp, slide_mpp),
+        tiling=tiling(options),
         shard=parse_shard(shard),
         show_progress=True,
         **options,

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from nnunet_dino.features.extraction import Outcome as Outcome
     from nnunet_dino.features.extraction import extract as extract
     from nnunet_dino.features.pixels import Preprocessing as Preprocessing
-    from nnunet_dino.features.slide import Tiling as Tiling
     from nnunet_dino.features.store.reader import Bag as Bag
     from nnunet_dino.features.store.reader import FeatureStore as FeatureStore
     from nnunet_dino.features.store.reader import open_store as open_store
+    from nnunet_dino.features.tiling import Tiling as Tiling
     from nnunet_dino.features.views import look as look
     from nnunet_dino.features.volume import Slicing as Slicing
 
@@ -28,7 +28,7 @@ _MODULES = {
     "Outcome": "extraction",
     "Preprocessing": "pixels",
     "Slicing": "volume",
-    "Tiling": "slide",
+    "Tiling": "tiling",
     "extract": "extraction",
     "look": "views",
     "open_store": "store.reader",

@@ -22,11 +22,12 @@ from nnunet_dino.features.inputs import IMAGES, SLIDES, VOLUMES, find_items
 from nnunet_dino.features.items import NOTE, Item, Source, is_of_the_machine
 from nnunet_dino.features.picture import open_image
 from nnunet_dino.features.pixels import Preprocessing
-from nnunet_dino.features.slide import Tiling, open_slide, require_openslide
+from nnunet_dino.features.slide import open_slide, require_openslide
 from nnunet_dino.features.store.index import missing_units, write_index
 from nnunet_dino.features.store.layout import DTYPES, StoreFacts, begin, unit_file
 from nnunet_dino.features.store.reader import TOKENS_OF
 from nnunet_dino.features.store.units import read_records, write_unit
+from nnunet_dino.features.tiling import Tiling
 from nnunet_dino.features.volume import Slicing, open_volume
 
 ITEMS_PER_FILE = {IMAGES: 128, VOLUMES: 1, SLIDES: 1}
@@ -116,7 +117,7 @@ def extract(
     if kind == VOLUMES:
         pixels |= asdict(slicing)
     if kind == SLIDES:
-        pixels |= asdict(tiling) | {"edge": "padded"}  # stores of releases that dropped these tiles are not continued
+        pixels |= tiling.record()
     facts = StoreFacts(
         kind=kind,
         backbone=backbone,

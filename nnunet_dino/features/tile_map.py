@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 
 LINE = (30, 90, 200)
+BORDER = (0, 130, 60)
 
 
 def draw_tiles(overview: np.ndarray, downsample: float, corners: np.ndarray, tile_px: int) -> np.ndarray:
@@ -32,10 +34,27 @@ def draw_tiles(overview: np.ndarray, downsample: float, corners: np.ndarray, til
     return np.asarray(picture)
 
 
+def outline(picture: np.ndarray, mask: np.ndarray, scale: float) -> np.ndarray:
+    """Draws the border of tissue.
+
+    Args:
+        picture: ``h w 3``.
+        mask: Tissue, ``h w``.
+        scale: Pixels of the picture per pixel of the mask.
+
+    Returns:
+        ``h w 3``.
+    """
+    rows, columns = ((np.arange(length) / scale).astype(int) for length in picture.shape[:2])
+    large = np.pad(mask, 1)[np.minimum(rows, mask.shape[0]) + 1][:, np.minimum(columns, mask.shape[1]) + 1]
+    border = large & ~ndimage.binary_erosion(large, iterations=2, border_value=0)
+    return np.where(border[..., None], np.array(BORDER, np.uint8), picture)
+
+
 def colour_tiles(
     overview: np.ndarray, downsample: float, corners: np.ndarray, tile_px: int, colours: np.ndarray, opacity: float = 0.6
 ) -> np.ndarray:
-    """Lays a colour over every tile.
+    """Lays a colour over every tile; where tiles overlap, their mean.
 
     Args:
         overview: The slide, ``h w 3``.
@@ -48,12 +67,14 @@ def colour_tiles(
     Returns:
         ``h w 3``.
     """
-    result = overview.astype(np.float32)
+    total, count = np.zeros(overview.shape, np.float32), np.zeros((*overview.shape[:2], 1), np.float32)
     for (x, y), colour in zip(corners.tolist(), colours, strict=True):
         rows = slice(round(y / downsample), round((y + tile_px) / downsample))
         columns = slice(round(x / downsample), round((x + tile_px) / downsample))
-        result[rows, columns] = (1 - opacity) * result[rows, columns] + opacity * 255 * colour
-    return result.round().astype(np.uint8)
+        total[rows, columns] += colour
+        count[rows, columns] += 1
+    laid = (1 - opacity) * overview + opacity * 255 * total / np.maximum(count, 1)
+    return np.where(count > 0, laid.round(), overview).astype(np.uint8)
 
 
 def colour_bar(height: int, colours: np.ndarray, labels: Sequence[str], width_px: int = 18) -> np.ndarray:
