@@ -101,15 +101,46 @@ def colour_bar(height: int, colours: np.ndarray, labels: Sequence[str], width_px
     return np.asarray(picture)
 
 
-def png(*pictures: np.ndarray, gap_px: int = 12) -> bytes:
-    """Returns pictures of one height side by side, as PNG."""
+def tile_row(title: str, tiles: Sequence[np.ndarray], labels: Sequence[str]) -> np.ndarray:
+    """Draws tiles of one size in a row behind a title, each with a label below, on white.
+
+    Args:
+        title: One word.
+        tiles: Each ``h w 3``.
+        labels: One per tile.
+
+    Returns:
+        ``h w 3``.
+    """
+    (height, width), font = tiles[0].shape[:2], ImageFont.load_default(13)
+    picture = Image.new("RGB", (48 + len(tiles) * (width + 6), height + 20), "white")
+    pen = ImageDraw.Draw(picture)
+    pen.text((0, height // 2), title, fill="black", anchor="lm", font=font)
+    for place, (tile, label) in enumerate(zip(tiles, labels, strict=True)):
+        left = 48 + place * (width + 6)
+        picture.paste(Image.fromarray(tile), (left, 0))
+        pen.text((left + width // 2, height + 3), label, fill="black", anchor="mt", font=font)
+    return np.asarray(picture)
+
+
+def side_by_side(*pictures: np.ndarray, gap_px: int = 12) -> np.ndarray:
+    """Returns pictures next to each other on white, ``h w 3``, their upper edges at one height."""
     height = max(picture.shape[0] for picture in pictures)
     width = sum(picture.shape[1] for picture in pictures) + gap_px * (len(pictures) - 1)
-    canvas = Image.new("RGB", (width, height), (255, 255, 255))
-    left = 0
+    canvas, left = np.full((height, width, 3), 255, np.uint8), 0
     for picture in pictures:
-        canvas.paste(Image.fromarray(picture), (left, 0))
+        canvas[: picture.shape[0], left : left + picture.shape[1]] = picture
         left += picture.shape[1] + gap_px
+    return canvas
+
+
+def above_each_other(*pictures: np.ndarray) -> np.ndarray:
+    """Returns pictures below each other on white, ``h w 3``, their left edges in one line."""
+    return side_by_side(*(picture.swapaxes(0, 1) for picture in pictures)).swapaxes(0, 1)
+
+
+def png(*pictures: np.ndarray) -> bytes:
+    """Returns pictures side by side, as PNG."""
     stream = io.BytesIO()
-    canvas.save(stream, "PNG", optimize=True)
+    Image.fromarray(side_by_side(*pictures)).save(stream, "PNG", optimize=True)
     return stream.getvalue()
