@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -10,14 +11,14 @@ import pytest
 import torch
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.probes import progress as progress_module
+from nnunet_dino.features import progress as progress_module
+from nnunet_dino.features.progress import Meter, progress
 from nnunet_dino.probes.bags import read_arrays
 from nnunet_dino.probes.clam import InstanceLoss, smooth_svm
 from nnunet_dino.probes.cross_validation import train_splits
 from nnunet_dino.probes.mil import AttentionMIL, GatedAttentionPool, MaxPool, MeanPool
 from nnunet_dino.probes.mil_training import MilOptions, train_mil
 from nnunet_dino.probes.options import AGGREGATORS
-from nnunet_dino.probes.progress import progress
 from nnunet_dino.probes.splits import folds
 
 CPU = torch.device("cpu")
@@ -253,12 +254,21 @@ def test_bags_are_scored_by_networks_that_have_not_seen_them():
 
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_progress_is_shown_with_and_without_a_terminal(is_terminal, monkeypatch, capsys):
-    monkeypatch.setattr(progress_module, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(progress_module, "SECONDS_BETWEEN_LINES", 0.2)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
-    assert list(progress(iter("abc"), 3, "training")) == ["a", "b", "c"]
+    slow = (time.sleep(0.5) or letter for letter in "abc")  # lines come while nothing is ready, too
+    assert list(progress(slow, 3, "training")) == ["a", "b", "c"]
     said = capsys.readouterr().err
-    assert ("2/3" in said, "training/s" in said) == (not is_terminal, True)
-    assert len(said.splitlines()) == 3 or is_terminal
+    assert ("0/3 [" in said, "1/3 [" in said, "training" in said) == (not is_terminal or "0/3 [" in said, True, True)
+    assert len(said.splitlines()) >= 5 or is_terminal
+
+
+def test_work_of_an_earlier_run_is_no_speed(monkeypatch):
+    meter = Meter(100, "image")
+    meter.begin_at(90)
+    monkeypatch.setattr(meter, "_begun", meter._begun - 10)
+    meter.update(5, "7 images/s")
+    assert "95/100" in meter.line() and "[00:10<00:10" in meter.line() and meter.line().endswith("7 images/s]")
 
 
 def test_bags_of_a_step_are_independent_of_each_other():

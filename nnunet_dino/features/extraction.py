@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -11,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.backbones.adapted import IMAGENET
@@ -22,6 +20,7 @@ from nnunet_dino.features.inputs import IMAGES, SLIDES, VOLUMES, find_items
 from nnunet_dino.features.items import NOTE, Item, Source, is_of_the_machine
 from nnunet_dino.features.picture import open_image
 from nnunet_dino.features.pixels import Preprocessing
+from nnunet_dino.features.progress import Meter
 from nnunet_dino.features.slide import open_slide, require_openslide
 from nnunet_dino.features.store.index import missing_units, write_index
 from nnunet_dino.features.store.layout import DTYPES, StoreFacts, begin, unit_file
@@ -91,7 +90,7 @@ def extract(
         shard: Which part of the work is this process's, from 0, and how many parts there are.
         device: Where to compute; ``auto`` is CUDA if there is any.
         required_weights: Digest of the weights without which nothing is to be encoded; by default any.
-        show_progress: Draw a bar on standard error, if that is a terminal.
+        show_progress: Draw a bar on standard error, or print a line a minute where that is no terminal.
 
     Raises:
         UserError: An option is wrong, there are no weights, the store is of something else or cannot be written to, or the
@@ -137,9 +136,8 @@ def extract(
         num_workers or min(8, os.cpu_count() or 1),
     )
     num_mine = sum((position // facts.items_per_file) % shard[1] == shard[0] for position in range(len(items)))
-    disable = None if show_progress else True
-    with tqdm(total=num_mine, unit=kind[:-1], disable=disable, smoothing=0.05, file=sys.stderr) as bar:
-        failed = fill(Path(store), facts, items, encoder, reading, shard, _shown_by(bar))
+    with Meter(num_mine, kind[:-1], show_progress) as meter:
+        failed = fill(Path(store), facts, items, encoder, reading, shard, _shown_by(meter))
     return Outcome(facts, failed, _noted(Path(store), facts, shard), len(missing_units(Path(store), facts)))
 
 
@@ -175,17 +173,18 @@ def _check(store: str, features: str | None, dtype: str, counts: dict[str, int |
             raise UserError(f"{option}: required a number from 1 · got {number}")
 
 
-def _shown_by(bar: tqdm) -> Callable[[int, int], None]:
-    num_images = 0
+def _shown_by(meter: Meter) -> Callable[[int, int], None]:
+    num_images = num_items = 0
 
     def done(items: int, images: int) -> None:
-        nonlocal num_images
-        num_images += images
-        if images == 0 and bar.n == 0 and num_images == 0:
-            bar.initial = items  # done by an earlier run: not counted as speed
-        if bar.format_dict["elapsed"] and num_images:
-            bar.set_postfix_str(f"{num_images / bar.format_dict['elapsed']:.1f} images/s", refresh=False)
-        bar.update(items)
+        nonlocal num_images, num_items
+        if items and num_images == num_items == 0:
+            meter.begin_at(items)
+        else:
+            num_images += images
+            speed = f"{num_images:,} images, {num_images / max(meter.elapsed_s, 1e-3):.1f} images/s" if num_images else ""
+            meter.update(items, speed)
+        num_items += items
 
     return done
 

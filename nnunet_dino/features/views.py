@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from nnunet_dino._errors import UserError
 from nnunet_dino._files import write_atomically
@@ -24,6 +22,7 @@ from nnunet_dino.features.inputs import IMAGES, SLIDES, find_items
 from nnunet_dino.features.items import Item, Source, Unreadable
 from nnunet_dino.features.picture import read_picture, show_picture
 from nnunet_dino.features.pixels import Preprocessing, placement
+from nnunet_dino.features.progress import Meter
 from nnunet_dino.features.slide_view import slide_shapes, slide_view
 from nnunet_dino.features.tiling import Tiling
 from nnunet_dino.features.view_page import view_page
@@ -75,7 +74,7 @@ def look(
         tiling: How a slide is cut.
         tiles_only: Draw tissue and tiles of a slide without encoding them, or write them as ``.geojson``.
         device: Where to compute.
-        show_progress: Draw a bar on standard error, if that is a terminal.
+        show_progress: Draw a bar on standard error, or print a line a minute where that is no terminal.
 
     Returns:
         What a reader must know.
@@ -201,12 +200,12 @@ def _encoded(
 ) -> Tensor:
     """Returns some feature of all images of a source."""
     batch, count = default_batch(size_px), source.num_images
-    with tqdm(total=count, unit="image", disable=None if show_progress else True, file=sys.stderr) as bar:
+    with Meter(count, "image", show_progress) as meter:
         parts = []
         for start in range(0, count, batch):
             images = source.images(start, min(start + batch, count))
             parts.append(pick(encoder(images)).cpu())
-            bar.update(len(images))
+            meter.update(len(images))
     return torch.cat(parts)
 
 
