@@ -41,6 +41,7 @@ NUM_SHOWN = 20
 @click.option("--batch", type=int, metavar="N", help="Images at once; default: 16,384 tokens.")
 @click.option("--workers", "num_workers", type=int, metavar="N", help="Threads that read; default: processors, at most 8.")
 @click.option("--per-file", "items_per_file", type=int, metavar="N", help="Inputs per file; default: 128 images, 1 of others.")
+@click.option("--update", is_flag=True, help="Go on with other inputs than those of the store: add new, leave out others.")
 @click.option("--shard", metavar="I/N", help="Do only part I of N, into the same store; torchrun sets it by itself.")
 @DEVICE
 def extract(
@@ -111,7 +112,7 @@ def _report(store: str, outcome: Outcome) -> int:
 
     facts, failed = outcome.facts, outcome.failed
     if missing := outcome.num_missing_units:
-        click.echo(f"this shard is done · {missing} of {facts.num_units} files of {store} are left to other shards")
+        click.echo(f"this shard is done · {missing} files of {store} are left to other shards")
     else:
         is_random = facts.weights_are_random
         weights = "random weights: the features say nothing about DINOv3" if is_random else f"digest {facts.weights[:12]}"

@@ -20,6 +20,7 @@ from nnunet_dino.backbones.weights.model_config import Statistics
 from nnunet_dino.features.encoder import Features, FrozenEncoder, default_batch, pick_device
 from nnunet_dino.features.inputs import IMAGES, SLIDES, find_items
 from nnunet_dino.features.items import Item, Source, Unreadable
+from nnunet_dino.features.memory import check_memory
 from nnunet_dino.features.picture import read_picture, show_picture
 from nnunet_dino.features.pixels import Preprocessing, placement
 from nnunet_dino.features.progress import Meter
@@ -200,6 +201,7 @@ def _encoded(
 ) -> Tensor:
     """Returns some feature of all images of a source."""
     batch, count = default_batch(size_px), source.num_images
+    check_memory(min(batch, count), size_px, get_spec(encoder.name).patch_px, encoder.embed_dim, encoder.device)
     with Meter(count, "image", show_progress) as meter:
         parts = []
         for start in range(0, count, batch):
