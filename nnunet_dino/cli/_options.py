@@ -26,7 +26,7 @@ BACKBONE = click.option(
 )
 PIXELS = options_of(
     click.option("--fit", default="pad", show_default=True, metavar="HOW", help="pad, stretch or crop what is not square."),
-    click.option("--window", default="auto", show_default=True, metavar="HU", help="lung, mediastinum, bone … or LOW,HIGH."),
+    click.option("--window", default="auto", show_default=True, metavar="HU", help="lung, bone … or LOW,HIGH; three are RGB."),
     click.option("--mean", nargs=3, type=float, metavar="R G B", help="Of the colours that the backbone was trained with."),
     click.option("--std", nargs=3, type=float, metavar="R G B", help="Likewise; default: what the weights say, or ImageNet's."),
     click.option("--plane", default="axial", show_default=True, metavar="NAME", help="Of volumes: axial, coronal, sagittal."),

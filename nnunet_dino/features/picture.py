@@ -21,8 +21,8 @@ from nnunet_dino.features.pixels import (
     placement,
     require_finite,
     shown_range,
+    shown_unit,
     shows_image,
-    to_unit,
 )
 
 Image.MAX_IMAGE_PIXELS = None
@@ -77,8 +77,9 @@ def show_picture(picture: Picture, preprocessing: Preprocessing) -> Source:
     window, values = preprocessing.range(), picture.values
     if window is None and picture.as_header_asks is not None:
         values, window = picture.as_header_asks
-    (low, high), notes = shown_range(values, window, picture.padding, picture.is_inverted, is_picture=True)
-    image = to_unit(torch.from_numpy(np.ascontiguousarray(values)).permute(2, 0, 1)[None], low, high, picture.is_inverted)
+    ends, notes = shown_range(values, window, picture.padding, picture.is_inverted, is_picture=True)
+    pixels = torch.from_numpy(np.ascontiguousarray(values)).permute(2, 0, 1)[None]
+    image = shown_unit(pixels, ends, preprocessing, picture.is_inverted)
     square = fit_square(image, preprocessing.size_px, preprocessing.fit, picture.pixel_hw)
     height, width = values.shape[:2]
     place = placement((height, width), preprocessing.size_px, preprocessing.fit, picture.pixel_hw)
