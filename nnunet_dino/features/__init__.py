@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from nnunet_dino.features.extraction import Outcome as Outcome
     from nnunet_dino.features.extraction import extract as extract
     from nnunet_dino.features.pixels import Preprocessing as Preprocessing
-    from nnunet_dino.features.slide import Tiling as Tiling
     from nnunet_dino.features.store.reader import Bag as Bag
     from nnunet_dino.features.store.reader import FeatureStore as FeatureStore
     from nnunet_dino.features.store.reader import open_store as open_store
+    from nnunet_dino.features.tiling import Tiling as Tiling
     from nnunet_dino.features.views import look as look
     from nnunet_dino.features.volume import Slicing as Slicing
 
@@ -30,7 +30,7 @@ _PUBLIC = {
     "Outcome": "features.extraction",
     "Preprocessing": "features.pixels",
     "Slicing": "features.volume",
-    "Tiling": "features.slide",
+    "Tiling": "features.tiling",
     "extract": "features.extraction",
     "look": "features.views",
     "open_store": "features.store.reader",

@@ -23,8 +23,8 @@ from nnunet_dino.features.pixels import (
     require_finite,
     show_square,
     shown_range,
+    shown_unit,
     shows_image,
-    to_unit,
 )
 from nnunet_dino.features.series import read_file, read_folder
 
@@ -75,12 +75,12 @@ def show_slices(volume: Volume, preprocessing: Preprocessing, slicing: Slicing) 
     """Returns the slices of a volume as images; they are prepared on demand."""
     slices, pixel_hw = take_plane(volume, slicing.plane)
     slices = slices[:: slicing.every]
-    (low, high), notes = shown_range(volume.values, preprocessing.range(), volume.padding, volume.is_inverted)
+    ends, notes = shown_range(volume.values, preprocessing.range(), volume.padding, volume.is_inverted)
 
     def images(start: int, stop: int) -> Tensor:
         part = torch.from_numpy(np.array(slices[start:stop], order="C"))  # torch knows no negative strides
         part = part[:, None] if part.ndim == 3 else part.movedim(-1, 1)
-        unit = to_unit(part, low, high, volume.is_inverted)
+        unit = shown_unit(part, ends, preprocessing, volume.is_inverted)
         return show_square(unit, preprocessing, pixel_hw)
 
     facts = {
