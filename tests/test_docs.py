@@ -196,10 +196,17 @@ def test_the_command_reference_is_the_command_line() -> None:
 
 
 def command_lines() -> list[tuple[str, list[str]]]:
-    """Returns every command in the shell examples, with its page; continued lines joined, variables and redirections left."""
+    """Returns every command in the shell examples, with its page; continued lines joined, redirections left.
+
+    Variables that a page exports and defaults of others are put in.
+    """
     found = []
     for page in PAGES:
-        for block in fences(page.read_text(encoding="utf-8"), "bash"):
+        text = page.read_text(encoding="utf-8")
+        exported = dict(re.findall(r"^export (\w+)=(\S+)", text, re.MULTILINE))
+        for block in fences(text, "bash"):
+            block = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", block)
+            block = re.sub(r"\$(\w+)", lambda match: exported.get(match[1], match[0]), block)
             for line in block.replace("\\\n", " ").splitlines():
                 words = shlex.split(line.replace("$(nnunet-dino trainers-path)", ""), comments=True)
                 while words and re.match(r"\w+=", words[0]):

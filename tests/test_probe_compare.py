@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.probes.comparison import compare_probes
@@ -93,3 +94,33 @@ def test_reports_on_other_inputs_or_with_other_truths_are_refused(tmp_path):
     with pytest.raises(UserError, match="got .*nothing"):
         compare_probes([a, str(tmp_path / "nothing")], str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_several_labels_count_by_their_mean_area():
+    rng = np.random.default_rng(7)
+    targets = (rng.random((80, 3)) < 0.4).astype(float)
+    first, second = targets * 0.5 + rng.normal(size=(80, 3)), targets + rng.normal(size=(80, 3))
+    found = paired_difference(targets, first, second, np.arange(80).astype(str), 200, 0)
+    assert found.first == pytest.approx(roc_auc_score(targets, first, average="macro"), abs=1e-12)
+    assert found.second == pytest.approx(roc_auc_score(targets, second, average="macro"), abs=1e-12)
+    assert found.difference.value == pytest.approx(found.second - found.first, abs=1e-12)
+    assert np.isnan(found.p_delong)
+
+
+def test_every_encoder_has_a_row_with_its_cost(tmp_path):
+    targets, first, second = scores_of(count=60)
+    folders = [
+        write_predictions(tmp_path / name, targets, scores) for name, scores in (("a", first), ("b", second), ("c", first))
+    ]
+    for folder, backbone in zip(folders, ("dinov3_tiny", "timm:convnext_atto"), strict=False):
+        facts = {"backbone": backbone, "preprocessing": {"size_px": 64}}
+        Path(folder, "report.json").write_text(json.dumps({"store": facts}), encoding="utf-8")
+    compare_probes(folders, str(tmp_path / "out"), num_rounds=200, echo=lambda text: None, time_on="cpu")
+    text = (tmp_path / "out/report.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith(f"| {tmp_path}")]
+    (a, b, c), others = rows[:3], rows[3:]
+    assert a[1:3] == ["dinov3_tiny", "64"] and a[4:7] == ["first", "–", "0.9 M"] and float(a[7]) > 0
+    assert b[1:3] == ["timm:convnext_atto", "64"] and b[6] == "3.4 M" and float(b[7]) > 0
+    assert c[1:3] == ["–", "–"] and c[6:] == ["–", "–"]
+    assert a[3] == f"{roc_auc_score(targets, first):.3f}" and b[3] == f"{roc_auc_score(targets, second):.3f}"
+    assert b[4] == others[0][4]  # of one label the mean is that label

@@ -17,6 +17,14 @@ class EightTimesFifty:
         super().run_training()
 
 
+class nnUNetTrainerDINOv3Tiny_1x4(nnUNetTrainerDINOv3Tiny):
+    """One epoch of four iterations, to see that a way is whole."""
+
+    def run_training(self) -> None:
+        self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1, 4, 1
+        super().run_training()
+
+
 class nnUNetTrainer_8x50(EightTimesFifty, nnUNetTrainer):
     """Stock."""
 

@@ -142,7 +142,8 @@ def mil(maps: int, **given: Any) -> None:
 @click.option("--overwrite", is_flag=True, help="Write into a folder that holds files; replaces those of an earlier report.")
 @click.option("--rounds", default=10_000, show_default=True, metavar="N", help="Bootstrap rounds.")
 @click.option("--seed", default=0, show_default=True, metavar="N", help="Of the bootstrap.")
-def compare(reports: tuple[str, ...], output: str, overwrite: bool, rounds: int, seed: int) -> None:
+@click.option("--time", "time_on", metavar="DEVICE", help="Time the encoders there, with random weights: cpu, cuda …")
+def compare(reports: tuple[str, ...], output: str, overwrite: bool, rounds: int, seed: int, time_on: str | None) -> None:
     """Test whether probes differ that were tested on the same inputs: the first of REPORTS against each of the others.
 
     \b
@@ -152,7 +153,7 @@ def compare(reports: tuple[str, ...], output: str, overwrite: bool, rounds: int,
 
     check_number("--rounds", rounds, least=100)
     check_number("--seed", seed, least=0, most=MAX_SEED)
-    compare_probes(reports, output, rounds, seed, overwrite, _command(), click.echo)
+    compare_probes(reports, output, rounds, seed, overwrite, _command(), click.echo, time_on)
 
 
 def _command() -> str:

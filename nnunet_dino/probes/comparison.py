@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from nnunet_dino import reports
 from nnunet_dino._errors import UserError
+from nnunet_dino._nnunet_folders import read_json
+from nnunet_dino.features.encoder import pick_device
 from nnunet_dino.features.inputs import read_csv
+from nnunet_dino.probes.encoder_cost import BATCH, milliseconds_per_image, num_parameters
 from nnunet_dino.probes.paired import PairedDifference, paired_difference
 from nnunet_dino.probes.report import PACKAGES, PREDICTIONS
 from nnunet_dino.probes.result_tables import number, with_interval
 from nnunet_dino.reports import Report, Table
-from nnunet_dino.reports.folder import PAGE
+from nnunet_dino.reports.folder import NUMBERS, PAGE
 
 NOT_LABELS = ("id", "patient", "split", "fold")
 LEVEL = 0.05
@@ -24,10 +29,11 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class _Predictions:
-    """The test inputs of one report: truth and scores by label."""
+    """The test inputs of one report: truth and scores by label; and what its store says, if it had one."""
 
     name: str
     table: pd.DataFrame
+    facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def labels(self) -> list[str]:
@@ -48,8 +54,11 @@ def compare_probes(
     overwrite: bool = False,
     command: str | None = None,
     echo: Callable[[str], object] = print,
+    time_on: str | None = None,
 ) -> Report:
-    """Compares the scores of further reports with those of the first, label by label, and writes a report.
+    """Compares the scores of further reports with those of the first, by label and on average, and writes a report.
+
+    The encoders of ``time_on`` are timed there, for example ``cuda``; by default none is.
 
     Raises:
         UserError: There are fewer than two reports, one is none, or their test inputs, patients, labels or truths differ.
@@ -71,7 +80,13 @@ def compare_probes(
         for other in others
         for label in labels
     }
-    report = _report(first, found, patients, num_rounds, seed, command)
+    truth, scores = _stacked(first.truth, labels), _stacked(first.scores, labels)
+    means = {
+        other.name: paired_difference(truth, scores, _stacked(other.scores, labels), patients, num_rounds, seed)
+        for other in others
+    }
+    encoders = _encoders([first, *others], means, pick_device(time_on) if time_on else None)
+    report = _report(first, found, patients, num_rounds, seed, command, encoders)
     reports.write_report(report, Path(output), overwrite=overwrite)
     echo(reports.report_text(report))
     echo(f"\nReport: {Path(output) / PAGE}")
@@ -88,7 +103,9 @@ def _read(folder: str) -> _Predictions:
     table = table[table["split"] == "test"].set_index("id", drop=False).sort_index()
     if not len(table) or table.index.has_duplicates:
         raise UserError(f"{file}: required every test input once · got {len(table)} rows of {table.index.nunique()} inputs")
-    predictions = _Predictions(folder, table)
+    said = read_json(Path(folder, NUMBERS), dict) if Path(folder, NUMBERS).is_file() else {}
+    facts = said.get("store", said.get("numbers", {}).get("store"))
+    predictions = _Predictions(folder, table, facts if isinstance(facts, dict) else {})
     for label in predictions.labels:
         for name in (label, f"score {label}"):
             values = pd.to_numeric(table[name], errors="coerce")
@@ -127,6 +144,7 @@ def _report(
     num_rounds: int,
     seed: int,
     command: str | None,
+    encoders: Table,
 ) -> Report:
     rows = [
         [
@@ -157,7 +175,7 @@ def _report(
         title="Probes compared",
         sentences=[_sentence(first.name, other, label, one) for (other, label), one in found.items()][:10],
         warnings=warnings,
-        blocks=[Table("Difference of AUROC", headers, rows, caption, num_text_columns=2, in_terminal=True)],
+        blocks=[encoders, Table("Difference of AUROC by label", headers, rows, caption, num_text_columns=2, in_terminal=True)],
         method=[
             f"Drawn patients: {num_rounds:,} drawings with seed {seed}, the same for both; p is twice the share of drawings on "
             "the other side of no difference. DeLong: DeLong et al. 1988 for correlated curves."
@@ -168,6 +186,30 @@ def _report(
             "differences": [{"report": other, "label": label, **asdict(one)} for (other, label), one in found.items()],
         },
     )
+
+
+def _stacked(read: Callable[[str], np.ndarray], labels: Sequence[str]) -> np.ndarray:
+    return np.stack([read(label) for label in labels], axis=1)
+
+
+def _encoders(compared: Sequence[_Predictions], means: Mapping[str, PairedDifference], device: torch.device | None) -> Table:
+    """Returns one row per report: which encoder, how good, how sure, at what cost."""
+    rows = []
+    area = next(iter(means.values())).first
+    for report in compared:
+        facts, one = report.facts, means.get(report.name)
+        size = facts["preprocessing"]["size_px"] if facts else None
+        count, time_ms = num_parameters(facts) if facts else None, None
+        if facts and device and count:
+            time_ms = milliseconds_per_image(facts, device)
+        tested = [with_interval(one.difference), _p(one.p_bootstrap)] if one else ["first", "–"]
+        cost = [f"{count / 1e6:.1f} M" if count else "–", f"{time_ms:.1f}" if time_ms else "–"]
+        encoder = facts["backbone"] if facts else "–"
+        rows.append([report.name, encoder, str(size or "–"), number(one.second if one else area), *tested, *cost])
+    headers = ["Report", "Encoder", "Size, px", "AUROC", "Difference to first", "p", "Parameters", "ms an image"]
+    where = f"on {device}, {BATCH} images at a time" if device else "not measured; --time DEVICE measures it"
+    caption = f"AUROC is the mean over the labels; interval and p from drawn patients. Time of the encoder alone: {where}."
+    return Table("Encoders", headers, rows, caption, num_text_columns=2, in_terminal=True)
 
 
 def _sentence(first: str, other: str, label: str, one: PairedDifference) -> str:

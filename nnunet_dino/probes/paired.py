@@ -36,15 +36,21 @@ def paired_difference(
     """Compares the areas under the ROC curve of two sets of scores.
 
     Args:
-        targets: 0 or 1, ``n``, both of them there.
-        first: Scores, ``n``.
-        second: Scores of the same inputs, ``n``.
+        targets: 0 or 1, ``n``, both of them there; or of several labels, ``n c``, whose areas are averaged.
+        first: Scores, as ``targets``.
+        second: Scores of the same inputs.
         patients: Whose the inputs are, ``n``.
         num_rounds: Drawings.
         seed: Of the drawings.
     """
     weights = list(drawings(patients, num_rounds, seed))
-    areas = [np.concatenate([weighted_auroc(targets, scores, some) for some in weights]) for scores in (first, second)]
+    is_one = targets.ndim == 1
+
+    def area(scores: np.ndarray) -> np.ndarray:
+        pairs = [(targets, scores)] if is_one else list(zip(targets.T, scores.T, strict=True))
+        return np.mean([np.concatenate([weighted_auroc(t, s, some) for some in weights]) for t, s in pairs], axis=0)
+
+    areas = [area(first), area(second)]
     differences = areas[1] - areas[0]
     drawn = differences[1:][np.isfinite(differences[1:])]
     tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
@@ -52,7 +58,7 @@ def paired_difference(
         first=float(areas[0][0]),
         second=float(areas[1][0]),
         difference=estimate(differences),
-        p_delong=delong_p(targets, first, second),
+        p_delong=delong_p(targets, first, second) if is_one else float("nan"),
         p_bootstrap=float(min(1.0, 2 * (tail + 1) / (len(drawn) + 1))),
     )
 

@@ -1,0 +1,37 @@
+"""The recipes of the page on the benchmark, on stand-ins in the real layout."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import recipes
+
+
+def test_every_recipe_of_the_page_has_a_stand_in() -> None:
+    found = re.findall(r"^# recipe: (\S+)$", recipes.PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(found) == set(recipes.STAND_INS) and len(found) == len(set(found))
+
+
+@pytest.mark.parametrize(
+    ("name", "report", "counts"),
+    [
+        ("nih14", "nih14_linear", {"test": 24, "train": 50, "val": 6}),
+        ("camelyon16", "camelyon16_mil", {"test": 8, "train": 14, "val": 2}),
+        pytest.param("rsna", "rsna_linear", {"test": 8, "train": 28, "val": 4}, marks=pytest.mark.slow),
+        pytest.param("bcnb", "bcnb_HER2", {"test": 20}, marks=pytest.mark.slow),
+        pytest.param("ct-rate", "ct-rate_knn", {"test": 12, "train": 22, "val": 2}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_recipe_runs_from_a_copy_of_the_page(name: str, report: str, counts: dict[str, int], tmp_path: Path) -> None:
+    copy = tmp_path / "page.md"
+    copy.write_text(recipes.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    out = recipes.run(name, tmp_path, copy.read_text(encoding="utf-8"))
+    table = pd.read_csv(out / report / "predictions.csv")
+    assert table["split"].value_counts().to_dict() == counts
+    assert (out / report / "report.html").is_file()
