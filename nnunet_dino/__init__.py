@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from nnunet_dino._lazy import names_of
 from nnunet_dino.nnunet.discovery.boot import register as _register
 
-TYPE_CHECKING = False  # type checkers take it for true; importing the real one takes longer than all the rest
+TYPE_CHECKING = False  # type checkers take it for true
 if TYPE_CHECKING:
     from nnunet_dino.backbones.adapted import LoraOptions as LoraOptions
     from nnunet_dino.backbones.image_encoder import load_backbone as load_backbone
@@ -22,16 +23,9 @@ _ROOMS = {
 }
 __all__ = ["__version__", *_ROOMS]
 
+__getattr__ = names_of(__name__, _ROOMS)  # importing the package alone imports neither torch nor nnU-Net
+
 _register()
-
-
-def __getattr__(name: str) -> object:
-    """Imports what is asked for; importing the package alone imports neither torch nor nnU-Net."""
-    if name not in _ROOMS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
 
 
 def __dir__() -> list[str]:

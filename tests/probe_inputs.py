@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 import SimpleITK as sitk
 from PIL import Image
 
 TINY = "dinov3_tiny"
+PINK = (200, 120, 170)
+SLIDE_PX = (3072, 2048)
 
 
 def write_pictures(folder: Path, count: int, seed: int = 0, size: tuple[int, int] = (40, 56)) -> list[str]:
@@ -44,6 +47,28 @@ def asymmetric_volume(spacing_mm: tuple[float, float, float] = (2.5, 1.5, 1.0), 
     image = sitk.GetImageFromArray((100 * d + 10 * h + w).astype(np.int16))
     image.SetSpacing(spacing_mm[::-1])
     return sitk.DICOMOrient(image, code)
+
+
+def ellipse(downsample: int = 1) -> np.ndarray:
+    """Returns where the slide of :func:`write_slide` shows tissue: an ellipse with axes of 2,000 and 1,200 px."""
+    width, height = SLIDE_PX
+    y, x = np.indices((height // downsample, width // downsample))
+    return ((x * downsample - width / 2) / 1000) ** 2 + ((y * downsample - height / 2) / 600) ** 2 <= 1
+
+
+def write_slide(path: Path) -> str:
+    """Writes a pyramid of two levels as scanners do, tiled and with a resolution of 0.25 µm. Returns its path."""
+    pytest.importorskip("openslide", reason="OpenSlide is not installed")
+    import tifffile
+
+    width, height = SLIDE_PX
+    noise = np.random.default_rng(0).integers(-20, 20, size=(height, width, 3))
+    pixels = np.where(ellipse()[..., None], np.clip(np.array(PINK) + noise, 0, 255), 245).astype(np.uint8)
+    options = {"tile": (256, 256), "photometric": "rgb", "resolutionunit": "CENTIMETER"}
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(pixels, resolution=(40000, 40000), **options)
+        writer.write(pixels[::4, ::4], resolution=(10000, 10000), subfiletype=1, **options)
+    return str(path)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import SimpleITK as sitk
 from compare_tree import DATASET, LABELS, Tree, evaluate, moving, reference, save, shifted
@@ -357,6 +358,29 @@ def test_a_segmentation_that_is_damaged_or_lies_elsewhere_is_refused_by_name(tre
     with pytest.raises(UserError, match=says) as caught:
         compare_folders([predictions], labels_folder=labels, dataset_json=tmp_path / "dataset.json")
     assert str(file.parent) in str(caught.value)
+
+
+def test_predictions_on_other_grids_are_taken_to_that_of_the_reference_when_asked(tree, tmp_path):
+    labels, predictions = tmp_path / "labels", tmp_path / "pred"
+    tree.write_json(tmp_path / "dataset.json", tree.description)
+    for number in range(3):
+        save(reference(number), labels / f"case_0{number}.nii.gz")
+        save(shifted(reference(number), 1), predictions / f"case_0{number}.nii.gz")
+    options = {"labels_folder": labels, "dataset_json": tmp_path / "dataset.json"}
+    expected = compare_folders([predictions], **options).entries[0].dice
+    for number, code in enumerate(("RAS", "PIR")):
+        file = predictions / f"case_0{number}.nii.gz"
+        sitk.WriteImage(sitk.ConstantPad(sitk.DICOMOrient(sitk.ReadImage(str(file)), code), (2, 0, 1), (0, 3, 0)), str(file))
+    with pytest.raises(UserError, match="--labels-folder --resample takes each to the grid of its reference"):
+        compare_folders([predictions], **options)
+    with pytest.raises(UserError, match="--resample: required with --labels-folder"):
+        compare_folders([predictions], resample=True)
+    before = {file: file.read_bytes() for file in predictions.iterdir()}
+    entry = compare_folders([predictions], **options, resample=True).entries[0]
+    pd.testing.assert_frame_equal(entry.dice, expected)
+    assert "pred: 2 predictions lay on another grid than their reference and were taken to it." in entry.notes
+    assert all(sitk.ReadImage(str(entry.prediction(case))).GetSize() == (27, 22, 6) for case in entry.cases)
+    assert {file: file.read_bytes() for file in predictions.iterdir()} == before, "predictions stay as they are"
 
 
 DESCRIPTIONS = {

@@ -173,7 +173,17 @@ def test_fragments_fill_the_volume(per_section: bool) -> None:
     fragments = fragments_of(noisy(cells(4, (5, 30, 40))), per_section)
     assert fragments.min() > 0
     sections = [set(np.unique(section)) for section in fragments]
-    assert per_section == all(not a & b for a, b in pairwise(sections))
+    assert all(not a & b for a, b in pairwise(sections))
+    assert all(len(section) > 1 for section in sections)
+
+
+def test_where_sections_are_thin_a_neurite_of_one_voxel_is_a_fragment() -> None:
+    pytest.importorskip("mahotas")
+    ids = np.ones((4, 9, 11), np.int64)
+    ids[:, 4, 6] = 2
+    affinities = affinities_of(torch.from_numpy(ids)).numpy().astype(np.float32)
+    assert (neurons_of(affinities, per_section=False) == np.where(ids == 2, neurons_of(affinities, False)[0, 4, 6], 1)).all()
+    assert len(np.unique(neurons_of(affinities, per_section=False))) == 2
 
 
 def test_seeds_are_those_of_scikit_image() -> None:

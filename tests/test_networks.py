@@ -60,7 +60,7 @@ def test_chunks_do_not_change_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
             torch.testing.assert_close(one, many, rtol=0.02, atol=0.02)
 
 
-@pytest.mark.parametrize("target", ["qkv", "proj", "fc1", "fc2"])
+@pytest.mark.parametrize("target", ["qkv", "proj", "fc1", "fc2", "all-linear"])
 def test_lora_changes_the_tokens_through_every_target(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """timm's fused attention path would bypass an adapter of ``qkv``."""
     monkeypatch.setenv("nnUNet_dino_precision", "float32")
@@ -70,7 +70,7 @@ def test_lora_changes_the_tokens_through_every_target(target: str, monkeypatch: 
             parameter.data.fill_(1)
     before = encoder(volume())
     adapters = [p for name, p in encoder.named_parameters() if ".lora_B" in name]
-    assert len(adapters) == 4
+    assert len(adapters) == (16 if target == "all-linear" else 4)
     for parameter in adapters:
         torch.nn.init.normal_(parameter)
     assert not torch.allclose(before[-1], encoder(volume())[-1], atol=1e-3)

@@ -210,6 +210,38 @@ def test_a_store_of_something_else_is_not_continued(pictures, whole, tmp_path, m
     assert files_of(store) == before
 
 
+def test_a_store_goes_on_with_other_inputs(tmp_path):
+    """Two new pictures, sorted before and between the old ones, one removed, one broken and then dropped."""
+    from PIL import Image
+
+    folder, store = tmp_path / "in", tmp_path / "store"
+    names = write_pictures(folder, 7)
+    (folder / "p099.png").write_text("broken")
+    assert "p099.png" in extract(folder, "-o", store, "--per-file", 3).output
+    before = dict(zip(*FeatureStore(store).vectors(), strict=True))
+    written = {path: path.stat().st_mtime_ns for path in (store / "features").iterdir()}
+    for name in ("a.png", "p003x.png"):
+        Image.fromarray(np.full((40, 56), 90, np.uint8)).save(folder / name)
+    (folder / names[1]).unlink()
+    (folder / "p099.png").unlink()
+    assert "--update" in fails(folder, "-o", store, "--per-file", 3)
+    assert FeatureStore(store).facts.num_items == 8, "nothing is changed without --update"
+    assert extract(folder, "-o", store, "--per-file", 3, "--update").exit_code == 0
+    ids, vectors = FeatureStore(store).vectors()
+    assert ids == sorted({*names, "a.png", "p003x.png"} - {names[1]})
+    for name, vector in zip(ids, vectors, strict=True):
+        if name in before:
+            np.testing.assert_array_equal(vector, before[name])
+    np.testing.assert_array_equal(vectors[ids.index("a.png")], vectors[ids.index("p003x.png")])
+    assert {path for path, time in written.items() if path.stat().st_mtime_ns != time} == set()
+    fresh = tmp_path / "fresh"
+    assert extract(folder, "-o", fresh).exit_code == 0
+    np.testing.assert_allclose(FeatureStore(fresh).vectors()[1], vectors, atol=1e-5)
+    again = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    assert extract(folder, "-o", store, "--per-file", 3).exit_code == 0
+    assert {path: path.read_bytes() for path in store.rglob("*") if path.is_file()} == again
+
+
 def test_a_folder_of_other_files_is_left_alone(pictures, tmp_path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "thesis.docx").write_text("precious")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -10,12 +11,14 @@ import pytest
 import torch
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.probes import progress as progress_module
+from nnunet_dino.features import progress as progress_module
+from nnunet_dino.features.progress import Meter, progress
 from nnunet_dino.probes.bags import read_arrays
+from nnunet_dino.probes.clam import InstanceLoss, smooth_svm
 from nnunet_dino.probes.cross_validation import train_splits
-from nnunet_dino.probes.mil import AttentionMIL, GatedAttentionPool
+from nnunet_dino.probes.mil import AttentionMIL, GatedAttentionPool, MaxPool, MeanPool
 from nnunet_dino.probes.mil_training import MilOptions, train_mil
-from nnunet_dino.probes.progress import progress
+from nnunet_dino.probes.options import AGGREGATORS
 from nnunet_dino.probes.splits import folds
 
 CPU = torch.device("cpu")
@@ -51,6 +54,67 @@ def test_the_pool_is_that_of_torchmil():
     their_pooled, logits = theirs(bags, mask=is_there.float(), return_att=True)
     torch.testing.assert_close(pooled, their_pooled, atol=1e-6, rtol=0)
     torch.testing.assert_close(weights, logits.masked_fill(~is_there, -torch.inf).softmax(1), atol=1e-6, rtol=0)
+
+
+def test_attention_without_a_gate_is_that_of_torchmil():
+    reference = pytest.importorskip("torchmil.nn", reason="torchmil is not installed")
+    torch.manual_seed(6)
+    pool, bags = GatedAttentionPool(12, 5, is_gated=False), torch.randn(3, 7, 12)
+    theirs = reference.AttentionPool(in_dim=12, att_dim=5, act="tanh", gated=False)
+    for parameter, own in zip(theirs.parameters(), (pool.content.weight, pool.content.bias, pool.weight.weight), strict=True):
+        parameter.data.copy_(own.data)
+    torch.testing.assert_close(pool(bags)[0], theirs(bags), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("pool", "of_torch"), [(MeanPool(), lambda bag: bag.mean(0)), (MaxPool(), lambda bag: bag.amax(0))])
+def test_plain_pools_look_at_what_is_there(pool, of_torch):
+    torch.manual_seed(7)
+    bags, is_there = torch.randn(3, 7, 12) - 3, torch.arange(7) < torch.tensor([[7], [4], [1]])
+    pooled, weights = pool(bags, is_there)
+    expected = torch.stack([of_torch(bag[there]) for bag, there in zip(bags, is_there, strict=True)])
+    torch.testing.assert_close(pooled, expected)
+    torch.testing.assert_close(weights.sum(1), torch.ones(3))
+    assert (weights[~is_there] == 0).all()
+    torch.testing.assert_close(pool(bags[:1])[0], expected[:1])
+
+
+def test_the_smooth_hinge_is_that_of_torchmil():
+    """Of its parts: the whole, in torchmil 1.0.2, gives labels an axis too many and adds every score up with every label."""
+    parts = pytest.importorskip("torchmil.nn.utils", reason="torchmil is not installed")
+    torch.manual_seed(8)
+    scores, classes = 3 * torch.randn(9, 2), torch.arange(9) % 2
+    margins = parts.delta(classes, torch.arange(2), 1.0)
+    theirs = parts.log_sum_exp(scores + margins - scores.gather(1, classes[:, None]))
+    torch.testing.assert_close(smooth_svm(scores, classes), theirs.mean())
+
+
+@torch.no_grad()
+def test_instances_of_most_and_of_least_attention_are_told_apart():
+    """By hand: the classifier of class 1 looks at the first feature, and attention is the second."""
+    loss = InstanceLoss(2, 2)
+    for classifier in loss.classifiers:
+        classifier.weight.zero_()
+        classifier.bias.zero_()
+    loss.classifiers[1].weight[1, 0] = 1.0
+    features = torch.arange(60.0).reshape(2, 30) / 10
+    bags, weights = torch.stack([features, features.flip(1)], 2), torch.stack([torch.arange(30.0), torch.arange(30.0)])
+    is_there = torch.arange(30) < torch.tensor([[30], [5]])
+    of_first = [np.logaddexp(1 - s, 0) for s in features[0, 22:].tolist()]  # most attention: to be class 1
+    of_first += [np.logaddexp(0, 1 + s) for s in features[0, :8].tolist()]  # least: to be class 0
+    of_second = [np.logaddexp(1, 0)] * 10  # all five there are, as both sorts, by a classifier that knows nothing
+    expected = (np.mean(of_first) + np.mean(of_second)) / 2
+    assert float(loss(bags, weights, is_there, torch.tensor([1, 0]))) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("aggregator", AGGREGATORS)
+def test_every_aggregator_learns(aggregator):
+    bags, classes, _ = needles(90, 0)
+    train, test = np.arange(0, 60), np.arange(60, 90)
+    options = MilOptions(aggregator=aggregator, projection="16", attention=8, optimizer="adam", lr=1e-2, epochs=15, patience=0)
+    trained = train_mil(bags, classes, 2, train, train[:0], options, CPU)
+    scores, weights = trained.predict(bags, test.tolist())
+    assert (scores.argmax(1) == classes[test]).mean() > 0.85
+    assert all(one.sum() == pytest.approx(1, abs=1e-5) for one in weights)
 
 
 def test_order_does_not_matter():
@@ -190,12 +254,21 @@ def test_bags_are_scored_by_networks_that_have_not_seen_them():
 
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_progress_is_shown_with_and_without_a_terminal(is_terminal, monkeypatch, capsys):
-    monkeypatch.setattr(progress_module, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(progress_module, "SECONDS_BETWEEN_LINES", 0.2)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
-    assert list(progress(iter("abc"), 3, "training")) == ["a", "b", "c"]
+    slow = (time.sleep(0.5) or letter for letter in "abc")  # lines come while nothing is ready, too
+    assert list(progress(slow, 3, "training")) == ["a", "b", "c"]
     said = capsys.readouterr().err
-    assert ("2/3" in said, "training/s" in said) == (not is_terminal, True)
-    assert len(said.splitlines()) == 3 or is_terminal
+    assert ("0/3 [" in said, "1/3 [" in said, "training" in said) == (not is_terminal or "0/3 [" in said, True, True)
+    assert len(said.splitlines()) >= 5 or is_terminal
+
+
+def test_work_of_an_earlier_run_is_no_speed(monkeypatch):
+    meter = Meter(100, "image")
+    meter.begin_at(90)
+    monkeypatch.setattr(meter, "_begun", meter._begun - 10)
+    meter.update(5, "7 images/s")
+    assert "95/100" in meter.line() and "[00:10<00:10" in meter.line() and meter.line().endswith("7 images/s]")
 
 
 def test_bags_of_a_step_are_independent_of_each_other():

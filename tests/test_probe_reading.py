@@ -15,7 +15,7 @@ from nnunet_dino._errors import UserError
 from nnunet_dino.features.inputs import find_items
 from nnunet_dino.features.items import Item, Unreadable
 from nnunet_dino.features.picture import open_image, read_picture
-from nnunet_dino.features.pixels import Preprocessing, fit_square, placement
+from nnunet_dino.features.pixels import Preprocessing, fit_square, placement, shown_unit
 from nnunet_dino.features.volume import Slicing, open_volume, read_volume, take_plane
 
 PLAIN = Preprocessing(16, "stretch")
@@ -166,6 +166,21 @@ def test_orientation_decides_and_not_the_order_in_the_file(tmp_path, ending, cod
     d, h, w = np.indices((6, 10, 14))
     np.testing.assert_array_equal(volume.values, 100 * d + 10 * h + w)
     assert volume.spacing_mm == pytest.approx((2.5, 1.5, 1.0))
+
+
+@pytest.mark.parametrize("ending", ["nii.gz", "nrrd", "mha"])
+def test_the_volume_that_is_shown_is_said_and_others_than_there_are_refused(tmp_path, ending):
+    one, four = tmp_path / f"one.{ending}", tmp_path / f"four.{ending}"
+    sitk.WriteImage(asymmetric_volume(), str(one))
+    sitk.WriteImage(sitk.JoinSeries([asymmetric_volume() + 1000 * number for number in range(4)]), str(four))
+    assert read_volume(Item("x", str(one)), 0).notes == ()
+    with pytest.raises(Unreadable, match="--volume: required 0, as there is one volume, got 3"):
+        read_volume(Item("x", str(one)), 3)
+    third = read_volume(Item("x", str(four)), 2)
+    assert third.values.min() == 2000 and third.notes == ("volume 2 of 4",)
+    for number in (None, 4):
+        with pytest.raises(Unreadable, match="choose one with --volume 0 to 3"):
+            read_volume(Item("x", str(four)), number)
 
 
 def test_planes_are_shown_as_they_are_looked_at():
@@ -326,3 +341,33 @@ def test_hounsfield_units_without_a_window_are_told(tmp_path):
         told = " ".join(open_volume(item, Preprocessing(32), Slicing()).notes)
         assert ("looks like CT in Hounsfield units, but has no --window; there are lung," in told) is is_told
         assert "Hounsfield" not in " ".join(open_volume(item, Preprocessing(32, window="lung"), Slicing()).notes)
+
+
+def test_three_windows_are_red_green_and_blue(tmp_path):
+    """By hand from Hounsfield units; and each colour is what its window alone shows."""
+    values = np.arange(-1200, 1200, 25, dtype=np.int16).reshape(4, 6, 4)
+    image = sitk.GetImageFromArray(values)
+    sitk.WriteImage(image, tmp_path / "ct.nii.gz")
+    item = Item("ct", str(tmp_path / "ct.nii.gz"))
+    together = open_volume(item, Preprocessing(32, window="lung,mediastinum, -450:1050"), Slicing()).images(0, 4)
+    assert together.shape == (4, 3, 32, 32)
+    for colour, window in enumerate(("lung", "mediastinum", "bone")):
+        alone = open_volume(item, Preprocessing(32, window=window), Slicing()).images(0, 4)
+        torch.testing.assert_close(together[:, colour : colour + 1], alone)
+    unit = shown_unit(torch.tensor([-600.0, 50.0]).view(2, 1, 1, 1), (0, 1), Preprocessing(32, window="lung,mediastinum,brain"))
+    expected = [[750 / 1500, 0, 0], [1400 / 1500, 175 / 350, 50 / 80]]
+    np.testing.assert_allclose(unit[:, :, 0, 0].numpy(), expected, rtol=1e-6)
+    with pytest.raises(Unreadable, match="lung,brain,bone, has 3"):
+        shown_unit(torch.zeros(2, 3, 4, 5), (0, 1), Preprocessing(32, window="lung,brain,bone"))
+    with pytest.raises(UserError, match="'lungs'.*'lung'"):
+        Preprocessing(32, window="lungs,brain,bone")
+
+
+def test_a_list_may_name_cases_as_nnunet_does(tmp_path):
+    for name in ("a_1_0000.nii.gz", "b_2.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "list.csv").write_text("file\na_1\n")
+    (item,) = find_items([str(tmp_path / "list.csv")])[1]
+    assert (item.id, Path(item.path).name) == ("a_1", "a_1_0000.nii.gz")
+    (tmp_path / "list.csv").write_text("file\nb_2\n")
+    assert Path(find_items([str(tmp_path / "list.csv")])[1][0].path).name == "b_2.png"

@@ -6,41 +6,24 @@ import matplotlib
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from probe_inputs import TINY
+from probe_inputs import PINK, SLIDE_PX, TINY, ellipse, write_slide
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.backbones import weights
 from nnunet_dino.cli.main import main
 from nnunet_dino.features.items import Item, Unreadable
 from nnunet_dino.features.pixels import Preprocessing
-from nnunet_dino.features.slide import _read_tile
+from nnunet_dino.features.slide import read_tile
 from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.features.tissue import TISSUE_RULES, TissueRule, tile_corners, tissue_mask, tissue_rule
 from nnunet_dino.probes.attention_map import attention_colours, attention_words
 
-WIDTH, HEIGHT = 3072, 2048
-PINK = (200, 120, 170)
-
-
-def ellipse(downsample: int = 1) -> np.ndarray:
-    """Returns where the slide shows tissue: an ellipse with axes of 2,000 and 1,200 px."""
-    y, x = np.indices((HEIGHT // downsample, WIDTH // downsample))
-    return ((x * downsample - WIDTH / 2) / 1000) ** 2 + ((y * downsample - HEIGHT / 2) / 600) ** 2 <= 1
+WIDTH, HEIGHT = SLIDE_PX
 
 
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory) -> str:
-    """A pyramid of two levels as scanners write it, tiled and with a resolution of 0.25 µm."""
-    pytest.importorskip("openslide", reason="OpenSlide is not installed")
-    tifffile = pytest.importorskip("tifffile", reason="tifffile is not installed")
-    path = tmp_path_factory.mktemp("slides") / "s1.tif"
-    noise = np.random.default_rng(0).integers(-20, 20, size=(HEIGHT, WIDTH, 3))
-    pixels = np.where(ellipse()[..., None], np.clip(np.array(PINK) + noise, 0, 255), 245).astype(np.uint8)
-    options = {"tile": (256, 256), "photometric": "rgb", "resolutionunit": "CENTIMETER"}
-    with tifffile.TiffWriter(path) as writer:
-        writer.write(pixels, resolution=(40000, 40000), **options)
-        writer.write(pixels[::4, ::4], resolution=(10000, 10000), subfiletype=1, **options)
-    return str(path)
+    return write_slide(tmp_path_factory.mktemp("slides") / "s1.tif")
 
 
 def test_the_four_points_of_a_tile():
@@ -67,7 +50,7 @@ def test_a_tile_beyond_the_edge_is_filled_up_with_white(slide):
 
     with openslide.open_slide(slide) as opened:
         width, height = opened.dimensions
-        tile = _read_tile(opened, width - 100, height - 50, 224, 224)
+        tile = read_tile(opened, width - 100, height - 50, 224, 224)
         inside = np.asarray(opened.read_region((width - 100, height - 50), 0, (100, 50)).convert("RGB"))
     assert (tile[:, 50:] == 1).all() and (tile[:, :, 100:] == 1).all()
     np.testing.assert_allclose(tile[:, :50, :100].permute(1, 2, 0).numpy() * 255, inside, atol=1e-3)

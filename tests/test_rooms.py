@@ -21,13 +21,13 @@ KNOWS = {
     "features": {"backbones"},
     "reports": set(),
     "probes": {"nnunet", "features", "reports"},
-    "compare": {"features", "reports"},
+    "compare": {"features", "reports", "em"},
     "demo": set(),
     "pretrain": {"nnunet", "features", "reports", "probes"},
     "study": {"nnunet", "compare", "reports"},
     "cli": {"study", "pretrain", "backbones", "networks", "nnunet", "features", "reports", "probes", "compare", "demo", "em"},
 }
-EVERYBODYS = {"_checkpoints", "_errors", "_files", "_nnunet_folders"}
+EVERYBODYS = {"_checkpoints", "_errors", "_files", "_lazy", "_nnunet_folders"}
 
 
 def modules() -> dict[str, Path]:

@@ -229,6 +229,15 @@ def test_fold_sizes_of_the_decathlon(tmp_path: Path) -> None:
     assert "folds of 9, 8, 8, 8 cases" in departures(folder)[0]
 
 
+def test_a_patient_in_training_and_validation_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "Dataset221_AutoPETII_2023"
+    folder.mkdir()
+    a, b, c = (f"PETCT_{patient}_2003-NA-{number}" for patient, number in [("0a1f", 1), ("0a1f", 2), ("77be", 1)])
+    for training, validation, torn in [([a, b], [c], False), ([a, c], [b], True), (["liver_1"], ["liver_2"], False)]:
+        (folder / "splits_final.json").write_text(json.dumps([{"train": training, "val": validation}]))
+        assert [("1 patients, among them PETCT_0a1f" in text) for text in departures(folder)] == [True] * torn
+
+
 def test_ranks_and_critical_difference_are_demsars() -> None:
     """J. Demšar 2006: four results on fourteen tasks differ from 1.25 on (section 3.2.2); Friedman's formula (3.2.1)."""
     scores = pd.DataFrame(np.random.default_rng(3).random((14, 4)), columns=list("abcd"))

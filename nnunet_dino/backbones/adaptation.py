@@ -9,6 +9,7 @@ from nnunet_dino.backbones.vit import Backbone
 
 ADAPTATIONS = ("frozen", "lora", "full")
 LORA_TARGETS = ("qkv", "proj", "fc1", "fc2", "fc1_g", "fc1_x")
+ALL_LINEAR = "all-linear"  # as peft calls it
 
 
 def check_adaptation(name: str) -> None:
@@ -29,14 +30,17 @@ def add_lora(backbone: Backbone, rank: int, alpha: float, targets: tuple[str, ..
         backbone: Changed in place.
         rank: Rank ``r`` of the update.
         alpha: The update is scaled by ``alpha / rank``.
-        targets: Names of linear layers inside every block, a subset of ``LORA_TARGETS``.
+        targets: Names of linear layers inside every block, a subset of ``LORA_TARGETS``; or ``("all-linear",)``.
 
     Raises:
         UserError: a target is unknown or is not part of this backbone.
     """
     names = {name.rsplit(".", 1)[-1] for name, module in backbone.vit.blocks.named_modules() if isinstance(module, nn.Linear)}
+    if tuple(targets) == (ALL_LINEAR,):
+        targets = tuple(sorted(names))
     if unknown := [target for target in targets if target not in names]:
-        raise UserError(f"lora_targets: required names among {', '.join(sorted(names))} · got {', '.join(unknown)}")
+        known = ", ".join(sorted(names))
+        raise UserError(f"lora_targets: required names among {known}, or {ALL_LINEAR} alone · got {', '.join(unknown)}")
     freeze(backbone)
     for block in backbone.vit.blocks:
         # timm's fused path multiplies by `qkv.weight` directly and would bypass the adapter; this one calls the layer.

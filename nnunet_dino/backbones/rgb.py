@@ -111,9 +111,14 @@ def windows_to_images(slices: Tensor, windows: Sequence[Sequence[tuple[float, fl
     mean, std = (slices.new_tensor(values).view(-1, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     images = []
     for channel, ends in zip(slices.split(1, dim=1), windows, strict=True):
-        low, high = (slices.new_tensor(side).view(-1, 1, 1) for side in zip(*ends, strict=True))
-        images.append((((channel - low) / (high - low)).clamp(0, 1) - mean) / std)
+        images.append((through_windows(channel, ends) - mean) / std)
     return images
+
+
+def through_windows(channel: Tensor, windows: Sequence[tuple[float, float]]) -> Tensor:
+    """Returns one channel, ``n 1 h w``, through ``k`` windows, pairs of a low and a high end: ``n k h w``, 0 to 1."""
+    low, high = (channel.new_tensor(side).view(-1, 1, 1) for side in zip(*windows, strict=True))
+    return ((channel - low) / (high - low)).clamp(0, 1)
 
 
 def _three_channels(group: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import click
@@ -35,17 +36,31 @@ PIXELS = options_of(
         metavar="HOW",
         help="pad, stretch or crop what is not square; own: as timm does.",
     ),
-    click.option("--window", default="auto", show_default=True, metavar="HU", help="lung, mediastinum, bone … or LOW,HIGH."),
+    click.option("--window", default="auto", show_default=True, metavar="HU", help="lung, bone … or LOW,HIGH; three are RGB."),
     click.option("--mean", nargs=3, type=float, metavar="R G B", help="Of the colours that the backbone was trained with."),
     click.option("--std", nargs=3, type=float, metavar="R G B", help="Likewise; default: what the weights say, or ImageNet's."),
     click.option("--plane", default="axial", show_default=True, metavar="NAME", help="Of volumes: axial, coronal, sagittal."),
     click.option("--volume", type=int, metavar="N", help="Of inputs with several volumes (4D, phases), from 0."),
+)
+TILING = options_of(
     click.option("--tissue", default="default", show_default=True, metavar="RULE", help="default, biopsy, resection or tcga."),
     click.option("--mpp", type=float, metavar="UM", help="Micrometres per pixel of tiles; default: full resolution."),
+    click.option("--mag", type=float, metavar="X", help="Magnification of tiles instead: 20 is 0.5 micrometres per pixel."),
     click.option(
         "--slide-mpp", type=float, metavar="UM", help="Micrometres per pixel of slides whose files are wrong or silent."
     ),
+    click.option("--grid", default="tissue", show_default=True, metavar="FROM", help="Tiles begin at the tissue, or at slide."),
+    click.option("--overlap", default=0.0, show_default=True, metavar="F", help="Of neighbouring tiles: share of the edge."),
+    click.option("--min-tissue", default=0.0, metavar="F", help="Share of a tile; default: one of four points in it."),
+    click.option("--drop-pen", is_flag=True, help="Green, blue and black are no tissue; for haematoxylin and eosin."),
 )
+
+
+def tiling(options: dict[str, Any]) -> Any:
+    """Takes from the options of a verb those of :data:`TILING`, and returns how slides are cut."""
+    from nnunet_dino.features import Tiling
+
+    return Tiling(**{each.name: options.pop(each.name) for each in fields(Tiling)})
 
 
 def statistics(mean: Any, std: Any) -> Any:

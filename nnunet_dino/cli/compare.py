@@ -13,7 +13,7 @@ import click
 from nnunet_dino._errors import UserError
 
 OF_RESULTS = ("trainer", "plans", "configuration", "folds")
-OF_FOLDERS = ("labels_folder", "images_folder", "dataset_json")
+OF_FOLDERS = ("labels_folder", "images_folder", "dataset_json", "resample")
 
 
 @click.command("compare")
@@ -29,8 +29,10 @@ OF_FOLDERS = ("labels_folder", "images_folder", "dataset_json")
 @click.option("--labels-folder", metavar="PATH", help="Reference segmentations for --folder; else its summary.json is read.")
 @click.option("--images-folder", metavar="PATH", help="Images for --folder (CASE_0000…), for pictures of single cases.")
 @click.option("--dataset-json", metavar="FILE", help="Label names for --folder; looked for beside predictions and references.")
+@click.option("--resample", is_flag=True, help="Take predictions in --folder to the grid of their reference.")
 @click.option("--baseline", metavar="NAME", help="Result to compare with; default: stock nnUNetTrainer.")
 @click.option("--metric", "-m", "metrics", multiple=True, metavar="NAME", help="dice, hd95, nsd@2mm, fpv, fnv … beside Dice.")
+@click.option("--block", nargs=3, type=int, metavar="D H W", help="Of neurons: score blocks of so many voxels.")
 @click.option("--common", is_flag=True, help="Compare only the cases that all results share, instead of refusing.")
 def compare(
     dataset: str | None,
@@ -41,6 +43,7 @@ def compare(
     baseline: str | None,
     common: bool,
     metrics: Sequence[str],
+    block: tuple[int, int, int] | None,
     **options: Any,
 ) -> None:
     """Compare results with a baseline: table, tests and pictures, as a page, Markdown and CSV.
@@ -51,6 +54,7 @@ def compare(
     nnunet-dino compare --folder stock=predA --folder dino=predB --labels-folder labelsTs
 
     Results are read from the validation of each fold; Dice of folders is computed as nnUNetv2_evaluate_folder does.
+    Of affinity models VOI and ARAND are compared; lower is better.
     """
     from nnunet_dino.compare import compare_folders, compare_results, default_output, write_report
     from nnunet_dino.compare.metric_tables import check_metrics
@@ -71,10 +75,11 @@ def compare(
             folds=[fold for text in options["folds"] for fold in text.replace(",", " ").split()],
             baseline=baseline,
             common=common,
+            block=block,
         )
     else:
         chosen = {name: options[name] for name in OF_FOLDERS}
-        comparison = compare_folders(folder, **chosen, baseline=baseline, common=common)
+        comparison = compare_folders(folder, **chosen, baseline=baseline, common=common, block=block)
     command = shlex.join(["nnunet-dino", *sys.argv[1:]])
     report = write_report(comparison, target, overwrite=overwrite, pictures=pictures, command=command, metrics=metrics)
     click.echo(report_text(report))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.cli._options import BACKBONE, DEVICE, PIXELS, statistics
+from nnunet_dino.cli._options import BACKBONE, DEVICE, PIXELS, TILING, statistics, tiling
 
 if TYPE_CHECKING:
     from nnunet_dino.features.extraction import Outcome
@@ -30,6 +30,7 @@ NUM_SHOWN = 20
     help="Edge of the square, a multiple of the patch; default: the backbone's own, 224 of DINOv3.",
 )
 @PIXELS
+@TILING
 @click.option("--kind", default="auto", show_default=True, metavar="WHAT", help="images, volumes or slides.")
 @click.option("--column", metavar="NAME", help="Column of the CSV file with the paths.")
 @click.option("--root", metavar="PATH", help="Folder that the paths in the CSV file start from; default: that of the file.")
@@ -39,6 +40,7 @@ NUM_SHOWN = 20
 @click.option("--batch", type=int, metavar="N", help="Images at once; default: 16,384 tokens.")
 @click.option("--workers", "num_workers", type=int, metavar="N", help="Threads that read; default: processors, at most 8.")
 @click.option("--per-file", "items_per_file", type=int, metavar="N", help="Inputs per file; default: 128 images, 1 of others.")
+@click.option("--update", is_flag=True, help="Go on with other inputs than those of the store: add new, leave out others.")
 @click.option("--shard", metavar="I/N", help="Do only part I of N, into the same store; torchrun sets it by itself.")
 @DEVICE
 def extract(
@@ -51,9 +53,6 @@ def extract(
     plane: str,
     every: int,
     volume: int | None,
-    tissue: str,
-    mpp: float | None,
-    slide_mpp: float | None,
     store: str,
     **options: Any,
 ) -> int:
@@ -69,7 +68,7 @@ def extract(
     Exit code 1 if an input could not be read; the rest is done.
     """
     from nnunet_dino.backbones.image_encoder import find_backbone
-    from nnunet_dino.features import Preprocessing, Slicing, Tiling
+    from nnunet_dino.features import Preprocessing, Slicing
     from nnunet_dino.features import extract as extract_features
 
     found = find_backbone(options.pop("backbone"))
@@ -78,7 +77,7 @@ def extract(
         backbone=found,
         preprocessing=Preprocessing.of(found.spec, size_px, fit, window, statistics(mean, std)),
         slicing=Slicing(plane, every, volume),
-        tiling=Tiling(tissue, mpp, slide_mpp),
+        tiling=tiling(options),
         shard=parse_shard(shard),
         show_progress=True,
         **options,
@@ -114,7 +113,7 @@ def _report(store: str, outcome: Outcome) -> int:
 
     facts, failed = outcome.facts, outcome.failed
     if missing := outcome.num_missing_units:
-        click.echo(f"this shard is done · {missing} of {facts.num_units} files of {store} are left to other shards")
+        click.echo(f"this shard is done · {missing} files of {store} are left to other shards")
     else:
         is_random = facts.weights_are_random
         weights = "random weights: the features say nothing about DINOv3" if is_random else f"digest {facts.weights[:12]}"

@@ -19,6 +19,7 @@ from nnunet_dino.cli import (
     probe,
     probe_dense,
     study,
+    tiles,
     weights,
 )
 from nnunet_dino.cli._group import OneLineGroup
@@ -44,6 +45,7 @@ for verb in (
     extract.extract,
     probe.probe,
     look.look,
+    tiles.tiles,
     pretrain.pretrain,
     em.em,
     study.study,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nnunet_dino._errors import UserError
 from nnunet_dino._nnunet_folders import dataset_name, require_folder
+from nnunet_dino.compare.blocks import by_block
 from nnunet_dino.compare.comparison import compare_entries
 from nnunet_dino.compare.dataset import files_by_case, ignore_label, pictures_in, pictures_of_dataset
 from nnunet_dino.compare.read_folders import read_folders
@@ -39,6 +40,7 @@ def compare_results(
     folds: Sequence[str | int] = (),
     baseline: str | None = None,
     common: bool = False,
+    block: Sequence[int] | None = None,
 ) -> Comparison:
     """Compares nnU-Net's validation results of a data set.
 
@@ -51,6 +53,7 @@ def compare_results(
         baseline: Trainer or result to compare with; by default the stock ``nnUNetTrainer`` of the same configuration, else the
             first result.
         common: Compare only the cases that all results share, instead of refusing different case sets.
+        block: Of neurons: score blocks of so many voxels ``d h w`` as cases of their own; None scores whole volumes.
 
     Raises:
         UserError: Nothing to compare, different case sets, broken files, or unknown names.
@@ -59,7 +62,9 @@ def compare_results(
     entries = read_results(
         results / name, trainers=trainers, plans=plans, configurations=configurations, folds=[str(fold) for fold in folds]
     )
-    comparison = compare_entries(entries, title=name, pictures=pictures_of_dataset(name), baseline=baseline, common=common)
+    pictures = pictures_of_dataset(name)
+    entries = [by_block(entry, pictures.references, block) for entry in entries] if block else entries
+    comparison = compare_entries(entries, title=name, pictures=pictures, baseline=baseline, common=common)
     return replace(comparison, ignore_label=ignore_label(dataset_json_of(entries[0].source)))
 
 
@@ -70,8 +75,10 @@ def compare_folders(
     labels_folder: str | Path | None = None,
     images_folder: str | Path | None = None,
     dataset_json: str | Path | None = None,
+    resample: bool = False,
     baseline: str | None = None,
     common: bool = False,
+    block: Sequence[int] | None = None,
 ) -> Comparison:
     """Compares folders of predicted segmentations. Nothing is written into them.
 
@@ -80,22 +87,27 @@ def compare_folders(
         labels_folder: Reference segmentations; without them every folder needs nnU-Net's ``summary.json``.
         images_folder: Images as nnU-Net names them (``CASE_0000.nii.gz``), for pictures of single cases.
         dataset_json: Names labels and file ending; looked for in the folders and beside the references by default.
+        resample: Take predictions on another grid to that of their reference, by nearest labels, instead of refusing them.
         baseline: Name of the folder to compare with; the first one by default.
         common: Compare only the cases that all folders share.
+        block: As in :func:`compare_results`.
 
     Raises:
         UserError: A folder, a label or a file is missing or does not fit, or the case sets differ.
     """
+    if resample and labels_folder is None:
+        raise UserError("--resample: required with --labels-folder · got none · name the reference segmentations")
     labels, images = (Path(path) if path is not None else None for path in (labels_folder, images_folder))
     if images is not None and not images.is_dir():
         raise UserError(f"--images-folder: required a folder of images · got {images} · check the path")
     file = Path(dataset_json) if dataset_json is not None else None
-    entries, description = read_folders(folders, labels_folder=labels, dataset_json=file)
+    entries, description = read_folders(folders, labels_folder=labels, dataset_json=file, resample=resample)
     ending = entries[0].file_ending
     references = files_by_case(labels, ending) if labels else {}
     pictures = Pictures({}, references, "--images-folder was not given")
     if images is not None:
         pictures = pictures_in(images, ending, references)
+    entries = [by_block(entry, references, block) for entry in entries] if block else entries
     title = str(description.get("name") or "Predicted folders")
     comparison = compare_entries(entries, title=title, pictures=pictures, baseline=baseline, common=common)
     return replace(comparison, ignore_label=ignore_label(description))

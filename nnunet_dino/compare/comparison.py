@@ -122,7 +122,7 @@ def _pair(entry: Entry, baseline: Entry) -> PairedComparison:
     labels = list(entry.dice.columns)
     ours = np.column_stack([entry.case_means, entry.dice])
     theirs = np.column_stack([baseline.case_means, baseline.dice[labels]])
-    mean, *classes = paired_differences(theirs, ours)
+    mean, *classes = paired_differences(theirs, ours, lower_is_better=entry.kind.lower_is_better)
     one_sided = int((np.isnan(ours[:, 1:]) != np.isnan(theirs[:, 1:])).sum())
     return PairedComparison(entry, baseline, mean, dict(zip(labels, classes, strict=True)), one_sided)
 

@@ -15,7 +15,7 @@ OF_TRAINING = (
 
 
 def summary_csv(comparison: Comparison) -> str:
-    """One row per result and label, and one for the mean Dice per case; empty cells are unknown or undefined."""
+    """One row per result and label (of neurons: score), and one for what stands for a case; an empty cell is unknown."""
     rows = [_row(comparison, entry, key) for entry in comparison.entries for key in (MEAN, *entry.dice.columns)]
     table = pd.DataFrame(rows)
     whole = [name for name in table.columns if name.startswith("num_") or name.endswith("_bytes")]
@@ -23,11 +23,11 @@ def summary_csv(comparison: Comparison) -> str:
 
 
 def cases_csv(comparison: Comparison) -> str:
-    """One row per result, case and label, and one for the case's mean; an empty Dice is undefined."""
+    """One row per result, case and label (of neurons: score), and one for the case's mean; an empty Dice is undefined."""
     parts = []
     for entry in comparison.entries:
         table = entry.dice.assign(**{MEAN: entry.case_means})
-        long = table.rename_axis("case").reset_index().melt("case", var_name="label", value_name="dice")
+        long = table.rename_axis("case").reset_index().melt("case", var_name="label", value_name=entry.kind.csv)
         long.insert(0, "result", entry.name)
         long.insert(3, "label_name", [comparison.label_names.get(key, MEAN) for key in long["label"]])
         long.insert(4, "fold", [entry.fold_of.get(case, "") for case in long["case"]])
@@ -50,8 +50,8 @@ def _row(comparison: Comparison, entry: Entry, key: str) -> dict:
         "label_name": comparison.label_names.get(key, MEAN),
         "num_cases": len(scores),
         "num_undefined": int(scores.isna().sum()),
-        "dice_mean": scores.mean(),
-        "dice_sd": scores.std(),
+        f"{entry.kind.csv}_mean": scores.mean(),
+        f"{entry.kind.csv}_sd": scores.std(),
         "nnunet_foreground_mean": entry.foreground_mean,
         "baseline": pair.baseline.name if pair else "",
         "difference": difference.mean if difference else None,

@@ -9,8 +9,10 @@ import pandas as pd
 
 from nnunet_dino._errors import UserError
 from nnunet_dino._nnunet_folders import existing_folder, read_json
+from nnunet_dino.compare.kinds import kind_of
 from nnunet_dino.compare.records import Pictures
 from nnunet_dino.compare.summary_json import label_key
+from nnunet_dino.em.score_folder import TITLES
 
 
 def read_dataset_json(file: Path) -> dict:
@@ -44,7 +46,10 @@ def ignore_label(dataset_json: dict) -> int | None:
 
 
 def in_order(dice: pd.DataFrame, dataset_json: dict) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Returns columns of label keys as ``dataset.json`` lists them, and their names; it may be empty."""
+    """Returns columns of label keys as ``dataset.json`` lists them, and their names; it may be empty. Scores of neurons have
+    names of their own."""
+    if kind_of(dice.columns).headline is not None:
+        return dice, dict(TITLES)
     names = label_names(dataset_json) if dataset_json else {}
     order = [key for key in names if key in dice.columns] + [key for key in dice.columns if key not in names]
     return dice[order], {key: names.get(key, f"label {key}") for key in order}

@@ -110,7 +110,8 @@ def summary(pair: PairedComparison) -> str:
     p = f"p = {p_value(difference.test.p)}".replace("= <", "<") if difference.test.p is not None else ""
     if difference.p_holm is not None:
         p += f" (Holm-adjusted {p_value(difference.p_holm)})"
-    parts = [f"mean Dice {change(difference)} against {shown_name(pair.baseline)}", cases(difference.num_pairs), p]
+    what = f"{pair.entry.kind.of_case} {change(difference)}"
+    parts = [f"{what} against {shown_name(pair.baseline)}", cases(difference.num_pairs), p]
     return f"{shown_name(pair.entry)}: {', '.join(part for part in parts if part)}: {verdict(difference)}."
 
 
@@ -122,4 +123,4 @@ def summaries(comparison: Comparison) -> list[str]:
     means = entry.case_means
     result = mean_and_sd(means.mean(), means.std())
     alone = "There is no other result to compare it with."
-    return [f"{shown_name(entry)}: mean Dice {result}, {cases(int(means.count()))}. {alone}"]
+    return [f"{shown_name(entry)}: {entry.kind.of_case} {result}, {cases(int(means.count()))}. {alone}"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from nnunet_dino._errors import UserError
 from nnunet_dino.compare import formatting
 from nnunet_dino.compare.comparison import adjusted
 from nnunet_dino.compare.measure import measure_entries
@@ -52,7 +53,13 @@ def check_metrics(names: Sequence[str]) -> list[str]:
 
 
 def measure(comparison: Comparison, names: Sequence[str], ignore: int | None = None) -> Measured:
-    """Measures all results of a comparison; see :func:`nnunet_dino.compare.measure.measure_entries`."""
+    """Measures all results of a comparison; see :func:`nnunet_dino.compare.measure.measure_entries`.
+
+    Raises:
+        UserError: The results are of neurons, or as said there.
+    """
+    if comparison.kind.headline is not None:
+        raise UserError(f"--metric: required results of labels · got neurons, with {', '.join(names)} · leave it out")
     tables = measure_entries(comparison.entries, comparison.pictures, names, ignore)
     return Measured(tables, [_scores(comparison, tables, find_metric(name)) for name in check_metrics(names)])
 

@@ -13,7 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
+from nnunet_dino._errors import UserError
 from nnunet_dino.compare import formatting
+from nnunet_dino.compare.case_names import volume_of
+from nnunet_dino.compare.neuron_pictures import neuron_picture
 from nnunet_dino.compare.records import Comparison, PairedComparison
 from nnunet_dino.compare.slice_choice import SliceChoice, choose_slice
 from nnunet_dino.compare.summary_json import label_values
@@ -40,10 +43,11 @@ def case_picture(comparison: Comparison, pair: PairedComparison, role: str, case
     """Draws one case; files that are missing or do not fit leave a reason instead of a picture."""
     before, after = pair.baseline.case_means[case], pair.entry.case_means[case]
     change = formatting.signed(after - before)
-    heading = f"{role.capitalize()} change: {case}, mean Dice {formatting.dice(before)} → {formatting.dice(after)} ({change})"
+    values = f"{formatting.dice(before)} → {formatting.dice(after)} ({change})"
+    heading = f"{role.capitalize()} change: {case}, {pair.entry.kind.of_case} {values}"
     files = {
-        "image": comparison.pictures.images.get(case),
-        "reference segmentation": comparison.pictures.references.get(case),
+        "image": comparison.pictures.images.get(volume_of(case)),
+        "reference segmentation": comparison.pictures.references.get(volume_of(case)),
         f"prediction of {pair.baseline.name}": pair.baseline.prediction(case),
         f"prediction of {pair.entry.name}": pair.entry.prediction(case),
     }
@@ -53,11 +57,16 @@ def case_picture(comparison: Comparison, pair: PairedComparison, role: str, case
         return Picture(f"{role}-{case}", heading, f"No picture: {' and '.join(lost)} missing ({why}).", None)
     try:
         known = [file for file in files.values() if file is not None]
+        if pair.entry.kind.headline is not None:
+            image_file, truth_file, base_file, other_file = known
+            return Picture(
+                f"{role}-{case}", heading, *neuron_picture(pair, case, (image_file, truth_file, base_file, other_file))
+            )
         volumes = [read_to_compare(str(file)) for file in known]
         for volume, file in zip(volumes, known, strict=True):
             if volume.values.shape != volumes[0].values.shape:
                 raise ValueError(f"{file.name} has shape {volume.values.shape}, the image {volumes[0].values.shape}")
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, UserError) as error:
         return Picture(f"{role}-{case}", heading, f"No picture: {' '.join(str(error).split())[-200:]}", None)
     image, reference, base, other = volumes
     choice = choose_slice(reference, base.values, other.values)

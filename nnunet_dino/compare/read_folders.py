@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,18 +11,27 @@ import pandas as pd
 from tqdm import tqdm
 
 from nnunet_dino._errors import UserError
+from nnunet_dino._nnunet_folders import read_json
 from nnunet_dino.compare.dataset import in_order, read_dataset_json
+from nnunet_dino.compare.kinds import kind_of
 from nnunet_dino.compare.records import Entry
-from nnunet_dino.compare.segmentations import dice_of
+from nnunet_dino.compare.segmentations import dice_of, take_to_grid
 from nnunet_dino.compare.summary_json import label_values, read_summary
+from nnunet_dino.em.score_folder import NEURONS, TITLES, read_ids
+from nnunet_dino.em.scores import score_neurons
 
 NUM_THREADS = 2
+_RESAMPLED: list[tempfile.TemporaryDirectory] = []  # needed until the report is written; gone with the process
 
 
 def read_folders(
-    folders: Sequence[str | Path], *, labels_folder: Path | None = None, dataset_json: Path | None = None
+    folders: Sequence[str | Path],
+    *,
+    labels_folder: Path | None = None,
+    dataset_json: Path | None = None,
+    resample: bool = False,
 ) -> tuple[list[Entry], dict]:
-    """Reads or computes the Dice of folders of predictions; see :func:`nnunet_dino.compare.compare_folders`.
+    """Reads or computes Dice, or scores of neurons, of folders of predictions; see :func:`nnunet_dino.compare.compare_folders`.
 
     Returns:
         The results, and the content of ``dataset.json`` (empty if there is none and none is needed).
@@ -37,12 +47,18 @@ def read_folders(
     entries = []
     for name, path in named:
         files = sorted(path.glob(f"*{ending}"))
+        place = path
         if labels_folder is not None:
+            _require_references(path, files, labels_folder, ending)
+            if resample:
+                place, files, moved = _on_grids_of(labels_folder, files)
             table, notes = _computed(name, path, files, labels_folder, description)
+            if resample and moved:
+                notes += (f"{name}: {moved} predictions lay on another grid than their reference and were taken to it.",)
         else:
             table, notes = _stored(name, path, files, ending)
         dice, names = in_order(table, description)
-        entries.append(Entry(name, dice, (path,), ending, names, path, notes=notes))
+        entries.append(Entry(name, dice, (place,), ending, names, path, notes=notes))
     return entries, description
 
 
@@ -88,22 +104,36 @@ def _stored(name: str, path: Path, files: Sequence[Path], ending: str) -> tuple[
             "nnUNetv2_evaluate_folder first"
         )
     table = read_summary(summary, ending)
+    what = "Dice" if kind_of(table.columns).headline is None else "VOI and ARAND"
     predicted = {file.name[: -len(ending)] for file in files}
     odd = sorted(predicted ^ set(table.index))
     if predicted and odd:
         raise UserError(
             f"required a summary.json of the predictions beside it · got other cases in {summary} than files in {path} "
-            f"({len(odd)} differ, such as {odd[0]}) · give --labels-folder to compute Dice anew"
+            f"({len(odd)} differ, such as {odd[0]}) · give --labels-folder to compute {what} anew"
         )
     if any(file.stat().st_mtime > summary.stat().st_mtime + 1 for file in files):
-        return table, (f"{name}: some predictions are newer than {summary}; with --labels-folder Dice is computed anew.",)
-    return table, (f"{name}: Dice was read from {summary}.",)
+        return table, (f"{name}: some predictions are newer than {summary}; with --labels-folder {what} computed anew.",)
+    return table, (f"{name}: {what} read from {summary}.",)
 
 
-def _computed(
-    name: str, path: Path, files: Sequence[Path], labels_folder: Path, description: dict
-) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    ending = description["file_ending"]
+def _holds_neurons(path: Path) -> bool:
+    """Says whether a folder was predicted by an affinity model, or scored by ``nnunet-dino em score``."""
+    plans, summary = (read_json(file, dict) if file.is_file() else {} for file in (path / "plans.json", path / "summary.json"))
+    return str(plans.get("label_manager", "")).startswith("Affinity") or NEURONS in summary.get("mean", ())
+
+
+def _neurons_of(labels_folder: Path) -> Callable[[Path], dict[str, float]]:
+    """Returns a function that scores the neurons of one predicted file."""
+
+    def scores(file: Path) -> dict[str, float]:
+        found = score_neurons(read_ids(labels_folder / file.name), read_ids(file)).as_dict()
+        return {name: found[name] for name in TITLES}
+
+    return scores
+
+
+def _require_references(path: Path, files: Sequence[Path], labels_folder: Path, ending: str) -> None:
     if not files:
         raise UserError(f"required predictions (*{ending}) · got none in {path} · check the path or --dataset-json")
     lost = [file.name for file in files if not (labels_folder / file.name).is_file()]
@@ -112,12 +142,30 @@ def _computed(
             f"required a reference segmentation for every prediction · got none for {len(lost)} of {len(files)} in {path}, "
             f"such as {lost[0]} · check --labels-folder {labels_folder}"
         )
-    dice = dice_of(labels_folder, description)
+
+
+def _on_grids_of(labels_folder: Path, files: Sequence[Path]) -> tuple[Path, list[Path], int]:
+    """Returns a folder of the predictions on the grids of their references, its files, and how many lay on another."""
+    _RESAMPLED.append(tempfile.TemporaryDirectory(prefix="nnunet-dino-"))
+    folder = Path(_RESAMPLED[-1].name)
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        results = pool.map(dice, files)
-        rows = list(tqdm(results, total=len(files), desc=f"Dice of {name}", unit="case", disable=None, leave=False))
+        moved = pool.map(lambda file: take_to_grid(file, labels_folder / file.name, folder), files)
+        count = sum(tqdm(moved, total=len(files), desc="Resampling", unit="case", disable=None, leave=False))
+    return folder, [folder / file.name for file in files], count
+
+
+def _computed(
+    name: str, path: Path, files: Sequence[Path], labels_folder: Path, description: dict
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    ending = description["file_ending"]
+    is_neurons = _holds_neurons(path)
+    of_file = _neurons_of(labels_folder) if is_neurons else dice_of(labels_folder, description)
+    what = "VOI and ARAND" if is_neurons else "Dice"
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        results = pool.map(of_file, files)
+        rows = list(tqdm(results, total=len(files), desc=f"{what} of {name}", unit="case", disable=None, leave=False))
     table = pd.DataFrame(rows, index=pd.Index([file.name[: -len(ending)] for file in files], name="case"), dtype=float)
-    table = table[sorted(table.columns, key=label_values)].sort_index()
+    table = (table if is_neurons else table[sorted(table.columns, key=label_values)]).sort_index()
     unused = len(list(labels_folder.glob(f"*{ending}"))) - len(files)
     notes = (f"{name}: {unused} reference segmentations have no prediction.",) if unused else ()
-    return table, (f"{name}: Dice was computed from {path} and {labels_folder}.", *notes)
+    return table, (f"{name}: {what} computed from {path} and {labels_folder}.", *notes)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from nnunet_dino.compare.case_names import volume_of
 from nnunet_dino.compare.facts import Facts
+from nnunet_dino.compare.kinds import Kind, kind_of
 from nnunet_dino.compare.statistics import Difference
 
 
@@ -18,7 +20,7 @@ class Entry:
 
     Attributes:
         name: What the report calls it; unique.
-        dice: One row per case (sorted), one column per label key; NaN where Dice is undefined.
+        dice: One row per case (sorted), one column per label key; NaN where Dice is undefined. Of neurons one column per score.
         predictions: Folders that may hold the predicted segmentations, one file per case.
         file_ending: Ending of the segmentation files.
         label_names: Name of every label key.
@@ -56,18 +58,25 @@ class Entry:
         return list(self.dice.index)
 
     @property
+    def kind(self) -> Kind:
+        """What the numbers are."""
+        return kind_of(self.dice.columns)
+
+    @property
     def case_means(self) -> pd.Series:
-        """Mean Dice of every case over its labels, without undefined ones; NaN for a case without any."""
-        return self.dice.mean(axis=1)
+        """Mean Dice of every case over its labels, without undefined ones; NaN for a case without any. Of neurons VOI sum."""
+        return self.dice.mean(axis=1) if self.kind.headline is None else self.dice[self.kind.headline]
 
     @property
     def foreground_mean(self) -> float:
-        """nnU-Net's own summary number: the mean over labels of the mean over cases."""
+        """nnU-Net's own summary number: the mean over labels of the mean over cases; of neurons the mean VOI sum."""
+        if self.kind.headline is not None:
+            return float(self.case_means.mean())
         return float(self.dice.mean(axis=0).mean(skipna=False))
 
     def prediction(self, case: str) -> Path | None:
         """Returns the file of the predicted segmentation of ``case``, if there is one."""
-        files = (folder / f"{case}{self.file_ending}" for folder in self.predictions)
+        files = (folder / f"{volume_of(case)}{self.file_ending}" for folder in self.predictions)
         return next((file for file in files if file.is_file()), None)
 
 
@@ -92,8 +101,9 @@ class PairedComparison:
 
     @property
     def case_differences(self) -> pd.Series:
-        """Difference of the mean Dice of every case in which both are defined, worst first."""
-        return (self.entry.case_means - self.baseline.case_means).dropna().sort_values(kind="stable")
+        """Difference of what stands for every case in which both are defined, worst first."""
+        differences = (self.entry.case_means - self.baseline.case_means).dropna()
+        return differences.sort_values(kind="stable", ascending=not self.entry.kind.lower_is_better)
 
 
 @dataclass(frozen=True)
@@ -138,6 +148,11 @@ class Comparison:
     @property
     def cases(self) -> list[str]:
         return self.entries[0].cases
+
+    @property
+    def kind(self) -> Kind:
+        """What the numbers of all results are."""
+        return self.entries[0].kind
 
     def pair_of(self, entry: Entry) -> PairedComparison | None:
         return next((pair for pair in self.pairs if pair.entry is entry), None)

@@ -95,11 +95,8 @@ def _slug(name: str) -> str:
 
 
 def _method(comparison: Comparison) -> list[str]:
-    computed = [
-        "Dice: per case and label, as nnU-Net computes it (2 TP / (2 TP + FP + FN)). Where a label is absent from the "
-        "reference and from the prediction, Dice is undefined and left out of every mean, as nnU-Net does; the tables count "
-        "such cases. A case's mean is the mean over its defined labels. ± is the standard deviation over cases (n - 1)."
-    ]
+    kind = comparison.kind
+    computed = [kind.method]
     if not comparison.pairs:
         return computed
     several, labels = len(comparison.pairs) > 1, sum(len(pair.classes) for pair in comparison.pairs)
@@ -111,8 +108,8 @@ def _method(comparison: Comparison) -> list[str]:
         f"{MAX_ENUMERATED} with ties, else the normal approximation with tie correction. With fewer than {MIN_NONZERO} "
         "non-zero differences no outcome could reach p < 0.05, and nothing is tested.",
     ]
-    families = [f"the {len(comparison.pairs)} tests of mean Dice"] if several else []
-    families += [f"the {labels} tests of single labels"] if labels > 1 else []
+    families = [f"the {len(comparison.pairs)} tests of {kind.of_case}"] if several else []
+    families += [f"the {labels} tests of single {kind.column.lower()}s"] if labels > 1 else []
     if families:
         shown = " and, separately, within ".join(families)
         computed.append(f"Several comparisons: p values are Holm-adjusted within {shown}.")

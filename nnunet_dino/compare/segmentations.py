@@ -94,19 +94,54 @@ def _check_values(file: Path, reader: Any, allowed: set[int]) -> None:
 
 def check_grid(file: Path, reference: Path) -> None:
     """Refuses files whose voxels lie elsewhere; formats without geometry, and headers that only nnU-Net reads, pass."""
+    if odd := _other_grid(file, reference):
+        raise UserError(
+            f"required segmentations on one grid · got {file} with {odd[0]} and {reference} with {odd[1]} · with "
+            "--labels-folder --resample takes each to the grid of its reference; or predict this case again"
+        )
+
+
+def take_to_grid(file: Path, reference: Path, folder: Path) -> bool:
+    """Puts a segmentation into ``folder`` on the grid of its reference: a link, or every voxel with the nearest one's label.
+
+    Voxels of the reference that lie outside of the segmentation become background.
+
+    Returns:
+        Whether it lay on another grid.
+
+    Raises:
+        UserError: It is damaged, or has other axes.
+    """
+    target, odd = folder / file.name, _other_grid(file, reference)
+    if not odd:
+        target.symlink_to(file.absolute())
+        return False
+    for path in (file, reference):
+        check_whole(path)
+    try:
+        moving, grid = sitk.ReadImage(str(file)), sitk.ReadImage(str(reference))
+        sitk.WriteImage(sitk.Resample(moving, grid, sitk.Transform(), sitk.sitkNearestNeighbor), str(target))
+    except RuntimeError as error:
+        raise UserError(
+            f"--resample: required segmentations with the same axes · got {file} with {odd[0]} and {reference} with {odd[1]} · "
+            "predict this case again"
+        ) from error
+    return True
+
+
+def _other_grid(file: Path, reference: Path) -> tuple[str, str] | None:
+    """Returns what differs first between the grids of two files, as both have it; None if they are one."""
     if not file.name.endswith(WITH_GEOMETRY):
-        return
+        return None
     try:
         ours, theirs = (_geometry(path) for path in (file, reference))
     except RuntimeError:
-        return
+        return None
     for name, tolerance in (("size", 0.0), ("spacing", 1e-3), ("origin", 1e-2), ("direction", 1e-3)):
         one, other = ours[name], theirs[name]
         if len(one) != len(other) or not np.allclose(one, other, rtol=tolerance, atol=tolerance):
-            raise UserError(
-                f"required segmentations on one grid · got {file} with {name} {_shown(one)} and {reference} with "
-                f"{_shown(other)} · resample one to the other, or predict this case again"
-            )
+            return f"{name} {_shown(one)}", _shown(other)
+    return None
 
 
 def _geometry(file: Path) -> dict[str, tuple[float, ...]]:

@@ -1,4 +1,4 @@
-"""nnU-Net's ``summary.json``: Dice of every case and label, checked while it is read."""
+"""nnU-Net's ``summary.json``: Dice of every case and label, or scores of neurons, checked while it is read."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pandas as pd
 
 from nnunet_dino._errors import UserError
 from nnunet_dino._nnunet_folders import read_json
+from nnunet_dino.em.score_folder import NEURONS, TITLES
 
 REMEDY = "make it again with nnUNetv2_train … --val or nnUNetv2_evaluate_folder, or remove it"
 
@@ -42,7 +43,7 @@ def case_of(path: str, file_ending: str | None) -> str:
 
 
 def read_summary(path: Path, file_ending: str | None = None) -> pd.DataFrame:
-    """Reads Dice per case and label.
+    """Reads Dice per case and label, or the scores of neurons per case.
 
     Args:
         path: A ``summary.json`` as nnU-Net's validation and ``nnUNetv2_evaluate_folder`` write it.
@@ -50,7 +51,7 @@ def read_summary(path: Path, file_ending: str | None = None) -> pd.DataFrame:
 
     Returns:
         One row per case (index: case identifier, sorted), one column per label or region (:func:`label_key`); NaN where
-        nnU-Net wrote NaN (label absent from the reference and from the prediction).
+        nnU-Net wrote NaN (label absent from the reference and from the prediction). Of neurons one column per score.
 
     Raises:
         UserError: The file cannot be read, is no JSON, lacks parts, repeats a case, or holds a Dice outside [0, 1].
@@ -58,10 +59,7 @@ def read_summary(path: Path, file_ending: str | None = None) -> pd.DataFrame:
     content = read_json(path, dict, REMEDY)
     try:
         cases = [case_of(e.get("prediction_file") or e["reference_file"], file_ending) for e in content["metric_per_case"]]
-        scores = [
-            {label_key(key): float(metrics["Dice"]) for key, metrics in entry["metrics"].items()}
-            for entry in content["metric_per_case"]
-        ]
+        scores = [_scores(entry["metrics"]) for entry in content["metric_per_case"]]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _broken(path, f"is not in nnU-Net's form ({type(error).__name__}: {error})") from error
     if not cases:
@@ -74,11 +72,20 @@ def read_summary(path: Path, file_ending: str | None = None) -> pd.DataFrame:
     for case, dice in zip(cases, scores, strict=True):
         if list(dice) != labels:
             raise _broken(path, f"has other labels for case {case} than for case {cases[0]}")
-        wrong = [value for value in dice.values() if not (math.isnan(value) or 0 <= value <= 1)]
+        is_neurons = "voi_sum" in dice
+        wrong = [value for value in dice.values() if not (math.isnan(value) or 0 <= value <= (math.inf if is_neurons else 1))]
         if wrong:
-            raise _broken(path, f"has a Dice of {wrong[0]} for case {case}, outside [0, 1]")
+            what = "score below 0" if is_neurons else "Dice outside [0, 1]"
+            raise _broken(path, f"has {wrong[0]} for case {case}, a {what}")
     table = pd.DataFrame(scores, index=pd.Index(cases, name="case"), dtype=float)
-    return table[sorted(labels, key=label_values)].sort_index()
+    return (table if is_neurons else table[sorted(labels, key=label_values)]).sort_index()
+
+
+def _scores(metrics: dict) -> dict[str, float]:
+    """Returns Dice by label, or the scores of neurons by name."""
+    if list(metrics) == [NEURONS]:
+        return {name: float(metrics[NEURONS][name]) for name in TITLES}
+    return {label_key(key): float(values["Dice"]) for key, values in metrics.items()}
 
 
 def _broken(path: Path, what: str) -> UserError:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from nnunet_dino.compare import formatting
+from nnunet_dino.compare.kinds import heading
 from nnunet_dino.compare.records import Comparison, Entry
 from nnunet_dino.compare.statistics import Difference
 from nnunet_dino.reports import Table
 
 
 def mean_table(comparison: Comparison) -> Table:
-    """Mean Dice of every result and its difference to the baseline."""
+    """Mean Dice of every result, or its neurons' VOI sum, and its difference to the baseline."""
     several, baseline = len(comparison.pairs) > 1, _only_baseline(comparison)
+    of_case = comparison.kind.of_case
     nnunet = any(f"{entry.foreground_mean:.3f}" != f"{entry.case_means.mean():.3f}" for entry in comparison.entries)
     rows = []
     for entry in comparison.entries:
@@ -18,13 +20,13 @@ def mean_table(comparison: Comparison) -> Table:
         row = {"Result": formatting.shown_name(entry)}
         if not baseline:
             row["against"] = formatting.shown_name(pair.baseline) if pair else formatting.UNKNOWN
-        row["Mean Dice ± SD"] = formatting.mean_and_sd(means.mean(), means.std())
+        row[f"{heading(of_case)} ± SD"] = formatting.mean_and_sd(means.mean(), means.std())
         if nnunet:
             row["nnU-Net's mean"] = formatting.dice(entry.foreground_mean)
         without = "baseline" if comparison.pairs else formatting.UNKNOWN
         rows.append(row | _difference_cells(pair.mean if pair else None, several, without))
     caption = (
-        f"{formatting.cases(len(comparison.cases))}. Mean and standard deviation over cases of the mean Dice per case. "
+        f"{formatting.cases(len(comparison.cases))}. Mean and standard deviation over cases of the {of_case} per case. "
         f"Difference: result minus {baseline or 'baseline'}, with 95 % bootstrap interval."
     )
     undefined = {entry.name: int(entry.case_means.isna().sum()) for entry in comparison.entries}
@@ -33,7 +35,7 @@ def mean_table(comparison: Comparison) -> Table:
         caption += f" Cases without any defined Dice, left out: {listed}."
     if nnunet:
         caption += " nnU-Net's mean is the mean over labels of the mean over cases; it differs where a Dice is undefined."
-    return _table("Mean Dice", rows, caption, 1 if baseline else 2)
+    return _table(heading(of_case), rows, caption, 1 if baseline else 2)
 
 
 def _table(title: str, rows: list[dict[str, str]], caption: str, num_text_columns: int) -> Table:
@@ -59,7 +61,7 @@ def _difference_cells(difference: Difference | None, several: bool, without: str
 
 
 def class_table(comparison: Comparison) -> Table:
-    """Dice of every label for every result."""
+    """Dice of every label, or every score of neurons, for every result."""
     entries = comparison.entries
     rows = [[comparison.label_names[key], *(_label_cell(entry, key) for entry in entries)] for key in entries[0].dice.columns]
     caption = "Mean and standard deviation over cases."
@@ -68,8 +70,10 @@ def class_table(comparison: Comparison) -> Table:
             " “(k n/a)”: in k cases the label is absent from reference and prediction, so that Dice is undefined; they are "
             "left out, as nnU-Net does."
         )
-    headers = ["Label", *(formatting.shown_name(entry) for entry in entries)]
-    return Table("Dice per label", headers, rows, caption, in_terminal=True)
+    kind = comparison.kind
+    headers = [kind.column, *(formatting.shown_name(entry) for entry in entries)]
+    title = "Scores" if kind.headline else "Dice per label"
+    return Table(title, headers, rows, caption, in_terminal=True)
 
 
 def _label_cell(entry: Entry, key: str) -> str:
@@ -85,7 +89,7 @@ def difference_table(comparison: Comparison) -> Table:
     rows = []
     for key, label in comparison.label_names.items():
         for pair in comparison.pairs:
-            row = {"Label": label, "Result": formatting.shown_name(pair.entry)}
+            row = {comparison.kind.column: label, "Result": formatting.shown_name(pair.entry)}
             row |= {} if baseline else {"against": formatting.shown_name(pair.baseline)}
             rows.append(row | _difference_cells(pair.classes[key], several) | {"n": str(pair.classes[key].num_pairs)})
     caption = f"Result minus {baseline or 'baseline'} over the n cases in which both are defined."
@@ -95,7 +99,7 @@ def difference_table(comparison: Comparison) -> Table:
             f" {one_sided} pairs of case and label have a Dice in one result only: the label is absent from the reference, "
             "and only one result predicts some of it. They are missing here, but lower that result's mean per case."
         )
-    return _table("Difference per label", rows, caption, 2 if baseline else 3)
+    return _table(f"Difference per {comparison.kind.column.lower()}", rows, caption, 2 if baseline else 3)
 
 
 def cost_table(comparison: Comparison) -> Table:

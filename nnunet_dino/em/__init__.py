@@ -1,25 +1,32 @@
 """Neurons in electron microscopy: affinities, fragments, agglomeration, scores, conversion."""
 
-from nnunet_dino.em.affinities import LONG_RANGE, NEAREST, UNKNOWN, WeightedMSE, affinities_of, balanced_weights, widen_borders
-from nnunet_dino.em.agglomeration import THRESHOLD, agglomerate, renumbered
-from nnunet_dino.em.blocks import neurons_of
-from nnunet_dino.em.fragments import fragments_of, require
-from nnunet_dino.em.scores import NeuronScores, score_neurons
+from __future__ import annotations
 
-__all__ = [
-    "LONG_RANGE",
-    "NEAREST",
-    "THRESHOLD",
-    "UNKNOWN",
-    "NeuronScores",
-    "WeightedMSE",
-    "affinities_of",
-    "agglomerate",
-    "balanced_weights",
-    "fragments_of",
-    "neurons_of",
-    "renumbered",
-    "require",
-    "score_neurons",
-    "widen_borders",
-]
+import importlib
+from typing import Any
+
+# Imported when first asked for, as scores and their names need none of torch.
+_PUBLIC = {
+    "LONG_RANGE": "affinities",
+    "NEAREST": "affinities",
+    "THRESHOLD": "agglomeration",
+    "UNKNOWN": "affinities",
+    "NeuronScores": "scores",
+    "WeightedMSE": "affinities",
+    "affinities_of": "affinities",
+    "agglomerate": "agglomeration",
+    "balanced_weights": "affinities",
+    "fragments_of": "fragments",
+    "neurons_of": "blocks",
+    "renumbered": "agglomeration",
+    "require": "fragments",
+    "score_neurons": "scores",
+    "widen_borders": "affinities",
+}
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)

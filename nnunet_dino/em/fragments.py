@@ -1,4 +1,4 @@
-"""Oversegmentation: a watershed on affinities, in every section or in the volume."""
+"""Oversegmentation: a watershed on affinities in every section."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ INSTALL = "run: pip install 'nnunet-dino[em]'"
 def fragments_of(affinities: NDArray[np.float32], per_section: bool) -> NDArray[np.uint64]:
     """Cuts a volume into fragments, each around a seed that lies farthest from borders.
 
-    Seeds are the connected maxima of the squared distance to where the border probability, one minus the mean affinity, is a
-    half or more; a watershed floods the border probability from them. There is no mask, so that no voxel is left out.
+    In every section, seeds are the connected maxima of the squared distance to where the border probability, one minus the mean
+    of both affinities in the section, is a half or more; a watershed floods the border probability from them. There is no mask,
+    so that no voxel is left out.
 
-    In a volume, the border probability of a voxel is the mean over both its neighbours along each axis, so that both sides of
-    a border are alike, and a fragment is cut where it holds together by no affinity above a half: neurites of a few voxels
-    have no seed of their own and would be flooded by their neighbour, and a single voxel on the wrong side of a border joins
-    two neurons.
+    Where sections are as thin as a pixel is wide, a fragment is then cut where it holds together by no affinity above a half:
+    neurites of a few voxels have no seed of their own and would be flooded by their neighbour, and a single voxel on the wrong
+    side of a border joins two neurons.
 
     Args:
         affinities: ``3 d h w`` in [0, 1], of the nearest neighbours along each axis.
-        per_section: Cut every section by itself, from the two affinities in it; for volumes whose sections are thick.
+        per_section: Sections are thick: nothing but the two affinities in a section cuts it.
 
     Returns:
         ``d h w``, ids from 1; across sections no two fragments share one.
@@ -38,19 +38,17 @@ def fragments_of(affinities: NDArray[np.float32], per_section: bool) -> NDArray[
         UserError: mahotas is not installed.
     """
     mahotas = require("mahotas")
-    if not per_section:
-        return _held_together(_flooded(mahotas, 1 - _on_both_sides(affinities)), affinities)
     fragments = np.empty(affinities.shape[1:], dtype=np.uint64)
     highest = 0
     for index in range(len(fragments)):
         found = _flooded(mahotas, 1 - (affinities[1, index] + affinities[2, index]) / 2)
         fragments[index] = found.astype(np.uint64) + np.uint64(highest)
         highest += int(found.max())
-    return fragments
+    return fragments if per_section else _held_together(fragments, affinities)
 
 
 def _flooded(mahotas: ModuleType, border: NDArray[Any]) -> NDArray[Any]:
-    """Returns the watershed of a border probability of any number of axes; one fragment where there is no seed."""
+    """Returns the watershed of a border probability ``h w``; one fragment where there is no seed."""
     is_inside = border < 0.5
     if is_inside.all() or not is_inside.any():
         return np.ones(border.shape, dtype=np.int64)
@@ -64,18 +62,6 @@ def _pairs(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     here, there = [slice(None)] * 3, [slice(None)] * 3
     here[axis], there[axis] = slice(1, None), slice(None, -1)
     return tuple(here), tuple(there)
-
-
-def _on_both_sides(affinities: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Returns the mean affinity ``d h w`` of every voxel to its six neighbours; those outside the volume count as 1."""
-    total = np.full(affinities.shape[1:], 6, dtype=np.float32)
-    for axis in range(3):
-        here, there = _pairs(axis)
-        missing = 1 - affinities[axis][here]
-        total[here] -= missing
-        total[there] -= missing
-    total /= 6
-    return total
 
 
 def _held_together(fragments: NDArray[Any], affinities: NDArray[np.float32]) -> NDArray[np.uint64]:

@@ -68,7 +68,7 @@ def score_folder(predictions: Path, truth: Path, output: Path | None = None) -> 
         raise UserError(f"{predictions}: required segmentations ({', '.join(ENDINGS)}) · got none · check the path")
     if lost := [file.name for file in files if not (truth / file.name).is_file()]:
         raise UserError(f"{truth}: required labels for every segmentation · got none for {lost[0]} · check the folder")
-    summary = score_files(tqdm(files, desc="Scoring", unit="volume", disable=None, leave=False), truth, _read)
+    summary = score_files(tqdm(files, desc="Scoring", unit="volume", disable=None, leave=False), truth, read_ids)
     write_summary(summary, output or predictions / "summary.json")
     rows = [(Path(case["prediction_file"]).name, case["metrics"][NEURONS]) for case in summary["metric_per_case"]]
     lines = [f"{'':30} {' '.join(f'{title:>12}' for title in TITLES.values())}"]
@@ -77,7 +77,12 @@ def score_folder(predictions: Path, truth: Path, output: Path | None = None) -> 
     return lines
 
 
-def _read(file: Path) -> NDArray[Any]:
+def read_ids(file: Path) -> NDArray[Any]:
+    """Reads a volume of ids ``d h w``.
+
+    Raises:
+        UserError: It cannot be read.
+    """
     try:
         if file.name.endswith((".tif", ".tiff")):
             import tifffile

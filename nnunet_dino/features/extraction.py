@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -11,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.backbones.adapted import IMAGENET
@@ -20,13 +18,16 @@ from nnunet_dino.features.encode import FREE_THE_MACHINE, Reading, encode_units
 from nnunet_dino.features.encoder import FrozenEncoder, default_batch, pick_device
 from nnunet_dino.features.inputs import IMAGES, SLIDES, VOLUMES, find_items
 from nnunet_dino.features.items import NOTE, Item, Source, is_of_the_machine
+from nnunet_dino.features.memory import check_memory
 from nnunet_dino.features.picture import open_image
 from nnunet_dino.features.pixels import Preprocessing
-from nnunet_dino.features.slide import Tiling, open_slide, require_openslide
+from nnunet_dino.features.progress import Meter
+from nnunet_dino.features.slide import open_slide, require_openslide
 from nnunet_dino.features.store.index import missing_units, write_index
 from nnunet_dino.features.store.layout import DTYPES, StoreFacts, begin, unit_file
 from nnunet_dino.features.store.reader import TOKENS_OF
 from nnunet_dino.features.store.units import read_records, write_unit
+from nnunet_dino.features.tiling import Tiling
 from nnunet_dino.features.volume import Slicing, open_volume
 
 ITEMS_PER_FILE = {IMAGES: 128, VOLUMES: 1, SLIDES: 1}
@@ -70,6 +71,7 @@ def extract(
     shard: tuple[int, int] = (0, 1),
     device: str = "auto",
     required_weights: str | None = None,
+    update: bool = False,
     show_progress: bool = False,
 ) -> Outcome:
     """Writes frozen features of images, volumes or slides into a store, or continues one.
@@ -90,11 +92,12 @@ def extract(
         shard: Which part of the work is this process's, from 0, and how many parts there are.
         device: Where to compute; ``auto`` is CUDA if there is any.
         required_weights: Digest of the weights without which nothing is to be encoded; by default any.
-        show_progress: Draw a bar on standard error, if that is a terminal.
+        update: Whether the store may go on with other inputs: new ones are encoded, those not named are left out.
+        show_progress: Draw a bar on standard error, or print a line a minute where that is no terminal.
 
     Raises:
         UserError: An option is wrong, there are no weights, the store is of something else or cannot be written to, or the
-            machine has no threads or memory left.
+            machine has no threads or memory left, or too little for the images.
     """
     found, slicing, tiling = find_backbone(backbone), slicing or Slicing(), tiling or Tiling()
     size = (preprocessing.size_px, preprocessing.fit, preprocessing.window, preprocessing.statistics) if preprocessing else ()
@@ -117,7 +120,7 @@ def extract(
     if kind == VOLUMES:
         pixels |= asdict(slicing)
     if kind == SLIDES:
-        pixels |= asdict(tiling) | {"edge": "padded"}  # stores of releases that dropped these tiles are not continued
+        pixels |= tiling.record()
     facts = StoreFacts(
         kind=kind,
         backbone=encoder.name,
@@ -132,21 +135,24 @@ def extract(
         num_items=len(items),
         items_per_file=items_per_file or ITEMS_PER_FILE[kind],
     )
-    reading = Reading(
-        open_source,
-        batch or default_batch(preprocessing.size_px, preprocessing.patch_px),
-        num_workers or min(8, os.cpu_count() or 1),
-    )
-    num_mine = sum((position // facts.items_per_file) % shard[1] == shard[0] for position in range(len(items)))
-    disable = None if show_progress else True
-    with tqdm(total=num_mine, unit=kind[:-1], disable=disable, smoothing=0.05, file=sys.stderr) as bar:
-        failed = fill(Path(store), facts, items, encoder, reading, shard, _shown_by(bar))
-    return Outcome(facts, failed, _noted(Path(store), facts, shard), len(missing_units(Path(store), facts)))
+    num_at_once = batch or default_batch(preprocessing.size_px, preprocessing.patch_px)
+    check_memory(num_at_once, preprocessing.size_px, preprocessing.patch_px, encoder.embed_dim, encoder.device)
+    reading = Reading(open_source, num_at_once, num_workers or min(8, os.cpu_count() or 1))
+    units = begin(Path(store), facts, items, update)
+    mine = _of_shard(units, shard)
+    with Meter(sum(map(len, mine.values())), kind[:-1], show_progress) as meter:
+        failed = fill(Path(store), facts, items, units, encoder, reading, shard, _shown_by(meter))
+    return Outcome(facts, failed, _noted(Path(store), mine), len(missing_units(Path(store), facts)))
 
 
-def _noted(store: Path, facts: StoreFacts, shard: tuple[int, int]) -> list[tuple[str, str]]:
-    files = (unit_file(store, unit) for unit in range(shard[0], facts.num_units, shard[1]))
-    records = [record for file in files for record in read_records(file) if not record["error"]]
+def _of_shard(units: dict[int, list[Item]], shard: tuple[int, int]) -> dict[int, list[Item]]:
+    return {unit: members for place, (unit, members) in enumerate(units.items()) if place % shard[1] == shard[0]}
+
+
+def _noted(store: Path, mine: dict[int, list[Item]]) -> list[tuple[str, str]]:
+    ids = {item.id for members in mine.values() for item in members}
+    files = (unit_file(store, unit) for unit in mine)
+    records = [record for file in files for record in read_records(file) if not record["error"] and record["id"] in ids]
     return [(record["id"], record["facts"][NOTE]) for record in records if record["facts"].get(NOTE)]
 
 
@@ -176,17 +182,18 @@ def _check(store: str, features: str | None, dtype: str, counts: dict[str, int |
             raise UserError(f"{option}: required a number from 1 · got {number}")
 
 
-def _shown_by(bar: tqdm) -> Callable[[int, int], None]:
-    num_images = 0
+def _shown_by(meter: Meter) -> Callable[[int, int], None]:
+    num_images = num_items = 0
 
     def done(items: int, images: int) -> None:
-        nonlocal num_images
-        num_images += images
-        if images == 0 and bar.n == 0 and num_images == 0:
-            bar.initial = items  # done by an earlier run: not counted as speed
-        if bar.format_dict["elapsed"] and num_images:
-            bar.set_postfix_str(f"{num_images / bar.format_dict['elapsed']:.1f} images/s", refresh=False)
-        bar.update(items)
+        nonlocal num_images, num_items
+        if items and num_images == num_items == 0:
+            meter.begin_at(items)
+        else:
+            num_images += images
+            speed = f"{num_images:,} images, {num_images / max(meter.elapsed_s, 1e-3):.1f} images/s" if num_images else ""
+            meter.update(items, speed)
+        num_items += items
 
     return done
 
@@ -195,6 +202,7 @@ def fill(
     store: Path,
     facts: StoreFacts,
     items: Sequence[Item],
+    units: dict[int, list[Item]],
     encoder: FrozenEncoder,
     reading: Reading,
     shard: tuple[int, int] = (0, 1),
@@ -208,6 +216,7 @@ def fill(
         store: Folder of the store.
         facts: What it holds.
         items: All inputs, also those of other shards.
+        units: The same by the number of their unit, as :func:`~nnunet_dino.features.store.layout.begin` returns them.
         encoder: The backbone.
         reading: How to read the inputs.
         shard: As for :func:`extract`.
@@ -219,17 +228,15 @@ def fill(
     Raises:
         UserError: As for :func:`extract`.
     """
-    begin(store, facts, items)
-    mine = range(shard[0], facts.num_units, shard[1])
-    members = {unit: items[unit * facts.items_per_file : (unit + 1) * facts.items_per_file] for unit in mine}
-    todo = [unit for unit in mine if not _is_done(unit_file(store, unit))]
-    done(sum(len(members[unit]) for unit in set(mine) - set(todo)), 0)
+    members = _of_shard(units, shard)
+    todo = [unit for unit, own in members.items() if not _is_done(unit_file(store, unit), own)]
+    done(sum(len(members[unit]) for unit in set(members) - set(todo)), 0)
     failed: list[tuple[str, str]] = []
     with ThreadPoolExecutor(reading.num_workers) as readers, ThreadPoolExecutor(1) as writer:
         writing: Future[None] | None = None
         try:
-            units = ((unit, members[unit]) for unit in todo)
-            for unit, results in encode_units(units, facts, encoder, reading, readers, done):
+            left = ((unit, members[unit]) for unit in todo)
+            for unit, results in encode_units(left, facts, encoder, reading, readers, done):
                 failed += [(result.id, result.error) for result in results if result.error]
                 if writing is not None:
                     writing.result()
@@ -248,5 +255,9 @@ def fill(
     return failed
 
 
-def _is_done(file: Path) -> bool:
-    return file.exists() and not any(record["error"] for record in read_records(file))
+def _is_done(file: Path, members: Sequence[Item]) -> bool:
+    """Whether a unit holds the features of all its inputs; it may hold others that were removed."""
+    if not file.exists():
+        return False
+    good = {record["id"] for record in read_records(file) if not record["error"]}
+    return all(item.id in good for item in members)

@@ -27,6 +27,7 @@ ENDINGS = {
     VOLUMES: (*VOLUME_ENDINGS, *DICOM_ENDINGS),
     SLIDES: (*SLIDE_ENDINGS, ".tif", ".tiff"),
 }
+CASE_CHANNEL = "_0000"  # the first channel of a case of nnU-Net
 PATH_COLUMNS = ("path", "file", "filename", "image", "volume", "slide")
 
 
@@ -102,7 +103,16 @@ def _from_csv(file: Path, column: str | None, root: str | None) -> list[tuple[st
     folder = Path(root) if root is not None else file.parent
     if not os.path.isdir(folder):
         raise UserError(f"--root: required a folder · got {folder}, which is none")
-    return [(text, str((folder / text).absolute())) for text in texts]
+    return [(text, str(_named_file(folder, text).absolute())) for text in texts]
+
+
+def _named_file(folder: Path, text: str) -> Path:
+    """Returns the file that a path in a CSV file means; a case of nnU-Net is named without its channel and ending."""
+    path = folder / text
+    if path.exists():
+        return path
+    endings = [channel + ending for channel in (CASE_CHANNEL, "") for ending in (*VOLUME_ENDINGS, *IMAGE_ENDINGS)]
+    return next((file for ending in endings if (file := folder / (text + ending)).exists()), path)
 
 
 def read_csv(file: Path) -> pd.DataFrame:

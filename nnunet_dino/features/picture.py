@@ -23,8 +23,8 @@ from nnunet_dino.features.pixels import (
     require_finite,
     show_square,
     shown_range,
+    shown_unit,
     shows_image,
-    to_unit,
 )
 
 Image.MAX_IMAGE_PIXELS = None
@@ -79,9 +79,11 @@ def show_picture(picture: Picture, preprocessing: Preprocessing) -> Source:
     window, values = preprocessing.range(), picture.values
     if window is None and picture.as_header_asks is not None:
         values, window = picture.as_header_asks
-    (low, high), notes = shown_range(values, window, picture.padding, picture.is_inverted, is_picture=True)
-    image = to_unit(torch.from_numpy(np.ascontiguousarray(values)).permute(2, 0, 1)[None], low, high, picture.is_inverted)
-    if preprocessing.fit == OWN and values.dtype == np.uint8 and (low, high) == (0.0, 255.0) and picture.pixel_hw == (1.0, 1.0):
+    ends, notes = shown_range(values, window, picture.padding, picture.is_inverted, is_picture=True)
+    pixels = torch.from_numpy(np.ascontiguousarray(values)).permute(2, 0, 1)[None]
+    image = shown_unit(pixels, ends, preprocessing, picture.is_inverted)
+    is_plain = values.dtype == np.uint8 and ends == (0.0, 255.0) and not preprocessing.three_windows()
+    if preprocessing.fit == OWN and is_plain and picture.pixel_hw == (1.0, 1.0):
         upright = 255 - values if picture.is_inverted else values
         square = own_transform(preprocessing)(Image.fromarray(upright.squeeze(2) if image.shape[1] == 1 else upright))[None]
     else:

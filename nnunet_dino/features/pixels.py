@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_dino._errors import UserError, nearest
+from nnunet_dino.backbones.rgb import through_windows
 from nnunet_dino.backbones.spec import PATCH_PX, BackboneSpec
 from nnunet_dino.backbones.weights.model_config import Statistics
 from nnunet_dino.features.items import Unreadable
@@ -28,6 +29,7 @@ WINDOWS_HU: dict[str, tuple[float, float]] = {
     "wide": (-1000, 1000),
 }
 AUTO = "auto"
+NUM_COLOURS = 3
 OWN, BILINEAR = "own", "bilinear"
 FITS = ("pad", "stretch", "crop", OWN)
 PERCENTILES = (0.5, 99.5)
@@ -43,7 +45,8 @@ class Preprocessing:
         size_px: Edge of the square, a multiple of ``patch_px``.
         fit: What becomes of images that are not square: ``pad`` with black, ``stretch``, or ``crop`` the middle; or ``own``, by
             which the configuration of a model of timm resizes and crops all images.
-        window: ``auto``, a name of :data:`WINDOWS_HU`, or ``LOW,HIGH``.
+        window: ``auto``, a name of :data:`WINDOWS_HU`, or ``LOW,HIGH``; or three of them with commas between (as ``LOW:HIGH``),
+            which become red, green and blue.
         statistics: Mean and deviation of red, green and blue; by default what the weights came with, else ImageNet's.
         patch_px: Pixels along a token of the backbone.
         interpolation: ``bilinear`` or ``bicubic``, with antialiasing.
@@ -88,25 +91,21 @@ class Preprocessing:
         self.range()
 
     def range(self) -> tuple[float, float] | None:
-        """Returns the low and the high end of the window; None for ``auto``."""
+        """Returns the low and the high end of the window, of three the outermost; None for ``auto``."""
         if self.window == AUTO:
             return None
-        if self.window in WINDOWS_HU:
-            return WINDOWS_HU[self.window]
-        try:
-            low, high = (float(end) for end in self.window.replace(":", ",").split(","))
-        except ValueError:
-            known = (AUTO, *WINDOWS_HU)
-            raise UserError(
-                f"--window: required LOW,HIGH or one of {', '.join(known)} · got {self.window!r}{nearest(self.window, known)}"
-            ) from None
-        if not low < high:
-            raise UserError(f"--window: required LOW below HIGH · got {self.window!r}")
-        return low, high
+        ends = self.three_windows() or (_ends(self.window),)
+        return min(low for low, _ in ends), max(high for _, high in ends)
+
+    def three_windows(self) -> tuple[tuple[float, float], ...]:
+        """Returns the windows that become red, green and blue; none where one is shown."""
+        parts = self.window.split(",")
+        return tuple(_ends(part.strip()) for part in parts) if len(parts) == NUM_COLOURS else ()
 
     def record(self) -> dict[str, Any]:
         """Returns all that changes the pixels, for the store, but for what the backbone or its weights bring."""
-        window, of_backbone = self.range(), {"patch_px": self.patch_px, "interpolation": self.interpolation}
+        window = self.three_windows() or self.range()
+        of_backbone: dict[str, Any] = {"patch_px": self.patch_px, "interpolation": self.interpolation}
         if self.fit == OWN:
             of_backbone[OWN] = {name: self.own_input[name] for name in ("crop_pct", "crop_mode")}
         usual = {"patch_px": PATCH_PX, "interpolation": BILINEAR}  # not in stores of earlier releases
@@ -117,6 +116,22 @@ class Preprocessing:
             "grey": "replicated",
             "patch_mean": "of tokens that show the image",
         }
+
+
+def _ends(window: str) -> tuple[float, float]:
+    """Returns the low and the high end of a window by its name, or as ``LOW,HIGH`` or ``LOW:HIGH``."""
+    if window in WINDOWS_HU:
+        return WINDOWS_HU[window]
+    try:
+        low, high = (float(end) for end in window.replace(":", ",").split(","))
+    except ValueError:
+        known = (AUTO, *WINDOWS_HU)
+        raise UserError(
+            f"--window: required LOW,HIGH, one of {', '.join(known)}, or three of them · got {window!r}{nearest(window, known)}"
+        ) from None
+    if not low < high:
+        raise UserError(f"--window: required LOW below HIGH · got {window!r}")
+    return low, high
 
 
 def require_finite(values: np.ndarray) -> None:
@@ -211,6 +226,21 @@ def to_unit(values: Tensor, low: float, high: float, is_inverted: bool = False) 
     if not high > low:
         return torch.zeros_like(values, dtype=torch.float32)
     unit = ((values.float() - low) / (high - low)).clamp_(0, 1)
+    return 1 - unit if is_inverted else unit
+
+
+def shown_unit(values: Tensor, ends: tuple[float, float], preprocessing: Preprocessing, is_inverted: bool = False) -> Tensor:
+    """Maps intensities ``n c h w`` to what is shown, 0..1: from ``ends``, or through three windows, then ``n 3 h w``.
+
+    Raises:
+        Unreadable: Three windows are asked for and there are colours already.
+    """
+    windows = preprocessing.three_windows()
+    if not windows:
+        return to_unit(values, *ends, is_inverted)
+    if values.shape[1] > 1:
+        raise Unreadable(f"required one channel for the windows {preprocessing.window}, has {values.shape[1]}")
+    unit = through_windows(values.float(), windows)
     return 1 - unit if is_inverted else unit
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,9 @@ from torch import Tensor
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.features.items import Item, Source, Unreadable, decoding, with_notes
-from nnunet_dino.features.pixels import Placement, Preprocessing, fit_square, shows_image
+from nnunet_dino.features.pixels import BILINEAR, Placement, Preprocessing, fit_square, shows_image
+from nnunet_dino.features.slide_resolution import own_mpp, tile_edge_px
+from nnunet_dino.features.tiling import Tiling
 from nnunet_dino.features.tissue import REFERENCE_PX, TISSUE_RULES, tile_corners, tissue_mask, tissue_rule
 
 if TYPE_CHECKING:
@@ -23,33 +24,6 @@ if TYPE_CHECKING:
 MASK_DOWNSAMPLE = 32
 MAX_OVERVIEW_PIXELS = 200_000_000
 WHITE = (255, 255, 255)
-PLAUSIBLE_MPP = (0.05, 4.0)
-MAX_STRETCH = 0.02
-MAX_UPSAMPLING = 0.1  # slides of 0.25 and of 0.2527 are both called 40x
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """How a slide is cut.
-
-    Attributes:
-        tissue: Name of a rule in :data:`nnunet_dino.features.tissue.TISSUE_RULES`.
-        mpp: Micrometres per pixel at which tiles are shown; None for the slide's full resolution.
-        slide_mpp: Micrometres per pixel of the slides themselves, where their files are wrong or silent.
-
-    Raises:
-        UserError: A value is none of these.
-    """
-
-    tissue: str = "default"
-    mpp: float | None = None
-    slide_mpp: float | None = None
-
-    def __post_init__(self) -> None:
-        tissue_rule(self.tissue)
-        for option, number in (("--mpp", self.mpp), ("--slide-mpp", self.slide_mpp)):
-            if number is not None and not 0 < number < float("inf"):
-                raise UserError(f"{option}: required a positive number of micrometres · got {number:g}")
 
 
 def require_openslide() -> None:
@@ -78,29 +52,76 @@ def open_slide(item: Item, preprocessing: Preprocessing, tiling: Tiling) -> Sour
         raise
 
 
-def _tiles_of(slide: AbstractSlide, path: str, preprocessing: Preprocessing, tiling: Tiling) -> Source:
-    own_mpp, note = _own_mpp(slide, path, tiling)
-    tile_px = _tile_px(preprocessing.size_px, tiling.mpp, own_mpp)
+@dataclass(frozen=True)
+class SlideTiles:
+    """Where a slide is cut.
+
+    Attributes:
+        corners: x and y of the upper left corners at full resolution, ``n 2``.
+        tile_px: Edge of a tile at full resolution.
+        mpp: Micrometres per pixel of the slide; None where nobody knows them.
+        mask: Tissue, ``h w``.
+        downsample: Pixels at full resolution per pixel of the mask.
+        note: What had to be decided.
+    """
+
+    corners: np.ndarray
+    tile_px: int
+    mpp: float | None
+    mask: np.ndarray
+    downsample: float
+    note: str
+
+
+def find_tiles(slide: AbstractSlide, path: str, size_px: int, tiling: Tiling) -> SlideTiles:
+    """Finds the tiles of an opened slide without reading them.
+
+    Args:
+        slide: The slide.
+        path: Its file.
+        size_px: Edge of a tile as it is shown.
+        tiling: How to cut.
+
+    Raises:
+        Unreadable: As for :func:`open_slide`.
+    """
+    mpp, note = own_mpp(slide, path, tiling)
+    tile_px = tile_edge_px(size_px, tiling, mpp)
     overview, downsample = read_overview(slide, MASK_DOWNSAMPLE)
+
+    def cut(rule: str) -> tuple[np.ndarray, np.ndarray]:
+        mask = tissue_mask(overview, downsample, tissue_rule(rule), tiling.drop_pen)
+        where = (tiling.grid, tiling.overlap, tiling.min_tissue)
+        return mask, tile_corners(mask, downsample, slide.dimensions, tile_px, *where)
+
+    mask, corners = cut(tiling.tissue)
+    if len(corners):
+        return SlideTiles(corners, tile_px, mpp, mask, downsample, note)
     rule = tissue_rule(tiling.tissue)
-    corners = tile_corners(tissue_mask(overview, downsample, rule), downsample, slide.dimensions, tile_px)
-    if not len(corners):
-        least = min(TISSUE_RULES, key=lambda name: TISSUE_RULES[name].min_area)
-        if (overview.max(2) - overview.min(2)).max() <= rule.saturation:
-            raise Unreadable("no tissue found: the slide has no colour, by which tissue is told from glass · scan it in colour")
-        hint = f" · try --tissue {least}" if TISSUE_RULES[least].min_area < rule.min_area else ""
-        raise Unreadable(
-            f"no tissue found with --tissue {tiling.tissue}, whose smallest piece is {rule.min_area:g} squares of "
-            f"{REFERENCE_PX} px; the slide has {slide.dimensions[0] * slide.dimensions[1] / REFERENCE_PX**2:.3g}{hint}"
-        )
+    if (overview.max(2) - overview.min(2)).max() <= rule.saturation:
+        raise Unreadable("no tissue found: the slide has no colour, by which tissue is told from glass · scan it in colour")
+    if tiling.min_tissue and mask.any():
+        raise Unreadable(f"no tile is filled to {tiling.min_tissue:g} with tissue · give a smaller --min-tissue")
+    others = {name: len(cut(name)[1]) for name in TISSUE_RULES if name != tiling.tissue}
+    hint = ", ".join(f"--tissue {name} ({count} tiles)" for name, count in others.items() if count)
+    raise Unreadable(
+        f"no tissue found with --tissue {tiling.tissue}, whose smallest piece is {rule.min_area:g} squares of {REFERENCE_PX} "
+        f"px; the slide has {slide.dimensions[0] * slide.dimensions[1] / REFERENCE_PX**2:.3g}{f' · try {hint}' if hint else ''}"
+    )
+
+
+def _tiles_of(slide: AbstractSlide, path: str, preprocessing: Preprocessing, tiling: Tiling) -> Source:
+    tiles = find_tiles(slide, path, preprocessing.size_px, tiling)
+    corners, tile_px = tiles.corners, tiles.tile_px
+    size_px, mode = preprocessing.size_px, preprocessing.interpolation
 
     def images(start: int, stop: int) -> Tensor:
-        tiles = [_read_tile(slide, x, y, tile_px, preprocessing) for x, y in corners[start:stop].tolist()]
-        return torch.stack(tiles)
+        shown = [read_tile(slide, x, y, tile_px, size_px, mode) for x, y in corners[start:stop].tolist()]
+        return torch.stack(shown)
 
     width, height = slide.dimensions
-    facts = {"shape": f"{height} × {width}", "tile_px": tile_px, "mpp": own_mpp or ""}
-    facts = with_notes(facts, [note] if note else [])
+    facts = {"shape": f"{height} × {width}", "tile_px": tile_px, "mpp": tiles.mpp or ""}
+    facts = with_notes(facts, [tiles.note] if tiles.note else [])
     all_tokens = shows_image(Placement(0, 0, preprocessing.size_px, preprocessing.size_px), preprocessing)
     return Source(len(corners), images, facts, all_tokens, torch.from_numpy(corners), slide.close)
 
@@ -149,69 +170,11 @@ def on_white(tile: Image.Image) -> Image.Image:
     return ground
 
 
-def _own_mpp(slide: AbstractSlide, path: str, tiling: Tiling) -> tuple[float | None, str]:
-    """Returns the slide's micrometres per pixel, and what is to be said of them.
-
-    Raises:
-        Unreadable: They are needed and not known, or no microscope has them, or pixels are not square.
-    """
-    if tiling.slide_mpp is not None:
-        return tiling.slide_mpp, ""
-    named = [slide.properties.get(f"openslide.mpp-{axis}", "") for axis in "xy"]
-    try:
-        x, y = (float(text) for text in (named if all(named) else _mpp_of_ome(path)))
-    except ValueError:
-        if tiling.mpp is None:
-            return None, ""
-        raise Unreadable(
-            f"required the slide's resolution for --mpp {tiling.mpp:g}, its file does not say · state it with --slide-mpp"
-        ) from None
-    low, high = PLAUSIBLE_MPP
-    if not low <= min(x, y) <= max(x, y) <= high:
-        odd = f"{x:g} micrometres per pixel, which is not between {low:g} and {high:g} as of microscopes"
-        if tiling.mpp is None:
-            return None, f"its file says {odd}; full resolution was taken"
-        raise Unreadable(
-            f"required a plausible resolution for --mpp {tiling.mpp:g}, has {odd} · state the right one with --slide-mpp"
-        )
-    if abs(x / y - 1) > MAX_STRETCH:
-        raise Unreadable(f"required square pixels, has {x:g} × {y:g} micrometres · resample the slide, or state --slide-mpp")
-    return x, ""
-
-
-def _mpp_of_ome(path: str) -> tuple[str, str]:
-    """Returns the resolution of an OME-TIFF, which OpenSlide does not read; empty texts where there is none."""
-    import tifffile
-
-    try:
-        with tifffile.TiffFile(path) as file:
-            text = file.ome_metadata or ""
-    except (OSError, ValueError):  # tifffile's own error is a ValueError
-        return "", ""
-    found = [re.search(rf'PhysicalSize{axis}="([^"]+)"', text) for axis in "XY"]
-    units = [re.search(rf'PhysicalSize{axis}Unit="([^"]+)"', text) for axis in "XY"]
-    if any(unit and unit[1] not in ("µm", "μm", "um") for unit in units):
-        return "", ""
-    x, y = (match[1] if match else "" for match in found)
-    return x, y
-
-
-def _tile_px(size_px: int, mpp: float | None, own_mpp: float | None) -> int:
-    if mpp is None or own_mpp is None:
-        return size_px
-    if mpp < own_mpp * (1 - MAX_UPSAMPLING):
-        raise Unreadable(
-            f"required --mpp of at least the slide's own {own_mpp:g}, has {mpp:g}, for which pixels would be invented "
-            "· give a coarser --mpp, or the right resolution of the slide with --slide-mpp"
-        )
-    return max(1, round(size_px * mpp / own_mpp))
-
-
-def _read_tile(slide: AbstractSlide, x: int, y: int, tile_px: int, preprocessing: Preprocessing) -> Tensor:
+def read_tile(slide: AbstractSlide, x: int, y: int, tile_px: int, size_px: int, mode: str = BILINEAR) -> Tensor:
     """Returns a tile ``3 s s``, 0..1, read at the level next to the wanted resolution."""
-    level = slide.get_best_level_for_downsample(tile_px / preprocessing.size_px)
+    level = slide.get_best_level_for_downsample(tile_px / size_px)
     edge = max(1, round(tile_px / slide.level_downsamples[level]))
     with decoding():
         pixels = np.asarray(on_white(slide.read_region((x, y), level, (edge, edge))))
     tile = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
-    return fit_square(tile, preprocessing.size_px, "stretch", mode=preprocessing.interpolation)[0]
+    return fit_square(tile, size_px, "stretch", mode=mode)[0]

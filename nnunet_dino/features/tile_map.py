@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 
 LINE = (30, 90, 200)
+BORDER = (0, 130, 60)
 
 
 def draw_tiles(overview: np.ndarray, downsample: float, corners: np.ndarray, tile_px: int) -> np.ndarray:
@@ -32,10 +34,27 @@ def draw_tiles(overview: np.ndarray, downsample: float, corners: np.ndarray, til
     return np.asarray(picture)
 
 
+def outline(picture: np.ndarray, mask: np.ndarray, scale: float) -> np.ndarray:
+    """Draws the border of tissue.
+
+    Args:
+        picture: ``h w 3``.
+        mask: Tissue, ``h w``.
+        scale: Pixels of the picture per pixel of the mask.
+
+    Returns:
+        ``h w 3``.
+    """
+    rows, columns = ((np.arange(length) / scale).astype(int) for length in picture.shape[:2])
+    large = np.pad(mask, 1)[np.minimum(rows, mask.shape[0]) + 1][:, np.minimum(columns, mask.shape[1]) + 1]
+    border = large & ~ndimage.binary_erosion(large, iterations=2, border_value=0)
+    return np.where(border[..., None], np.array(BORDER, np.uint8), picture)
+
+
 def colour_tiles(
     overview: np.ndarray, downsample: float, corners: np.ndarray, tile_px: int, colours: np.ndarray, opacity: float = 0.6
 ) -> np.ndarray:
-    """Lays a colour over every tile.
+    """Lays a colour over every tile; where tiles overlap, their mean.
 
     Args:
         overview: The slide, ``h w 3``.
@@ -48,12 +67,14 @@ def colour_tiles(
     Returns:
         ``h w 3``.
     """
-    result = overview.astype(np.float32)
+    total, count = np.zeros(overview.shape, np.float32), np.zeros((*overview.shape[:2], 1), np.float32)
     for (x, y), colour in zip(corners.tolist(), colours, strict=True):
         rows = slice(round(y / downsample), round((y + tile_px) / downsample))
         columns = slice(round(x / downsample), round((x + tile_px) / downsample))
-        result[rows, columns] = (1 - opacity) * result[rows, columns] + opacity * 255 * colour
-    return result.round().astype(np.uint8)
+        total[rows, columns] += colour
+        count[rows, columns] += 1
+    laid = (1 - opacity) * overview + opacity * 255 * total / np.maximum(count, 1)
+    return np.where(count > 0, laid.round(), overview).astype(np.uint8)
 
 
 def colour_bar(height: int, colours: np.ndarray, labels: Sequence[str], width_px: int = 18) -> np.ndarray:
@@ -80,15 +101,46 @@ def colour_bar(height: int, colours: np.ndarray, labels: Sequence[str], width_px
     return np.asarray(picture)
 
 
-def png(*pictures: np.ndarray, gap_px: int = 12) -> bytes:
-    """Returns pictures of one height side by side, as PNG."""
+def tile_row(title: str, tiles: Sequence[np.ndarray], labels: Sequence[str]) -> np.ndarray:
+    """Draws tiles of one size in a row behind a title, each with a label below, on white.
+
+    Args:
+        title: One word.
+        tiles: Each ``h w 3``.
+        labels: One per tile.
+
+    Returns:
+        ``h w 3``.
+    """
+    (height, width), font = tiles[0].shape[:2], ImageFont.load_default(13)
+    picture = Image.new("RGB", (48 + len(tiles) * (width + 6), height + 20), "white")
+    pen = ImageDraw.Draw(picture)
+    pen.text((0, height // 2), title, fill="black", anchor="lm", font=font)
+    for place, (tile, label) in enumerate(zip(tiles, labels, strict=True)):
+        left = 48 + place * (width + 6)
+        picture.paste(Image.fromarray(tile), (left, 0))
+        pen.text((left + width // 2, height + 3), label, fill="black", anchor="mt", font=font)
+    return np.asarray(picture)
+
+
+def side_by_side(*pictures: np.ndarray, gap_px: int = 12) -> np.ndarray:
+    """Returns pictures next to each other on white, ``h w 3``, their upper edges at one height."""
     height = max(picture.shape[0] for picture in pictures)
     width = sum(picture.shape[1] for picture in pictures) + gap_px * (len(pictures) - 1)
-    canvas = Image.new("RGB", (width, height), (255, 255, 255))
-    left = 0
+    canvas, left = np.full((height, width, 3), 255, np.uint8), 0
     for picture in pictures:
-        canvas.paste(Image.fromarray(picture), (left, 0))
+        canvas[: picture.shape[0], left : left + picture.shape[1]] = picture
         left += picture.shape[1] + gap_px
+    return canvas
+
+
+def above_each_other(*pictures: np.ndarray) -> np.ndarray:
+    """Returns pictures below each other on white, ``h w 3``, their left edges in one line."""
+    return side_by_side(*(picture.swapaxes(0, 1) for picture in pictures)).swapaxes(0, 1)
+
+
+def png(*pictures: np.ndarray) -> bytes:
+    """Returns pictures side by side, as PNG."""
     stream = io.BytesIO()
-    canvas.save(stream, "PNG", optimize=True)
+    Image.fromarray(side_by_side(*pictures)).save(stream, "PNG", optimize=True)
     return stream.getvalue()

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from nnunet_dino._errors import UserError
 from nnunet_dino._files import write_atomically
@@ -23,17 +20,18 @@ from nnunet_dino.backbones.weights.model_config import Statistics
 from nnunet_dino.features.encoder import Features, FrozenEncoder, default_batch, pick_device
 from nnunet_dino.features.inputs import IMAGES, SLIDES, find_items
 from nnunet_dino.features.items import Item, Source, Unreadable
+from nnunet_dino.features.memory import check_memory
 from nnunet_dino.features.picture import read_picture, show_picture
 from nnunet_dino.features.pixels import OWN, Preprocessing, placement
-from nnunet_dino.features.slide import Tiling, open_slide, read_overview, require_openslide, slide_of
-from nnunet_dino.features.tile_map import colour_tiles, draw_tiles, png
-from nnunet_dino.features.token_colours import gradient, pca_colours, similarity
+from nnunet_dino.features.progress import Meter
+from nnunet_dino.features.slide_view import slide_shapes, slide_view
+from nnunet_dino.features.tiling import Tiling
 from nnunet_dino.features.view_page import view_page
 from nnunet_dino.features.view_png import TokenView, view_png
 from nnunet_dino.features.volume import Slicing, read_volume, show_slices, take_plane
 
 ENDINGS = (".png", ".html")
-OVERVIEW_PX = 1200
+SHAPES_ENDINGS = (".png", ".geojson")  # of tiles alone
 MIN_TOKENS, MAX_TOKENS = 48, 64  # along the edge: fewer show no shapes, more take long
 RANDOM = "The backbone's weights are random. What is seen here says nothing about DINOv3."
 Point = tuple[float, float]
@@ -54,6 +52,7 @@ def look(
     plane: str = "axial",
     volume: int | None = None,
     tiling: Tiling | None = None,
+    tiles_only: bool = False,
     device: str = "auto",
     show_progress: bool = False,
 ) -> list[str]:
@@ -74,8 +73,9 @@ def look(
         plane: Of volumes.
         volume: Which of several volumes in an input, from 0.
         tiling: How a slide is cut.
+        tiles_only: Draw tissue and tiles of a slide without encoding them, or write them as ``.geojson``.
         device: Where to compute.
-        show_progress: Draw a bar on standard error, if that is a terminal.
+        show_progress: Draw a bar on standard error, or print a line a minute where that is no terminal.
 
     Returns:
         What a reader must know.
@@ -84,7 +84,7 @@ def look(
         UserError: The input or an option cannot be used.
     """
     target, tiling = Path(output), tiling or Tiling()
-    _check_target(target)
+    _check_target(target, SHAPES_ENDINGS if tiles_only else ENDINGS)
     slicing = Slicing(plane, volume=volume)
 
     spec = (found_backbone := find_backbone(backbone)).spec
@@ -103,12 +103,24 @@ def look(
         raise UserError(f"-o: required a .png file for slides · got {output}")
     if found == IMAGES and slices:
         raise UserError(f"--slice: required a volume with it · got the picture {image}")
+    if tiles_only and found != SLIDES:
+        raise UserError(
+            f"--tiles-only: required a slide · got {image}, which is taken for {found} · --kind slides says it is one"
+        )
+    notes: list[str] = []
+    try:
+        if tiles_only:
+            shapes = slide_shapes(items[0], prepared(224 // spec.patch_px).size_px, tiling, target.suffix == ".geojson", notes)
+            write_atomically(target, shapes)
+            return notes
+    except Unreadable as error:
+        raise _unreadable(image, error) from error
     encoder = FrozenEncoder(found_backbone, pick_device(device), statistics)
-    notes = [RANDOM if encoder.weights_are_random else f"Licence of the weights: {encoder.licence}"]
+    notes += [RANDOM if encoder.weights_are_random else f"Licence of the weights: {encoder.licence}"]
     encode = partial(_encoded, encoder=encoder, show_progress=show_progress)
     try:
         if found == SLIDES:
-            content = _slide(items[0], prepared(224 // spec.patch_px), tiling, encode, at, notes)
+            content = slide_view(items[0], prepared(224 // spec.patch_px), tiling, encode, at, notes)
         else:
             opened = _picture(items[0], prepared) if found == IMAGES else _volume(items[0], prepared, slicing, slices)
             notes += opened.source.notes
@@ -116,15 +128,19 @@ def look(
             view = _view(opened, f"{items[0].id}: patch tokens of {encoder.name}", notes, encode)
             content = _drawn(view, place, target)
     except Unreadable as error:
-        raise UserError(f"required a readable input · got {image}: {error}") from error
+        raise _unreadable(image, error) from error
     write_atomically(target, content)
     return notes
 
 
-def _check_target(target: Path) -> None:
+def _unreadable(image: str, error: Unreadable) -> UserError:
+    return UserError(f"required a readable input · got {image}: {error}")
+
+
+def _check_target(target: Path, endings: Sequence[str]) -> None:
     """Refuses what could not be written, before anything is computed."""
-    if target.suffix.lower() not in ENDINGS:
-        raise UserError(f"-o: required a file ending in .png or .html · got {str(target)!r}")
+    if target.suffix.lower() not in endings:
+        raise UserError(f"-o: required a file ending in {' or '.join(endings)} · got {str(target)!r}")
     above = next(folder for folder in target.parents if os.path.lexists(folder))
     if os.path.isdir(target) or not os.path.isdir(above):
         raise UserError(f"-o: required a file in a folder · got {target} · name another")
@@ -188,12 +204,13 @@ def _encoded(
 ) -> Tensor:
     """Returns some feature of all images of a source."""
     batch, count = default_batch(size_px, encoder.patch_px), source.num_images
-    with tqdm(total=count, unit="image", disable=None if show_progress else True, file=sys.stderr) as bar:
+    check_memory(min(batch, count), size_px, encoder.patch_px, encoder.embed_dim, encoder.device)
+    with Meter(count, "image", show_progress) as meter:
         parts = []
         for start in range(0, count, batch):
             images = source.images(start, min(start + batch, count))
             parts.append(pick(encoder(images)).cpu())
-            bar.update(len(images))
+            meter.update(len(images))
     return torch.cat(parts)
 
 
@@ -210,37 +227,3 @@ def _drawn(view: TokenView, place: tuple[int, int, int] | None, target: Path) ->
         return view_png(view, place)
     gh, gw = view.tokens.shape[1:3]
     return view_page(view, place or (0, gh // 2, gw // 2)).encode("utf-8")
-
-
-def _slide(
-    item: Item,
-    preprocessing: Preprocessing,
-    tiling: Tiling,
-    encode: Callable[..., Tensor],
-    point: Point | None,
-    notes: list[str],
-) -> bytes:
-    """Draws a slide's tiles: their outlines, their colours, and their similarity to the tile at a point."""
-    require_openslide()
-    source = open_slide(item, preprocessing, tiling)
-    assert source.coordinates is not None
-    notes += source.notes
-    corners, tile_px = source.coordinates.numpy(), int(source.facts["tile_px"])
-    place = None
-    if point is not None:
-        inside = ((corners <= point) & (np.array(point) < corners + tile_px)).all(1)
-        if not inside.any():
-            raise UserError(f"--at: required a point on a tile, in pixels at full resolution · got {point[0]:g},{point[1]:g}")
-        place = int(inside.argmax())
-    features = encode(source, preprocessing.size_px, lambda features: features.patch_mean).numpy()
-    source.close()
-    slide = slide_of(item.path)
-    overview, downsample = read_overview(slide, max(1.0, max(slide.dimensions) / OVERVIEW_PX))
-    slide.close()
-    panels = [
-        draw_tiles(overview, downsample, corners, tile_px),
-        colour_tiles(overview, downsample, corners, tile_px, pca_colours(features)),
-    ]
-    if place is not None:
-        panels.append(colour_tiles(overview, downsample, corners, tile_px, gradient(similarity(features, (place,)))))
-    return png(*panels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import SimpleITK as sitk
@@ -14,7 +14,7 @@ from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.features.dicom import is_dicom
 from nnunet_dino.features.items import Item, Source, Unreadable, decoding, with_notes
 from nnunet_dino.features.nifti import is_nifti, read_flat, read_nifti
-from nnunet_dino.features.orientation import Volume, chosen_volume
+from nnunet_dino.features.orientation import Volume, chosen_volume, refuse_further_volumes
 from nnunet_dino.features.pixels import (
     WINDOWS_HU,
     Preprocessing,
@@ -23,8 +23,8 @@ from nnunet_dino.features.pixels import (
     require_finite,
     show_square,
     shown_range,
+    shown_unit,
     shows_image,
-    to_unit,
 )
 from nnunet_dino.features.series import read_file, read_folder
 
@@ -75,12 +75,12 @@ def show_slices(volume: Volume, preprocessing: Preprocessing, slicing: Slicing) 
     """Returns the slices of a volume as images; they are prepared on demand."""
     slices, pixel_hw = take_plane(volume, slicing.plane)
     slices = slices[:: slicing.every]
-    (low, high), notes = shown_range(volume.values, preprocessing.range(), volume.padding, volume.is_inverted)
+    ends, notes = shown_range(volume.values, preprocessing.range(), volume.padding, volume.is_inverted)
 
     def images(start: int, stop: int) -> Tensor:
         part = torch.from_numpy(np.array(slices[start:stop], order="C"))  # torch knows no negative strides
         part = part[:, None] if part.ndim == 3 else part.movedim(-1, 1)
-        unit = to_unit(part, low, high, volume.is_inverted)
+        unit = shown_unit(part, ends, preprocessing, volume.is_inverted)
         return show_square(unit, preprocessing, pixel_hw)
 
     facts = {
@@ -138,11 +138,14 @@ def read_volume(item: Item, number: int | None = None) -> Volume:
     if image.GetNumberOfComponentsPerPixel() > 1:
         raise Unreadable(f"required one channel, has {image.GetNumberOfComponentsPerPixel()}")
     shape = " × ".join(map(str, image.GetSize()))
-    if image.GetDimension() == 4:
+    if image.GetDimension() == 4 and image.GetSize()[3] > 1:
         count = image.GetSize()[3]
-        number = 0 if number is None and count == 1 else number
         number = chosen_volume(number, count, f"required three axes, has 4 ({shape})")
         image = sitk.Extract(image, [*image.GetSize()[:3], 0], [0, 0, 0, number])
+        return replace(_oriented(image), notes=(f"volume {number} of {count}",))
+    refuse_further_volumes(number)
+    if image.GetDimension() == 4:
+        image = sitk.Extract(image, [*image.GetSize()[:3], 0], [0, 0, 0, 0])
     if image.GetDimension() != 3:
         raise Unreadable(f"required three axes, has {image.GetDimension()} ({shape})")
     return _oriented(image)

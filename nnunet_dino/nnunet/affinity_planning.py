@@ -43,6 +43,7 @@ class AffinityPlanning(_Planner):
 
     default_plans_name: ClassVar[str]
     has_long_range: ClassVar[bool] = False
+    num_features: ClassVar[int]
 
     def __init__(
         self,
@@ -64,6 +65,7 @@ class AffinityPlanning(_Planner):
             suppress_transpose=True,
             **memory,
         )
+        self.UNet_base_num_features = self.num_features
 
     def determine_resampling(self, *arguments: Any, **options: Any) -> tuple[Any, Any, Any, Any]:
         data, data_options, ids, _ = super().determine_resampling(*arguments, **options)

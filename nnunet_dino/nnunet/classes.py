@@ -53,7 +53,8 @@ def planner_class(name: str) -> type:
         "default_plans_name": preset.plans_name,
     }
     if preset.dino is None:
-        return type(name, (AffinityPlanning, stock), content | {"has_long_range": preset.has_long_range})
+        content |= {"has_long_range": preset.has_long_range, "num_features": preset.num_features}
+        return type(name, (AffinityPlanning, stock), content)
     return type(name, (DINOv3Planning, stock), content | {"dino": DinoOptions(**preset.dino)})
 
 

@@ -72,6 +72,7 @@ class PlannerPreset:
         dino: The DINOv3 side of the network; None plans the stock network, for affinities.
         unet: Key of ``UNETS``: which of nnU-Net's planners it extends.
         has_long_range: Plan affinities over several voxels as well.
+        num_features: Of the U-Net's first stage, for affinities; nnU-Net's own number is 32.
     """
 
     name: str
@@ -80,6 +81,7 @@ class PlannerPreset:
     dino: Mapping[str, Any] | None
     unet: str = ""
     has_long_range: bool = False
+    num_features: int = 32
 
 
 SIZES = (
@@ -149,6 +151,13 @@ AFFINITY_PLANNERS = (
         "nnUNetAffinitiesLongRangePlans",
         None,
         has_long_range=True,
+    ),
+    PlannerPreset(
+        "nnUNetPlannerAffinitiesSmall",
+        "Affinities of neurons, by a network of half the features, for trainings on a processor",
+        "nnUNetAffinitiesSmallPlans",
+        None,
+        num_features=16,
     ),
 )
 

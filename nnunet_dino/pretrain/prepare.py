@@ -15,10 +15,10 @@ from nnunet_dino._errors import UserError
 from nnunet_dino._files import LOCK, exclusive, write_atomically
 from nnunet_dino._nnunet_folders import dataset_name, read_json, require_folder
 from nnunet_dino.features.items import Unreadable, is_of_the_machine
+from nnunet_dino.features.progress import progress
 from nnunet_dino.nnunet.check_plans import planned_configuration, read_plans
 from nnunet_dino.pretrain.prepared_folder import RECORD, begin, check_folder, new_folder, write_record
 from nnunet_dino.pretrain.scans import Scan, find_scans, orientation_of, read_scan
-from nnunet_dino.probes.progress import progress
 
 PREPROCESSOR = "DefaultPreprocessor"
 

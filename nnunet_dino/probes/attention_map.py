@@ -9,11 +9,12 @@ import numpy as np
 
 from nnunet_dino.features.items import Unreadable
 from nnunet_dino.features.store.reader import FeatureStore
-from nnunet_dino.features.tile_map import colour_bar, colour_tiles, png
+from nnunet_dino.features.tile_map import above_each_other, colour_bar, colour_tiles, png, side_by_side, tile_row
 from nnunet_dino.reports import Picture
 
 ATTENTION = "attention.safetensors"
 OVERVIEW_PX = 900
+NUM_TILES, TILE_PX = 8, 112  # shown of most and of least attention
 UNDECIDED = 1.5  # largest attention, as a multiple of equal attention
 
 
@@ -49,18 +50,26 @@ def attention_pictures(
 
 
 def _picture(store: FeatureStore, name: str, path: str, tile_px: int, weights: np.ndarray) -> bytes:
-    from nnunet_dino.features.slide import read_overview, slide_of
+    from nnunet_dino.features.slide import read_overview, read_tile, slide_of
 
+    (bag,) = store.bags(next(key for key in ("mean", "class") if _holds(store, key)), [name])
+    assert bag.coordinates is not None, "tiles of slides have places"
+    order = np.argsort(-weights, kind="stable")
+    count = min(NUM_TILES, -(-len(order) // 2))
     slide = slide_of(path)
     try:
         overview, downsample = read_overview(slide, max(1.0, max(slide.dimensions) / OVERVIEW_PX))
+        rows = []
+        for title, chosen in (("most", order[:count]), ("least", order[::-1][:count])):
+            tiles = [read_tile(slide, x, y, tile_px, TILE_PX) for x, y in bag.coordinates[chosen].tolist()]
+            shown = [(255 * tile.permute(1, 2, 0).numpy()).round().astype(np.uint8) for tile in tiles]
+            rows.append(tile_row(title, shown, [f"{weights[place] * len(weights):.3g} ×" for place in chosen]))
     finally:
         slide.close()
-    (bag,) = store.bags(next(key for key in ("mean", "class") if _holds(store, key)), [name])
-    assert bag.coordinates is not None, "tiles of slides have places"
     heat = colour_tiles(overview, downsample, bag.coordinates, tile_px, attention_colours(weights))
     scale = matplotlib.colormaps["viridis"](np.linspace(0, 1, 256))[:, :3]
-    return png(overview, heat, colour_bar(len(overview), scale, [f"{10**power:g} ×" for power in (-1, 0, 1)]))
+    bar = colour_bar(len(overview), scale, [f"{10**power:g} ×" for power in (-1, 0, 1)])
+    return png(above_each_other(side_by_side(overview, heat, bar), *rows))
 
 
 def attention_colours(weights: np.ndarray) -> np.ndarray:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from nnunet_dino._errors import UserError
+from nnunet_dino.features.progress import progress
 from nnunet_dino.probes.mil_training import TrainedMIL, train_mil
 from nnunet_dino.probes.options import MilOptions
-from nnunet_dino.probes.progress import progress
 
 
 @dataclass(frozen=True)

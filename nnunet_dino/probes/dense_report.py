@@ -12,6 +12,7 @@ import numpy as np
 
 from nnunet_dino import reports
 from nnunet_dino.features.encoder import pick_device
+from nnunet_dino.features.progress import progress
 from nnunet_dino.probes.dense import PIXELS, DenseProbe
 from nnunet_dino.probes.dense_backbones import open_backbones
 from nnunet_dino.probes.dense_metrics import DenseScore
@@ -28,7 +29,6 @@ from nnunet_dino.probes.dense_tables import (
     means_table,
 )
 from nnunet_dino.probes.options import check_number
-from nnunet_dino.probes.progress import progress
 from nnunet_dino.probes.report import PACKAGES
 from nnunet_dino.probes.result_tables import listed, with_interval
 from nnunet_dino.reports import Block, Heading, Report

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from nnunet_dino._errors import UserError, nearest
-from nnunet_dino.features.inputs import PATH_COLUMNS, read_csv
+from nnunet_dino.features.inputs import CASE_CHANNEL, PATH_COLUMNS, read_csv
 from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.given import GivenVectors
 from nnunet_dino.probes.options import LabelColumns
@@ -175,7 +175,7 @@ def _stem(text: str) -> str:
 
 def _case(text: str) -> str:
     """Returns the name of a case for the file of its first channel, as nnU-Net calls them."""
-    return _stem(text).removesuffix("_0000")
+    return _stem(text).removesuffix(CASE_CHANNEL)
 
 
 def copies_between_patients(vectors: np.ndarray, ids: Sequence[str], patients: np.ndarray) -> list[str]:

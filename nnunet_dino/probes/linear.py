@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunet_dino._errors import UserError
+from nnunet_dino.features.progress import progress
 from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.evaluation import check_parts, evaluate
 from nnunet_dino.probes.fold_splits import fold_splits
 from nnunet_dino.probes.fold_tables import cross_validated
 from nnunet_dino.probes.options import OPTIMIZERS, FoldOptions, LinearOptions, Request
-from nnunet_dino.probes.progress import progress
 from nnunet_dino.probes.report import open_request, report_scores
 from nnunet_dino.probes.saved import FILES, LINEAR, probe_file, saved_probe
 from nnunet_dino.probes.splits import divide

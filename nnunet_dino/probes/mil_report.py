@@ -22,7 +22,17 @@ from nnunet_dino.probes.fold_splits import fold_splits
 from nnunet_dino.probes.fold_tables import cross_validated
 from nnunet_dino.probes.given import bag_files
 from nnunet_dino.probes.labels import Labelled, read_labels
-from nnunet_dino.probes.options import EvaluationOptions, FoldOptions, MilFolds, MilOptions, Request, check_number
+from nnunet_dino.probes.options import (
+    AGGREGATORS,
+    MAX,
+    MEAN,
+    EvaluationOptions,
+    FoldOptions,
+    MilFolds,
+    MilOptions,
+    Request,
+    check_number,
+)
 from nnunet_dino.probes.report import report_scores
 from nnunet_dino.probes.saved import FILES, MIL, probe_file, saved_probe
 from nnunet_dino.probes.splits import divide
@@ -58,6 +68,7 @@ def report_mil(
         crossed, labelled = None, labelled.with_split(splits[0], how_split)
         shown, attention = scores[0], trained[0].attention
         evaluations = evaluate(labelled, shown, request.evaluation)
+    num_maps = 0 if options.aggregator == MEAN else num_maps  # all tiles weigh the same
     pictures, notes = attention_pictures(store, labelled.ids, attention, shown[:, -1], num_maps)
     weights = {name: values.astype(np.float32) for name, values in zip(labelled.ids, attention, strict=True)}
     files = {ATTENTION: save(weights)}
@@ -159,9 +170,11 @@ def _method(options: MilOptions, num_epochs: Sequence[int]) -> str:
         if options.patience
         else f"{options.epochs} epochs, the last kept"
     )
+    pool = AGGREGATORS[options.aggregator]
+    pool += "" if options.aggregator in (MEAN, MAX) else f", width {options.attention}"
     return (
-        f"Probe: projection {layers}{relu}, dropout {options.dropout:g}, gated attention of width {options.attention}, linear "
-        f"head; cross-entropy, {options.optimizer}, learning rate {options.lr:g}, weight decay {options.weight_decay:g}, "
+        f"Probe: projection {layers}{relu}, dropout {options.dropout:g}, {pool}, linear head; "
+        f"cross-entropy, {options.optimizer}, learning rate {options.lr:g}, weight decay {options.weight_decay:g}, "
         f"{options.bags} {'bag' if options.bags == 1 else 'bags'} per step, "
         f"{'classes drawn equally often' if options.balanced else 'every bag once per epoch'}"
         f"{', features standardised by the training bags' if options.standardise else ''}; {stop} (kept: "

@@ -135,7 +135,7 @@ def train_mil(
             network.train()
             for chosen in _steps(train, classes, options, order):
                 optimizer.zero_grad()
-                F.cross_entropy(network(*padded(chosen))[0], targets[chosen]).backward()
+                network.loss(*padded(chosen), targets[chosen]).backward()
                 optimizer.step()
             if not torch.isfinite(network.head.weight).all():
                 raise UserError(f"--lr: required one with which training converges · got {options.lr:g} · try a smaller one")

@@ -20,6 +20,14 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, float]]] = {
 }
 """Class of ``torch.optim``, and what it is given beside learning rate and weight decay."""
 
+GATED, ATTENTION, MEAN, MAX, CLAM_SB = "gated", "attention", "mean", "max", "clam-sb"
+AGGREGATORS = {
+    GATED: "gated attention",
+    ATTENTION: "attention",
+    MEAN: "mean over instances",
+    MAX: "largest value of every feature",
+    CLAM_SB: "gated attention with CLAM's loss of single instances (CLAM-SB)",
+}
 NUM_NEIGHBOURS = (5, 10, 20, 50, 100, 200)
 BY_PATIENT, RSNA = "patients", "rsna-mgca"
 HALF, YOUDEN, CORNER = "0.5", "youden", "corner"
@@ -224,6 +232,7 @@ class MilOptions:
     epoch; with 0 it trains all epochs and keeps the last. Bags of a step that are shorter than the longest are filled up.
     """
 
+    aggregator: str = option(GATED, "--aggregator", "gated, attention, mean, max or clam-sb.", "NAME", known=AGGREGATORS)
     projection: str = option("512", "--projection", "Widths of the projection.", "N,N…")
     attention: int = option(256, "--attention", "Width of the gated attention.", least=1)
     relu: bool = option(False, "--relu", "A ReLU after every layer of the projection.", None)
@@ -253,7 +262,7 @@ class MilOptions:
     def network(self) -> dict[str, Any]:
         """How :class:`~nnunet_dino.probes.mil.AttentionMIL` is built, beside the widths of features and outputs."""
         built = {"projection": self.widths, "attention": self.attention}
-        return {**built, "has_relu": self.relu, "dropout": self.dropout}
+        return {**built, "has_relu": self.relu, "dropout": self.dropout, "aggregator": self.aggregator}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""Splits into folds: the user's or nnU-Net's, and what the Medical Segmentation Decathlon's should be."""
+"""Splits into folds: the user's or nnU-Net's, and what is odd about them."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,8 @@ DECATHLON = {
     "Spleen": 41,
     "Colon": 126,
 }
+
+PATIENT = re.compile(r"(PETCT|fdg|psma)_[0-9a-f]+(?=_)")  # AutoPET's cases: a patient, then the day of the study
 
 
 def splits_of(folder: Path) -> list[dict[str, list[str]]]:
@@ -54,7 +57,14 @@ def num_training_cases(dataset: str) -> int:
 
 
 def departures(folder: Path) -> list[str]:
-    """Returns what differs from five folds of a task of the Decathlon, for a preprocessed data set that has its name."""
+    """Returns what is odd about the splits of a preprocessed data set, by its name and those of its cases.
+
+    Five folds of a task of the Decathlon have given sizes; the studies of one of AutoPET's patients are not split.
+    """
+    return [*_other_sizes(folder), *_torn_patients(folder)]
+
+
+def _other_sizes(folder: Path) -> list[str]:
     task = folder.name.rpartition("_")[2]
     if task not in DECATHLON:
         return []
@@ -65,4 +75,19 @@ def departures(folder: Path) -> list[str]:
     return [
         f"{folder.name}: folds of {', '.join(map(str, found))} cases; five folds of the Decathlon's {DECATHLON[task]} cases "
         f"have {', '.join(map(str, expected))}."
+    ]
+
+
+def _torn_patients(folder: Path) -> list[str]:
+    torn: set[str] = set()
+    if not (folder / SPLITS).is_file():  # nothing has been trained
+        return []
+    for split in splits_of(folder):
+        train, val = ({found[0] for case in split[part] if (found := PATIENT.match(case))} for part in ("train", "val"))
+        torn |= train & val
+    if not torn:
+        return []
+    return [
+        f"{folder.name}: {len(torn)} patients, among them {min(torn)}, have studies in the training and the validation cases "
+        f"of a fold; split by patient in {SPLITS}."
     ]

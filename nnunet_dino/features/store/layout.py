@@ -4,12 +4,13 @@
 
     STORE/
       store.json                   what was done: backbone, digest of its weights, preprocessing, kind, tokens
-      items.csv                    every input in order: id, path, series
-      features/000000.safetensors  a unit: `items_per_file` consecutive inputs
+      items.csv                    every input in order: id, path, series, unit
+      features/000000.safetensors  a unit: at first `items_per_file` consecutive inputs
       index.csv                    one row per input; written when every unit is there
 
 Every unit is made by one process from fixed inputs in fixed batches, so that a store does not depend on how many processes made
-it, nor on how often it was interrupted.
+it, nor on how often it was interrupted. Where inputs are added or removed later, inputs whose unit is written stay in it, and
+all others come into new units behind; what a unit holds of removed inputs is passed over.
 """
 
 from __future__ import annotations
@@ -70,10 +71,6 @@ class StoreFacts:
     licence: str = ""
 
     @property
-    def num_units(self) -> int:
-        return -(-self.num_items // self.items_per_file)
-
-    @property
     def keeps_instances(self) -> bool:
         """Whether slices or tiles are kept one by one."""
         return self.kind == "slides" or (self.kind == "volumes" and (self.per_slice or "patch_map" in self.tokens))
@@ -123,7 +120,7 @@ def _oddity(found: Any) -> str:
     return ""
 
 
-def begin(store: Path, facts: StoreFacts, items: Sequence[Item]) -> None:
+def begin(store: Path, facts: StoreFacts, items: Sequence[Item], update: bool = False) -> dict[int, list[Item]]:
     """Makes a store, or finds that the one that is there is of the same inputs and settings.
 
     Of several processes that begin at once one makes the store and the others compare with it. What killed processes left is
@@ -133,6 +130,10 @@ def begin(store: Path, facts: StoreFacts, items: Sequence[Item]) -> None:
         store: The folder.
         facts: What is to be done.
         items: The inputs.
+        update: Whether inputs may be added to those of the store, or removed.
+
+    Returns:
+        The inputs by the number of their unit.
 
     Raises:
         UserError: The store that is there is of other weights, settings or inputs; or the folder holds something else.
@@ -140,9 +141,10 @@ def begin(store: Path, facts: StoreFacts, items: Sequence[Item]) -> None:
     _refuse_other_files(store)
     with exclusive(store / LOCK, WAIT_S):
         if (store / FACTS).exists():
-            _check_same(store, facts, items)
+            units = _go_on(store, facts, items, update)
         else:
-            write_text(store / ITEMS, _as_text(items))
+            units = _new_units(items, facts.items_per_file)
+            write_text(store / ITEMS, _as_text(items, units))
             write_text(store / FACTS, json.dumps(asdict(facts), indent=1) + "\n")
     try:
         (store / FEATURES).mkdir(exist_ok=True)
@@ -152,13 +154,20 @@ def begin(store: Path, facts: StoreFacts, items: Sequence[Item]) -> None:
         ) from error
     for folder in (store, store / FEATURES):
         remove_unfinished(folder)
+    return units
 
 
-def _as_text(items: Sequence[Item]) -> str:
+def _new_units(items: Sequence[Item], items_per_file: int, first: int = 0) -> dict[int, list[Item]]:
+    starts = range(0, len(items), items_per_file)
+    return {first + number: list(items[start : start + items_per_file]) for number, start in enumerate(starts)}
+
+
+def _as_text(items: Sequence[Item], units: dict[int, list[Item]]) -> str:
+    unit_of = {item.id: unit for unit, members in units.items() for item in members}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "path", "series"])
-    writer.writerows((item.id, item.path, item.series) for item in items)
+    writer.writerow(["id", "path", "series", "unit"])
+    writer.writerows((item.id, item.path, item.series, unit_of[item.id]) for item in items)
     return text.getvalue()
 
 
@@ -180,8 +189,37 @@ def _refuse_other_files(store: Path) -> None:
         )
 
 
-def _check_same(store: Path, facts: StoreFacts, items: Sequence[Item]) -> None:
+def _go_on(store: Path, facts: StoreFacts, items: Sequence[Item], update: bool) -> dict[int, list[Item]]:
+    """Returns the units of a store that is there, after making place for new inputs if that is wanted."""
     there = read_facts(store)
+    _check_same(store, there, facts)
+    unit_of = read_units(store, there.items_per_file)
+    kept = {item.id: unit_of[item.id] for item in items if item.id in unit_of}
+    if [item.id for item in items] != list(unit_of):
+        if not update:
+            odd = next(iter(unit_of.keys() ^ {item.id for item in items}), "another order")
+            raise UserError(
+                f"{store}: required the {len(unit_of)} inputs it was begun with · got {len(items)}; first difference: {odd} "
+                f"· go on with these inputs by --update, or {ANOTHER}"
+            )
+        kept = {name: unit for name, unit in kept.items() if unit_file(store, unit).exists()}
+        (store / INDEX).unlink(missing_ok=True)  # from now on the store is not complete
+    units: dict[int, list[Item]] = {}
+    for item in items:
+        if item.id in kept:
+            units.setdefault(kept[item.id], []).append(item)
+    added = [item for item in items if item.id not in kept]
+    units |= _new_units(added, facts.items_per_file, first=max(unit_of.values(), default=-1) + 1)
+    if kept != unit_of or added or list(unit_of) != [item.id for item in items]:
+        write_text(store / ITEMS, _as_text(items, units))
+        for unit in {*unit_of.values()} - {*units}:
+            unit_file(store, unit).unlink(missing_ok=True)
+    if there.num_items != len(items):
+        write_text(store / FACTS, json.dumps(asdict(facts), indent=1) + "\n")
+    return dict(sorted(units.items()))
+
+
+def _check_same(store: Path, there: StoreFacts, facts: StoreFacts) -> None:
     for name in ("kind", "backbone", "weights", "precision", "tokens", "per_slice", "dtype", "items_per_file"):
         old, new = getattr(there, name), getattr(facts, name)
         if old != new:
@@ -191,19 +229,20 @@ def _check_same(store: Path, facts: StoreFacts, items: Sequence[Item]) -> None:
         old, new = there.preprocessing.get(name), facts.preprocessing.get(name)
         if old != new:
             raise UserError(f"{store}: required the {name} it was begun with, {old} · got {new} · {ANOTHER}")
-    old_ids, new_ids = _read_ids(store / ITEMS), [item.id for item in items]
-    if old_ids != new_ids:
-        odd = next(iter(set(old_ids) ^ set(new_ids)), "another order")
-        raise UserError(
-            f"{store}: required the {len(old_ids)} inputs it was begun with · got {len(new_ids)}; first difference: {odd} "
-            f"· {ANOTHER}"
-        )
 
 
-def _read_ids(file: Path) -> list[str]:
+def read_units(store: Path, items_per_file: int) -> dict[str, int]:
+    """Returns the ids of all inputs in order, each with the number of its unit.
+
+    Raises:
+        UserError: The list of inputs is damaged.
+    """
+    file = store / ITEMS
     try:
         with open(file, encoding="utf-8", newline="") as opened:
-            return [row["id"] for row in csv.DictReader(opened)]
+            rows = list(csv.DictReader(opened))
+        # Stores of earlier releases do not name units.
+        return {row["id"]: int(row.get("unit") or place // items_per_file) for place, row in enumerate(rows)}
     except (OSError, ValueError, KeyError, csv.Error) as error:
         raise UserError(
             f"{file}: required the list of inputs that `nnunet-dino extract` wrote · got {type(error).__name__}: {error} "

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.features.items import NOTE
-from nnunet_dino.features.store.index import COLUMNS, missing_units
+from nnunet_dino.features.store.index import COLUMNS, missing_units, num_units
 from nnunet_dino.features.store.layout import INDEX, StoreFacts, read_facts
 from nnunet_dino.features.store.units import COORDINATES, INSTANCES
 
@@ -54,8 +54,9 @@ class FeatureStore:
         self.facts: StoreFacts = read_facts(self.folder)
         if missing := missing_units(self.folder, self.facts):
             raise UserError(
-                f"required a complete store · got {self.folder}, where {len(missing)} of {self.facts.num_units} files are "
-                "missing · run the same `nnunet-dino extract` again, in all its shards"
+                f"required a complete store · got {self.folder}, where {len(missing)} of "
+                f"{num_units(self.folder, self.facts)} files are missing · run the same `nnunet-dino extract` again, in all "
+                "its shards"
             )
         if not (self.folder / INDEX).exists():
             raise UserError(f"required a complete store · got {self.folder} without {INDEX} · run `nnunet-dino extract` again")
@@ -92,17 +93,19 @@ class FeatureStore:
             UserError: The store does not hold them, or they are not finite.
         """
         names = self._names(features)
-        parts = []
-        for file, rows in self.good.groupby("file", sort=False):
+        good = self.good.reset_index(drop=True)
+        found: dict[int, np.ndarray] = {}
+        for file, rows in good.groupby("file", sort=False):
             if self.facts.kind == "slides":
                 tiles = self._read(file, names, INSTANCES)
                 places = zip(rows["first_instance"].astype(int), rows["num_instances"].astype(int), strict=True)
-                parts.append(np.stack([tiles[first : first + count].mean(0) for first, count in places]))
+                means = [tiles[first : first + count].mean(0) for first, count in places]
+                found |= dict(zip(rows.index, means, strict=True))
             else:
-                parts.append(self._read(file, names))
-        if not parts:
+                found |= dict(zip(rows.index, self._read(file, names)[rows["row"].astype(int)], strict=True))
+        if not found:
             raise UserError(f"{self.folder}: required at least one readable input · got none")
-        vectors = np.concatenate(parts).astype(np.float32)
+        vectors = np.stack([found[place] for place in range(len(good))]).astype(np.float32)
         if not (finite := np.isfinite(vectors).all(1)).all():
             raise self._not_finite(self.good.iloc[int(finite.argmin())])
         return self.good["id"].tolist(), vectors
