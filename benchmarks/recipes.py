@@ -167,7 +167,7 @@ def run(name: str, folder: Path, page: str | None = None) -> Path:
     STAND_INS[name](data, np.random.default_rng(0))
     settings = {"DATA": str(data), "OUT": str(out), "BACKBONE": "dinov3_tiny", "SIZE": "64", "MIL": SMALL_MIL}
     settings |= {"TISSUE": "biopsy", "SPLIT": "patients"}  # a stand-in has small slides and few patients
-    settings |= {"nnUNet_dino_weights": "random", "nnUNet_extTrainer": str(SHORT), "nnUNet_n_proc_DA": "0"}
+    settings |= {"nnUNet_dino_weights": "random", "nnUNet_extTrainer": str(SHORT), "nnUNet_n_proc_DA": "2"}
     settings |= {"FOLDS": "0", "TRAINER": "nnUNetTrainerDINOv3Tiny_1x4", "TRAIN": "-device cpu"}
     _shell(recipe(name, page), {**os.environ, **settings})
     return out

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from nnunet_dino.cli.main import main
 
@@ -119,3 +120,21 @@ def test_ids_that_do_not_fit_are_refused(tmp_path: Path, labels: Path) -> None:
     code, output = run(*words)
     assert code == 2 and "required vectors in a readable .npy, .npz or .parquet file" in output
     assert not (tmp_path / "report").exists()
+
+
+def test_a_store_of_an_encoder_without_class_token_is_probed_by_its_mean(
+    tmp_path: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("nnUNet_dino_weights", "random")
+    (tmp_path / "images").mkdir()
+    for i, name in enumerate(IDS):
+        pixels = np.full((32, 32), 200 if (i // 2) % 2 else 20, np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{name}.png")
+    words = ["extract", str(tmp_path / "images"), "-o", str(tmp_path / "store"), "--size", "32", "--device", "cpu"]
+    assert CliRunner().invoke(main, [*words, "--backbone", "timm:convnext_atto"], prog_name="nnunet-dino").exit_code == 0
+    words = ["linear", str(tmp_path / "store"), "--labels", str(labels), *LABELS, "-o", str(tmp_path / "report")]
+    code, output = run(*words)
+    assert code == 0, output
+    assert "mean of the patch tokens of the last block of timm:convnext_atto" in (tmp_path / "report/report.md").read_text()
+    code, output = run(*words, "--features", "both", "--overwrite")
+    assert code == 2 and "required a store with 'both' · got one with mean" in output

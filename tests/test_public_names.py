@@ -108,7 +108,7 @@ def test_random_weights_are_asked_for_by_name(small: Path) -> None:
         ("smal", {}, r"or a file or folder of weights · got 'smal'; did you mean 'small'\? · check the path"),
         ("random", {}, r"required one of dinov3_vits16, .* · got 'random'"),
         ("FILE", {"weights": "random"}, r"required one of dinov3_vits16, .* · got '.*copy\.pth'"),
-        ("FILE", {}, r"got .*copy\.pth, which fits 2 · add name='small' or name='twin'"),
+        ("FILE", {}, r"got .*copy\.pth, which fits small and twin · add name='small', or another"),
         ("FILE", {"name": "dinov3_tiny"}, r"required the tensors of dinov3_tiny · got .*copy\.pth with"),
         ("FILE", {"name": "smal"}, r"unknown name: required one of .* · got 'smal'; did you mean 'small'"),
         ("small", {"adaptation": "frosen"}, r"got 'frosen'; did you mean 'frozen'"),

@@ -15,6 +15,7 @@ from nnunet_dino.backbones.spec import BackboneSpec
 from nnunet_dino.backbones.vit import BackboneOutput
 
 LOAD = "load_backbone"
+IMPORT = "`nnunet-dino weights import {path} --as {name}` and give the name"
 
 
 class FoundBackbone(NamedTuple):
@@ -24,13 +25,16 @@ class FoundBackbone(NamedTuple):
     loaded: weight_files.LoadedWeights | None = None
 
 
-def find_backbone(source: str | Path | FoundBackbone, option: str = "--backbone", name: str | None = None) -> FoundBackbone:
+def find_backbone(
+    source: str | Path | FoundBackbone, option: str = "--backbone", name: str | None = None, remedy: str = IMPORT
+) -> FoundBackbone:
     """Returns what a user named; never downloads.
 
     Args:
         source: A name as for :func:`nnunet_dino.backbones.catalogue.get_spec`; or a file or folder of weights.
         option: For messages.
         name: Where ``source`` is a file that fits several backbones: which one it is.
+        remedy: How to say that, with ``{path}`` and ``{name}``.
 
     Raises:
         UserError: It is neither, or the file is damaged or fits none or several backbones.
@@ -47,9 +51,9 @@ def find_backbone(source: str | Path | FoundBackbone, option: str = "--backbone"
         )
     loaded = weight_files.load_file(path, None if name is None else get_spec(name, "name"))
     if len(loaded.names) > 1:
-        fits = " or ".join(f"name={fitted!r}" for fitted in loaded.names)
-        add = f"add {fits}" if option == LOAD else f"`nnunet-dino weights import {path} --as NAME`, then give the NAME"
-        raise UserError(f"{option}: required the backbone's name · got {path}, which fits {len(loaded.names)} · {add}")
+        mend = remedy.format(path=path, name=loaded.names[0])
+        got = f"{path}, which fits {' and '.join(loaded.names)}"
+        raise UserError(f"{option}: required the backbone's name · got {got} · {mend}, or another of them")
     return FoundBackbone(get_spec(loaded.names[0]), loaded)
 
 
@@ -120,7 +124,7 @@ def load_backbone(
     """
     if weights == RANDOM and not is_name(str(source)):
         raise UserError(f"{LOAD}: required one of {', '.join(CATALOGUE)} for random weights · got {str(source)!r}")
-    found = find_backbone(source, LOAD, name)
+    found = find_backbone(source, LOAD, name, "add name={name!r}")
     encoder = AdaptedBackbone(found.spec.name, weights, adaptation, lora, loaded=found.loaded)
     encoder.require_weights()
     return ImageEncoder(encoder)

@@ -188,6 +188,11 @@ def _request(given: dict[str, Any]) -> Request:
     """Returns what all probes are asked."""
     if given["split"]:
         _refuse_beside("--split", "which names the parts", ("make_split",))
+    from nnunet_dino.features.store.layout import FACTS, read_facts
+
+    if not _given(("features",)) and Path(given["store"], FACTS).is_file():
+        has_mean_only = read_facts(Path(given["store"])).tokens == ("patch_mean",)  # of encoders without a class token
+        given["features"] = "mean" if has_mean_only else given["features"]
     return record(
         Request,
         given,

@@ -85,7 +85,7 @@ def _open(title: str, what: str, given: str) -> NamedBackbone:
         return _loaded(title, AdaptedBackbone(what, loaded=weights.load(what, weights.ensure_local(what))))
     path = Path(what).expanduser()
     path = path / TEACHER if (path / TEACHER).is_file() else path
-    found = find_backbone(path, "--backbone", given if is_name(given) else None)
+    found = find_backbone(path, "--backbone", given if is_name(given) else None, "write {name}={path}")
     return _loaded(title, AdaptedBackbone(found.spec.name, loaded=found.loaded))
 
 
