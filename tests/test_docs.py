@@ -203,10 +203,11 @@ def command_lines() -> list[tuple[str, list[str]]]:
     found = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
+        exported = dict(re.findall(r"^export (\w+)=(\S+)", text, re.MULTILINE))
         for block in fences(text, "bash"):
             block = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", block)
-            for name, value in re.findall(r"^export (\w+)=(\S+)", text, re.MULTILINE):
-                block = re.sub(rf"\${name}\b", value, block)
+            for name, value in exported.items():
+                block = re.sub(rf"\${name}\b", lambda _, value=value: value, block)
             for line in block.replace("\\\n", " ").splitlines():
                 words = shlex.split(line.replace("$(nnunet-dino trainers-path)", ""), comments=True)
                 while words and re.match(r"\w+=", words[0]):

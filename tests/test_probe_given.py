@@ -96,7 +96,8 @@ def as_parquet(file: Path) -> Path:
 @pytest.mark.parametrize("write", [as_npy, as_npz, as_parquet])
 def test_vectors_with_ids(write: Callable[[Path], Path], probe: str, tmp_path: Path, labels: Path) -> None:
     file = write(tmp_path / "vectors")
-    more = {"linear": ["--lr", "0.05"], "linear --sweep": ["--sweep", "--fractions", "0.5,0.25,0.25"], "knn": ["-k", "3"]}[probe]
+    sweep = ["--sweep", "--fractions", "0.5,0.25,0.25"]
+    more = {"linear": ["--lr", "0.05"], "linear --sweep": sweep, "knn": ["-k", "3"]}[probe]
     probe = probe.split()[0]
     code, output = run(probe, str(file), "--labels", str(labels), *LABELS, *more, "-o", str(tmp_path / "report"))
     assert code == 0, output

@@ -267,6 +267,11 @@ def test_image_towers_are_those_of_open_clip(tower: str, tmp_path: Path) -> None
     torch.testing.assert_close(found.patch_maps[-1].flatten(2).movedim(1, 2), expected, rtol=0, atol=1e-5)
 
 
+def test_strides_are_known_where_convolutions_round_up() -> None:
+    spec = get_spec("timm:efficientnet_b1")  # trained with 240 pixels, of which its map has eight cells
+    assert (spec.patch_px, spec.input_px, spec.takes_any_size) == (32, 256, True)
+
+
 def test_a_convolutional_network_may_be_a_frozen_slice_encoder_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nnUNet_dino_weights", "random")
     with pytest.raises(UserError, match="required frozen for timm:convnext_atto, no plain transformer · got lora"):

@@ -86,14 +86,15 @@ def _measured(name: str, model: str, arguments: Mapping[str, Any], facts: Mappin
     prefix = int(network.num_prefix_tokens) if is_vit else 0
     width, depth = int(network.num_features), len(network.blocks) if is_vit else 1
     patches = _cells(features, width, prefix)
-    if patches is None or edge % patches:
+    patch_px = 0 if patches is None else edge // patches if is_vit else 2 ** round(math.log2(edge / patches))
+    if not patch_px or math.ceil(edge / patch_px) != patches:  # convolutions round up
         got = "x".join(map(str, features.shape[1:]))
         raise UserError(
             f"backbone: required a model with a square map of features · got {name}, which gives {got} · take another model"
         )
-    patch_px = edge // patches
+    more_px = (patches + 2) * patch_px
     try:
-        larger = network.forward_features(torch.zeros(1, 3, edge + 2 * patch_px, edge + 2 * patch_px, device=device))
+        larger = network.forward_features(torch.zeros(1, 3, more_px, more_px, device=device))
         takes_any_size = _cells(larger, width, prefix) == patches + 2
     except (RuntimeError, AssertionError):
         takes_any_size = False
@@ -109,7 +110,8 @@ def _measured(name: str, model: str, arguments: Mapping[str, Any], facts: Mappin
         is_dinov3=False,
         is_vit=is_vit,
         takes_any_size=takes_any_size,
-        own_input={key: shown[key] for key in ("input_size", "interpolation", "crop_pct", "crop_mode")},
+        own_input={key: shown[key] for key in ("interpolation", "crop_pct", "crop_mode")}
+        | {"input_size": (3, patches * patch_px, patches * patch_px)},
         statistics=(tuple(shown["mean"]), tuple(shown["std"])) if facts.get("mean") else None,
         licence=licence,
     )

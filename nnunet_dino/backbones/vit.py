@@ -88,7 +88,9 @@ def _as_map(features: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """Returns ``n e gh gw`` of what a model of timm gives: that, ``n gh gw e``, or ``n gh·gw e``."""
     if features.ndim == 3:
         return features.unflatten(1, shape[1:]).movedim(3, 1)
-    return features if features.shape[1:] == shape else features.movedim(3, 1)
+    features = features if features.shape[1:] == shape else features.movedim(3, 1)
+    assert features.shape[1:] == shape, f"{tuple(features.shape)}, not {shape}"
+    return features
 
 
 def _build_vit(spec: BackboneSpec, random: bool, drop_path: float) -> nn.Module:

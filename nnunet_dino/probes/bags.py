@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,23 +35,17 @@ class ArrayBags(Sequence[np.ndarray]):
         return self._instances[self._offsets[position] : self._offsets[position + 1]]
 
 
-class StoreBags(Sequence[np.ndarray]):
-    """The bags of a store, each ``n e``, read when they are wanted.
+class LazyBags(Sequence[np.ndarray]):
+    """Bags, each ``n e``, that are read when they are wanted: ``read`` takes one of ``names``."""
 
-    Args:
-        store: With features of slices or tiles.
-        ids: Which bags.
-        features: Which features.
-    """
-
-    def __init__(self, store: FeatureStore, ids: Sequence[str], features: str) -> None:
-        self._store, self._ids, self._features = store, list(ids), features
+    def __init__(self, names: Sequence[Any], read: Callable[[Any], np.ndarray]) -> None:
+        self._names, self._read = list(names), read
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._names)
 
     def __getitem__(self, position):
-        return self._store.bags(self._features, [self._ids[position]])[0].features
+        return self._read(self._names[position])
 
 
 def bags_of(store: FeatureStore, ids: Sequence[str], features: str) -> Sequence[np.ndarray]:
@@ -59,25 +54,12 @@ def bags_of(store: FeatureStore, ids: Sequence[str], features: str) -> Sequence[
     Raises:
         UserError: The store does not hold such features of single slices or tiles.
     """
-    bags = StoreBags(store, ids, features)
+    bags = LazyBags(ids, lambda name: store.bags(features, [name])[0].features)
     sizes = store.good.set_index("id").loc[list(ids), "num_instances"] if "num_instances" in store.good else pd.Series([0])
     if sizes.sum() * bags[0].shape[1] * np.float32().itemsize > MAX_BYTES_IN_MEMORY:
         return bags
     all_bags = [bag.features for bag in store.bags(features, ids)]
     return ArrayBags(np.concatenate(all_bags), np.cumsum([0, *map(len, all_bags)]))
-
-
-class FileBags(Sequence[np.ndarray]):
-    """Bags that lie in a file each, read when they are wanted."""
-
-    def __init__(self, files: Sequence[Path]) -> None:
-        self._files = files
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def __getitem__(self, position):
-        return read_bag(self._files[position])
 
 
 def file_bags(files: Sequence[Path]) -> Sequence[np.ndarray]:
@@ -92,7 +74,7 @@ def file_bags(files: Sequence[Path]) -> Sequence[np.ndarray]:
         bags.append(read_bag(file))
         widths.setdefault(bags[-1].shape[1], file)
         if sum(bag.nbytes for bag in bags) > MAX_BYTES_IN_MEMORY:
-            return FileBags(files)
+            return LazyBags(files, read_bag)
     if len(widths) > 1:
         got = ", ".join(f"{width} in {file.name}" for width, file in widths.items())
         raise UserError(f"{files[0].parent}: required features of one width · got {got} · keep one encoder's")

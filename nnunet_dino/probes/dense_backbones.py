@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 
-from nnunet_dino._errors import UserError, nearest
+from nnunet_dino._errors import UserError
 from nnunet_dino.backbones import weights
 from nnunet_dino.backbones.adapted import RANDOM, AdaptedBackbone
-from nnunet_dino.backbones.catalogue import CATALOGUE, get_spec, is_name
+from nnunet_dino.backbones.catalogue import get_spec, is_name
+from nnunet_dino.backbones.image_encoder import find_backbone
 from nnunet_dino.probes.dense import PIXELS
 
 RANDOM_SEED = 0
@@ -83,20 +84,9 @@ def _open(title: str, what: str, given: str) -> NamedBackbone:
             return _random(title, what)
         return _loaded(title, AdaptedBackbone(what, loaded=weights.load(what, weights.ensure_local(what))))
     path = Path(what).expanduser()
-    if not (path.is_file() or path.is_dir()):
-        known = [PIXELS, *CATALOGUE]
-        raise UserError(
-            f"--backbone: required a name of `nnunet-dino weights list`, a file or folder of weights, or {PIXELS} · got "
-            f"{what!r}{nearest(what, known)} · check the path"
-        )
     path = path / TEACHER if (path / TEACHER).is_file() else path
-    loaded = weights.load_file(path, get_spec(given) if is_name(given) else None)
-    if len(loaded.names) > 1:
-        raise UserError(
-            f"--backbone: required which backbone it is of · got {path}, which fits {' and '.join(loaded.names)} · write "
-            f"{loaded.names[0]}={path}, or another of them"
-        )
-    return _loaded(title, AdaptedBackbone(loaded.names[0], loaded=loaded))
+    found = find_backbone(path, "--backbone", given if is_name(given) else None)
+    return _loaded(title, AdaptedBackbone(found.spec.name, loaded=found.loaded))
 
 
 def _loaded(title: str, backbone: AdaptedBackbone) -> NamedBackbone:

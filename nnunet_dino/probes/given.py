@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,9 +27,6 @@ class GivenVectors:
         x.npz       features n e, ids n; or as x.npy
         x.parquet   a column of ids, and one of vectors or numbers in all others
 
-    Args:
-        file: The file.
-
     Attributes:
         facts: What stands for those of a store.
         notes: None.
@@ -39,14 +38,16 @@ class GivenVectors:
     def __init__(self, file: Path) -> None:
         self.facts, self.notes = SimpleNamespace(backbone=file.name), list[str]()
         try:
-            ids, vectors = _of_table(file) if file.suffix == ".parquet" else _of_arrays(file)
-            self._ids, self._vectors = [str(name) for name in ids], np.asarray(vectors, dtype=np.float32)
+            ids, vectors = _read(file)
+            self._ids, self._vectors = [str(name).strip() for name in ids], np.asarray(vectors, dtype=np.float32)
         except UserError:
             raise
+        except ImportError as error:
+            raise UserError(f"{file}: required pyarrow for parquet · got none · pip install 'nnunet-dino[features]'") from error
         except Exception as error:  # damaged files reach several layers, each with errors of its own
             got = " ".join(str(error).split())[:150]
             raise UserError(f"required vectors in a readable .npy, .npz or .parquet file · got {file}: {got}") from error
-        if self._vectors.ndim != 2 or len(self._ids) != len(self._vectors) or len(set(self._ids)) < len(self._ids):
+        if self._vectors.ndim != 2 or not len(self._ids) == len(set(self._ids)) == len(self._vectors):
             got = f"{len(self._ids)} ids, {len(set(self._ids))} different, and an array of {self._vectors.shape}"
             raise UserError(f"{file}: required one id for every row of vectors, each once · got {got}")
         if not (finite := np.isfinite(self._vectors).all(1)).all():
@@ -57,37 +58,24 @@ class GivenVectors:
         return self._ids, self._vectors
 
 
-def _of_arrays(file: Path) -> tuple[list[str], np.ndarray]:
-    content = np.load(file, allow_pickle=False)
-    if file.suffix == ".npy":
-        return _ids_beside(file), content
-    name = next((name for name in (FEATURES, "embeddings", "arr_0") if name in content), None)
-    if name is None:
-        raise UserError(f"{file}: required an array called {FEATURES} · got {', '.join(content) or 'none'}")
-    return content["ids"].tolist() if "ids" in content else _ids_beside(file), content[name]
-
-
-def _ids_beside(file: Path) -> list[str]:
-    table = read_csv(file.with_suffix(".csv"))
-    return table[_id_column(list(table), file.with_suffix(".csv"))].str.strip().tolist()
-
-
-def _of_table(file: Path) -> tuple[list[str], np.ndarray]:
-    try:
+def _read(file: Path) -> tuple[Sequence[Any], np.ndarray]:
+    if file.suffix == ".parquet":
         table = pd.read_parquet(file)
-    except ImportError as error:
-        raise UserError(f"{file}: required pyarrow for parquet · got none · pip install 'nnunet-dino[features]'") from error
-    column = _id_column(list(table), file)
-    rest = table.drop(columns=column)
-    lists = [name for name in rest if rest[name].dtype == object]
-    return table[column].tolist(), np.stack(list(rest[lists[0]])) if lists else rest.to_numpy(np.float32)
+        ids = _ids_of(table, file)
+        rest = table.drop(columns=ids.name)
+        lists = [name for name in rest if rest[name].dtype == object]
+        return ids.tolist(), np.stack(list(rest[lists[0]])) if lists else rest.to_numpy(np.float32)
+    content, beside = np.load(file, allow_pickle=False), file.with_suffix(".csv")
+    if file.suffix == ".npz" and "ids" in content:
+        return content["ids"].tolist(), content[FEATURES]
+    return _ids_of(read_csv(beside), beside).tolist(), content if file.suffix == ".npy" else content[FEATURES]
 
 
-def _id_column(columns: list[str], file: Path) -> str:
-    column = next((name for name in ID_COLUMNS if name in columns), None)
+def _ids_of(table: pd.DataFrame, file: Path) -> pd.Series:
+    column = next((name for name in ID_COLUMNS if name in table), None)
     if column is None:
-        raise UserError(f"{file}: required a column of ids called one of {', '.join(ID_COLUMNS)} · got {', '.join(columns)}")
-    return column
+        raise UserError(f"{file}: required a column of ids called one of {', '.join(ID_COLUMNS)} · got {', '.join(table)}")
+    return table[column]
 
 
 def bag_files(folder: Path) -> dict[str, Path]:
@@ -104,11 +92,11 @@ def read_bag(file: Path) -> np.ndarray:
     """
     try:
         import h5py
-    except ImportError as error:
-        raise UserError("bags in h5 files: required h5py · got none · pip install 'nnunet-dino[features]'") from error
-    try:
+
         with h5py.File(file) as opened:
             values = np.asarray(opened[FEATURES], dtype=np.float32)
+    except ImportError as error:
+        raise UserError(f"{file}: required h5py · got none · pip install 'nnunet-dino[features]'") from error
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file}: required features of tiles, as CLAM or TRIDENT write them · got {error}") from error
     values = values[0] if values.ndim == 3 and len(values) == 1 else values
