@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Iterator
 from importlib import metadata
@@ -417,3 +418,16 @@ def test_an_unknown_verb_is_answered_with_the_nearest(words: list[str], meant: s
     assert result.exit_code == 2
     assert f"got '{words[-1]}'; did you mean '{meant}'?" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_probes_need_no_folders_of_nnunet(monkeypatch):
+    """Nothing of nnU-Net is set; without OpenSlide probing can start and slides cannot."""
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.delenv(name, raising=False)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openslide" else find(name))
+    said: list[str] = []
+    quick = {name: check for name, check in checks.OF_PROBES.items() if name in ("versions", "slides")}
+    assert doctor.run(said.append, quick, "Probing") == 0
+    assert said[-1].startswith("Probing can start") and any("note openslide" in line for line in said)
+    assert not {"nnU-Net folders", "discovery"} & {*checks.OF_PROBES}

@@ -179,11 +179,22 @@ def test_fragments_fill_the_volume(per_section: bool) -> None:
 
 def test_where_sections_are_thin_a_neurite_of_one_voxel_is_a_fragment() -> None:
     pytest.importorskip("mahotas")
-    ids = np.ones((4, 9, 11), np.int64)
+    ids = np.ones((70, 9, 11), np.int64)
     ids[:, 4, 6] = 2
+    neurons = neurons_of(affinities_of(torch.from_numpy(ids)).numpy().astype(np.float32), per_section=False)
+    assert score_neurons(ids, neurons).voi_sum == 0
+
+
+def test_where_sections_are_thin_single_voxels_go_to_their_neighbours() -> None:
+    pytest.importorskip("mahotas")
+    ids = np.ones((6, 12, 20), np.int64)
+    ids[:, :, 9:] = 2
     affinities = affinities_of(torch.from_numpy(ids)).numpy().astype(np.float32)
-    assert (neurons_of(affinities, per_section=False) == np.where(ids == 2, neurons_of(affinities, False)[0, 4, 6], 1)).all()
-    assert len(np.unique(neurons_of(affinities, per_section=False))) == 2
+    affinities[2, 3, 5, 14:16] = affinities[1, 3, 5:7, 14] = affinities[0, 3:5, 5, 14] = 0.1
+    affinities[2, 3, 5:7, 15] = 0.1  # two voxels that hold together, and to nothing else
+    affinities[1, 3, 7, 14] = affinities[2, 3, 6, 14] = affinities[0, 3:5, 6, 14] = 0.1
+    affinities[1, 3, 6, 14] = 0.9
+    assert score_neurons(ids, neurons_of(affinities, per_section=False)).voi_sum == 0
 
 
 def test_seeds_are_those_of_scikit_image() -> None:

@@ -93,6 +93,7 @@ def test_a_linear_probe_sees_what_is_bright_and_reports_it(place, tmp_path):
     assert "random" in result.stdout, "a reader is told that the numbers say nothing about DINOv3"
     assert sorted(files_of(tmp_path / "r")) == [
         "linear.safetensors",
+        "pictures/calibration.svg",
         "pictures/roc.svg",
         "predictions.csv",
         "report.html",

@@ -93,11 +93,13 @@ def as_parquet(file: Path) -> Path:
     return file.with_suffix(".parquet")
 
 
-@pytest.mark.parametrize("probe", ["linear", "knn"])
+@pytest.mark.parametrize("probe", ["linear", "linear --sweep", "knn"])
 @pytest.mark.parametrize("write", [as_npy, as_npz, as_parquet])
 def test_vectors_with_ids(write: Callable[[Path], Path], probe: str, tmp_path: Path, labels: Path) -> None:
     file = write(tmp_path / "vectors")
-    more = ["-k", "3"] if probe == "knn" else ["--lr", "0.05"]
+    sweep = ["--sweep", "--fractions", "0.5,0.25,0.25"]
+    more = {"linear": ["--lr", "0.05"], "linear --sweep": sweep, "knn": ["-k", "3"]}[probe]
+    probe = probe.split()[0]
     code, output = run(probe, str(file), "--labels", str(labels), *LABELS, *more, "-o", str(tmp_path / "report"))
     assert code == 0, output
     text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")

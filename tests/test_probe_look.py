@@ -178,3 +178,16 @@ def test_what_cannot_be_drawn_is_one_line(volume, tmp_path, monkeypatch, words, 
     assert result.exit_code == 2 and result.stderr.count("\n") == 1, result.output
     assert re.search(said, result.stderr), result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["FILE"]
+
+
+def test_letters_of_the_patient_stand_at_the_edges(tmp_path):
+    """Axial: right on the left, front on top. A picture has no letters."""
+    sitk.WriteImage(asymmetric_volume(), str(tmp_path / "v.nii.gz"))
+    Image.fromarray(np.arange(4096, dtype=np.uint8).reshape(64, 64)).save(tmp_path / "p.png")
+    for words, letters in ((["v.nii.gz"], "RALP"), (["v.nii.gz", "--plane", "sagittal"], "ASPI"), (["p.png"], "")):
+        result = look(tmp_path / words[0], *words[1:], "--size", 32, "-o", tmp_path / "look.html")
+        assert result.exit_code == 0, result.output
+        page = (tmp_path / "look.html").read_text()
+        found = re.findall(r'<span class="(?:left|top|right|bottom)">(.)</span>', page)
+        assert "".join(found) == letters
+        assert page.count('<canvas class="tokens" tabindex="0"') == 1

@@ -16,8 +16,10 @@ from nnunet_dino._errors import UserError
 from nnunet_dino.cli._group import OneLineGroup
 from nnunet_dino.cli._options import DEVICE, options_of
 from nnunet_dino.probes.options import (
+    LBFGS,
     MAX_SEED,
     EvaluationOptions,
+    FewShotOptions,
     FoldOptions,
     KnnOptions,
     LabelColumns,
@@ -89,7 +91,7 @@ def _option(name: str, each: Field, is_needed: bool, default: Any) -> Callable[.
 
 
 @probe.command("linear")
-@options(FoldOptions, LinearOptions)
+@options(FoldOptions, LinearOptions, FewShotOptions)
 def linear(**given: Any) -> None:
     """Train one linear layer on the features in STORE, and report.
 
@@ -99,7 +101,16 @@ def linear(**given: Any) -> None:
     from nnunet_dino.probes import report_linear
 
     _check_folds(given)
-    report_linear(_request(given), record(LinearOptions, given), record(FoldOptions, given), click.echo)
+    if given["folds"] and given["shots"]:
+        raise UserError("--shots: required without --folds · got both · leave one out")
+    if given["optimizer"] == LBFGS:
+        _refuse_beside("--optimizer lbfgs", "which has no steps to set", ("lr", "sweep", "batch", "epochs", "schedule", "keep"))
+    elif _given(("l2",)):
+        raise UserError("--l2: required with --optimizer lbfgs · got it alone · leave it out, or use --weight-decay")
+    if given["sweep"]:
+        _refuse_beside("--sweep", "which chooses by one val part", ("lr", "features", "folds"))
+    shots = record(FewShotOptions, given)
+    report_linear(_request(given), record(LinearOptions, given), record(FoldOptions, given), click.echo, shots)
 
 
 @probe.command("knn")

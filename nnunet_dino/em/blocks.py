@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from nnunet_dino.em.agglomeration import THRESHOLD, agglomerate, renumbered
-from nnunet_dino.em.fragments import fragments_of
+from nnunet_dino.em.fragments import fragments_of, without_dust
 
 BLOCK = (128, 512, 512)
 OVERLAP_SHARE = 8  # neighbouring blocks share this part of a block's edge
@@ -52,7 +52,8 @@ def neurons_of(
     for place in tqdm(blocks, desc="Neurons", unit="block", disable=None if len(blocks) > 1 else True, leave=False):
         d, h, w = place
         part = np.ascontiguousarray(affinities[:3, d, h, w], dtype=np.float32)
-        found = renumbered(agglomerate(part, fragments_of(part, per_section), threshold)) + np.uint32(highest)
+        joined = agglomerate(part, fragments_of(part, per_section), threshold)
+        found = renumbered(joined if per_section else without_dust(joined, part)) + np.uint32(highest)
         highest = int(found.max())
         there = neurons[place]
         is_shared = there > 0

@@ -14,6 +14,8 @@ from scipy.sparse.csgraph import connected_components
 from nnunet_dino._errors import UserError
 
 INSTALL = "run: pip install 'nnunet-dino[em]'"
+DUST = 64
+"""Segments of fewer voxels are no neurons: voxels of predicted borders that hold to nothing."""
 
 
 def fragments_of(affinities: NDArray[np.float32], per_section: bool) -> NDArray[np.uint64]:
@@ -62,6 +64,36 @@ def _pairs(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     here, there = [slice(None)] * 3, [slice(None)] * 3
     here[axis], there[axis] = slice(1, None), slice(None, -1)
     return tuple(here), tuple(there)
+
+
+def without_dust(neurons: NDArray[np.integer], affinities: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """Gives what is smaller than :data:`DUST` voxels to its neighbours, by a watershed on the border probability.
+
+    Args:
+        neurons: ``d h w``, ids from 1.
+        affinities: ``3 d h w`` in [0, 1].
+
+    Returns:
+        ``d h w``, ids that are left; all of them if nothing is larger.
+    """
+    _, places, sizes = np.unique(neurons, return_inverse=True, return_counts=True)
+    is_dust = (sizes < DUST)[places.reshape(neurons.shape)]
+    if not is_dust.any() or is_dust.all():
+        return neurons.astype(np.uint32)
+    seeds = np.where(is_dust, 0, neurons).astype(np.int64)
+    return require("mahotas").cwatershed(1 - _on_both_sides(affinities), seeds).astype(np.uint32)
+
+
+def _on_both_sides(affinities: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns the mean affinity ``d h w`` of every voxel to its six neighbours; those outside the volume count as 1."""
+    total = np.full(affinities.shape[1:], 6, dtype=np.float32)
+    for axis in range(3):
+        here, there = _pairs(axis)
+        missing = 1 - affinities[axis][here]
+        total[here] -= missing
+        total[there] -= missing
+    total /= 6
+    return total
 
 
 def _held_together(fragments: NDArray[Any], affinities: NDArray[np.float32]) -> NDArray[np.uint64]:

@@ -107,7 +107,7 @@ def tile_row(title: str, tiles: Sequence[np.ndarray], labels: Sequence[str]) -> 
     Args:
         title: One word.
         tiles: Each ``h w 3``.
-        labels: One per tile.
+        labels: One per tile, in ASCII, as Pillow's font has little else.
 
     Returns:
         ``h w 3``.

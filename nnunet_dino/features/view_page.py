@@ -13,6 +13,7 @@ from PIL import Image
 
 from nnunet_dino.features.view_png import TokenView
 
+SIDES = ("left", "top", "right", "bottom")
 COMPONENTS, COSINES = "principal components", "cosine to the chosen token"
 
 
@@ -25,12 +26,16 @@ def view_page(view: TokenView, place: tuple[int, int, int]) -> str:
     """
     rows = []
     for name, image, colours in zip(view.names, view.images, view.colours(), strict=True):
+        letters = "".join(f'<span class="{side}">{letter}</span>' for side, letter in zip(SIDES, view.letters, strict=False))
         figures = "".join(
-            f'<figure><img class="{kind}" src="data:image/png;base64,{_png(picture)}" alt="{escape(label)}">'
-            f"<figcaption>{escape(label)}</figcaption></figure>"
+            f'<figure><div class="panel"><img class="{kind}" src="data:image/png;base64,{_png(picture)}" alt="{escape(label)}">'
+            f"{letters if kind == 'image' else ''}</div><figcaption>{escape(label)}</figcaption></figure>"
             for kind, picture, label in (("image", image, name), ("tokens", colours, COMPONENTS))
         )
-        figures += f'<figure><canvas class="tokens"></canvas><figcaption>{COSINES}</figcaption></figure>'
+        figures += (
+            f'<figure><div class="panel"><canvas class="tokens" tabindex="0" role="application" aria-label="{escape(name)}: '
+            f'{COSINES}; arrow keys choose another"></canvas></div><figcaption>{COSINES}</figcaption></figure>'
+        )
         rows.append(f'<div class="row">{figures}</div>')
     steps = (matplotlib.colormaps["viridis"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
     data = {
@@ -64,7 +69,7 @@ def _png(picture: np.ndarray) -> str:
     return base64.b64encode(stream.getvalue()).decode("ascii")
 
 
-PAGE = """<!DOCTYPE html>
+PAGE = r"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -78,7 +83,15 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 84rem; margin: 1rem auto
 h1 { font-size: 1.3rem; overflow-wrap: anywhere; }
 .note { border-left: .3rem solid #d97706; padding-left: .7rem; }
 .row { display: grid; grid-template-columns: repeat(3, 1fr); gap: 1rem; }
-.row figure { margin: .6rem 0; position: relative; }
+.row figure { margin: .6rem 0; }
+.panel { position: relative; }
+.panel span { position: absolute; color: #fff; font: bold .95rem/1 system-ui, sans-serif; pointer-events: none;
+  text-shadow: 0 0 3px #000, 0 0 3px #000; }
+.left { left: .3rem; top: calc(50% - .5rem); } .right { right: .3rem; top: calc(50% - .5rem); }
+.top { top: .3rem; left: 50%; } .bottom { bottom: .3rem; left: 50%; }
+canvas:focus-visible { outline: 3px solid #d97706; outline-offset: 2px; }
+.bar { display: flex; gap: .6rem; align-items: center; max-width: 26rem; }
+.bar canvas { flex: 1; width: 0; min-width: 0; height: 1rem; }
 .row img, .row canvas { width: 100%; aspect-ratio: 1; cursor: crosshair; display: block; }
 .tokens { image-rendering: pixelated; }
 .smooth .tokens { image-rendering: auto; }
@@ -89,12 +102,15 @@ figcaption { font-size: .85rem; overflow-wrap: anywhere; }
 </head>
 <body>
 <h1>$TITLE$</h1>
-<p>Click on a picture: all tokens are compared with the one you chose. Components are those of the foreground; the rest is dark
-grey.</p>
+<p>Click on a picture, or move with the arrow keys on the right one: all tokens are compared with the one you chose. Components
+are those of the foreground; the rest is dark grey.</p>
 $NOTES$
 <p><label><input type="checkbox" id="smooth"> smooth</label></p>
 $ROWS$
-<p id="range"></p>
+<div class="bar"><span id="low"></span>
+<canvas id="scale" width="256" height="1" aria-hidden="true"></canvas><span>1</span></div>
+<p id="range" role="status"></p>
+<p id="under">&nbsp;</p>
 <script>
 const data = $DATA$;
 const bytes = text => Uint8Array.from(atob(text), letter => letter.charCodeAt(0));
@@ -133,16 +149,36 @@ function choose(image, row, column) {
     panel.parentElement.append(mark);
   });
   document.getElementById('range').textContent =
-    `Token in row ${row}, column ${column} of ${gh} × ${gw}. Cosines from ${low.toFixed(2)} (dark) to 1 (yellow).`;
+    `Token in row ${row + 1}, column ${column + 1} of ${gh} × ${gw}. Cosines from ${low.toFixed(2)} (dark) to 1 (yellow).`;
+  document.getElementById('low').textContent = low.toFixed(2);
 }
+const scale = document.getElementById('scale').getContext('2d'), steps = scale.createImageData(256, 1);
+for (let k = 0; k < 256; k++) steps.data.set([colours[3 * k], colours[3 * k + 1], colours[3 * k + 2], 255], 4 * k);
+scale.putImageData(steps, 0, 0);
 
 let place = data.place;
-rows.forEach((row, n) => row.querySelectorAll('img, canvas').forEach(panel => panel.addEventListener('click', event => {
+function cellAt(panel, event) {
   const box = panel.getBoundingClientRect();
   const cell = (offset, length, cells) => Math.max(0, Math.min(cells - 1, Math.floor(cells * offset / length)));
-  place = [n, cell(event.clientY - box.top, box.height, gh), cell(event.clientX - box.left, box.width, gw)];
+  return [cell(event.clientY - box.top, box.height, gh), cell(event.clientX - box.left, box.width, gw)];
+}
+const under = document.getElementById('under');
+rows.forEach((row, n) => row.querySelectorAll('img, canvas').forEach(panel => {
+  panel.addEventListener('click', event => { place = [n, ...cellAt(panel, event)]; choose(...place); });
+  panel.addEventListener('mousemove', event => {
+    const [r, c] = cellAt(panel, event);
+    under.textContent = `Under the cursor: row ${r + 1}, column ${c + 1}, cosine ${cosines[(n * gh + r) * gw + c].toFixed(2)}.`;
+  });
+  panel.addEventListener('mouseleave', () => { under.textContent = '\u00a0'; });
+}));
+const arrows = {ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1]};
+canvases.forEach((canvas, n) => canvas.addEventListener('keydown', event => {
+  if (!(event.key in arrows)) return;
+  event.preventDefault();
+  const [down, right] = arrows[event.key], inside = (value, cells) => Math.max(0, Math.min(cells - 1, value));
+  place = place[0] === n ? [n, inside(place[1] + down, gh), inside(place[2] + right, gw)] : [n, place[1], place[2]];
   choose(...place);
-})));
+}));
 addEventListener('load', () => choose(...place));
 addEventListener('resize', () => choose(...place));
 const smooth = document.getElementById('smooth');

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from nnunet_dino.features.token_colours import foreground, pca_colours, similarity
 
 PANEL_INCHES = 3.4
+LETTER_PLACES = ((0.04, 0.5), (0.5, 0.04), (0.96, 0.5), (0.5, 0.96))
 LETTERS_PER_INCH = 10  # of a heading, at most
 
 
@@ -26,6 +28,7 @@ class TokenView:
         images: ``n s s 3``, 0..1.
         tokens: ``n gh gw e``.
         shows_image: Which tokens show the image and not only padding, ``gh gw``.
+        letters: What of the patient lies left, on top, right and at the bottom; none where that is not known.
     """
 
     title: str
@@ -34,6 +37,7 @@ class TokenView:
     images: np.ndarray
     tokens: np.ndarray
     shows_image: np.ndarray
+    letters: tuple[str, ...] = ()
 
     def colours(self) -> np.ndarray:
         """Returns the principal components of the foreground as colours, ``n gh gw 3``."""
@@ -61,6 +65,9 @@ def view_png(view: TokenView, place: tuple[int, int, int] | None) -> bytes:
         for axis, (picture, heading, interpolation) in zip(row, panels, strict=False):
             axis.imshow(picture, extent=(0, 1, 1, 0), interpolation=interpolation)
             axis.set_title("\n".join(textwrap.wrap(heading, int(LETTERS_PER_INCH * PANEL_INCHES))), fontsize=9)
+        for (x, y), letter in zip(LETTER_PLACES, view.letters, strict=False):
+            outline = [withStroke(linewidth=2, foreground="black")]
+            row[0].text(x, y, letter, color="white", ha="center", va="center", fontsize=9, path_effects=outline)
     if place is not None:
         _draw_similarity(figure, axes, view.tokens, place)
     for axis in axes.ravel():

@@ -28,7 +28,7 @@ from nnunet_dino.features.slide_view import slide_shapes, slide_view
 from nnunet_dino.features.tiling import Tiling
 from nnunet_dino.features.view_page import view_page
 from nnunet_dino.features.view_png import TokenView, view_png
-from nnunet_dino.features.volume import Slicing, read_volume, show_slices, take_plane
+from nnunet_dino.features.volume import EDGES, OPPOSITE, Slicing, read_volume, show_slices, take_plane
 
 ENDINGS = (".png", ".html")
 SHAPES_ENDINGS = (".png", ".geojson")  # of tiles alone
@@ -156,6 +156,7 @@ class _Opened:
     shape_hw: tuple[int, int]
     pixel_hw: tuple[float, float]
     preprocessing: Preprocessing
+    letters: tuple[str, ...] = ()
 
 
 def _picture(item: Item, prepared: Callable[[int], Preprocessing]) -> _Opened:
@@ -175,7 +176,9 @@ def _volume(item: Item, prepared: Callable[[int], Preprocessing], slicing: Slici
     numbers, shape_hw = chosen or [count // 2], (shape[0], shape[1])
     preprocessing = prepared(_num_tokens(shape_hw, pixel_hw))
     names = [f"{slicing.plane} slice {number} of {count}" for number in numbers]
-    return _Opened(show_slices(volume, preprocessing, slicing), numbers, names, shape_hw, pixel_hw, preprocessing)
+    left, top = EDGES[slicing.plane]
+    letters = (left, top, OPPOSITE[left], OPPOSITE[top]) if volume.is_oriented else ()
+    return _Opened(show_slices(volume, preprocessing, slicing), numbers, names, shape_hw, pixel_hw, preprocessing, letters)
 
 
 def _num_tokens(shape_hw: tuple[int, int], pixel_hw: tuple[float, float]) -> int:
@@ -219,7 +222,8 @@ def _view(opened: _Opened, title: str, notes: list[str], encode: Callable[..., T
     shown = replace(opened.source, num_images=len(images), images=lambda start, stop: images[start:stop])
     tokens = encode(shown, opened.preprocessing.size_px, lambda features: features.patch_map).movedim(1, -1)
     pixels = images.expand(-1, 3, -1, -1).movedim(1, -1)
-    return TokenView(title, notes, opened.names, pixels.numpy(), tokens.numpy(), opened.source.shows_image.numpy())
+    shows = opened.source.shows_image.numpy()
+    return TokenView(title, notes, opened.names, pixels.numpy(), tokens.numpy(), shows, opened.letters)
 
 
 def _drawn(view: TokenView, place: tuple[int, int, int] | None, target: Path) -> bytes:

@@ -33,6 +33,7 @@ PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}
 OF_ITK_IN_ANY_CASE = {(".nrrd", ".nhdr"): "NrrdImageIO", (".mha", ".mhd"): "MetaImageIO"}
 OF_ITK = tuple(ending for endings in OF_ITK_IN_ANY_CASE for ending in endings)
 # What lies at the left and at the top edge of a slice: the patient's right, front (anterior), head (superior).
+OPPOSITE = {"R": "L", "A": "P", "S": "I"}
 EDGES = {"axial": ("R", "A"), "coronal": ("R", "S"), "sagittal": ("A", "S")}
 
 

@@ -63,12 +63,12 @@ def _picture(store: FeatureStore, name: str, path: str, tile_px: int, weights: n
         for title, chosen in (("most", order[:count]), ("least", order[::-1][:count])):
             tiles = [read_tile(slide, x, y, tile_px, TILE_PX) for x, y in bag.coordinates[chosen].tolist()]
             shown = [(255 * tile.permute(1, 2, 0).numpy()).round().astype(np.uint8) for tile in tiles]
-            rows.append(tile_row(title, shown, [f"{weights[place] * len(weights):.3g} ×" for place in chosen]))
+            rows.append(tile_row(title, shown, [f"{weights[place] * len(weights):.3g}x" for place in chosen]))
     finally:
         slide.close()
     heat = colour_tiles(overview, downsample, bag.coordinates, tile_px, attention_colours(weights))
     scale = matplotlib.colormaps["viridis"](np.linspace(0, 1, 256))[:, :3]
-    bar = colour_bar(len(overview), scale, [f"{10**power:g} ×" for power in (-1, 0, 1)])
+    bar = colour_bar(len(overview), scale, [f"{10**power:g}x" for power in (-1, 0, 1)])
     return png(above_each_other(side_by_side(overview, heat, bar), *rows))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -15,13 +15,16 @@ from nnunet_dino._errors import UserError
 from nnunet_dino.features.progress import progress
 from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.evaluation import check_parts, evaluate
+from nnunet_dino.probes.few_shot import Shots, check_shots, few_shot, few_shot_blocks
 from nnunet_dino.probes.fold_splits import fold_splits
 from nnunet_dino.probes.fold_tables import cross_validated
-from nnunet_dino.probes.options import OPTIMIZERS, FoldOptions, LinearOptions, Request
+from nnunet_dino.probes.logistic import fit_logistic
+from nnunet_dino.probes.options import LBFGS, OPTIMIZERS, FewShotOptions, FoldOptions, LinearOptions, Request
 from nnunet_dino.probes.report import open_request, report_scores
 from nnunet_dino.probes.saved import FILES, LINEAR, probe_file, saved_probe
 from nnunet_dino.probes.splits import divide
-from nnunet_dino.reports import Report
+from nnunet_dino.probes.sweep import sweep_linear
+from nnunet_dino.reports import Plot, Report, Table
 
 INITIAL_STD = 0.01
 
@@ -86,6 +89,11 @@ def train_linear(
         shift = torch.from_numpy(features.mean(0, dtype=np.float64).astype(np.float32))
         scale = torch.from_numpy(features.std(0, dtype=np.float64).astype(np.float32)).clamp(min=1e-6)
 
+    if options.optimizer == LBFGS:
+        scaled = (features - shift.numpy()) / scale.numpy()
+        weight, bias = (torch.from_numpy(v).float() for v in fit_logistic(scaled, targets, is_exclusive, options.l2))
+        return LinearProbe(weight, bias, shift, scale, is_exclusive)
+
     def on_device(vectors: np.ndarray, goals: np.ndarray) -> tuple[Tensor, Tensor]:
         return ((torch.from_numpy(vectors) - shift) / scale).to(device), torch.from_numpy(goals).to(device)
 
@@ -125,7 +133,11 @@ def _loss(logits: Tensor, targets: Tensor, is_exclusive: bool) -> Tensor:
 
 
 def report_linear(
-    request: Request, options: LinearOptions, cross: FoldOptions, echo: Callable[[str], object] = print
+    request: Request,
+    options: LinearOptions,
+    cross: FoldOptions,
+    echo: Callable[[str], object] = print,
+    shots: FewShotOptions | None = None,
 ) -> Report:
     """Trains a linear layer on a store, or one per fold, evaluates it and writes the report.
 
@@ -140,11 +152,27 @@ def report_linear(
     else:
         split, how_split = divide(labelled.split, labelled.patients, request.splitting)
         splits, untrained = [split], check_parts(labelled.with_split(split), request.evaluation)
-    probes = []
-    for split in progress(splits, len(splits), "training"):
-        train, val = split == "train", split == "val"
+    shots = shots or FewShotOptions()
+    check_shots(labelled.with_split(splits[0]), shots)
+
+    def fit(vectors: np.ndarray, train: np.ndarray, split: np.ndarray, options: LinearOptions) -> LinearProbe:
+        val = split == "val"
         validation = (vectors[val], labelled.targets[val]) if val.any() else None
-        probes.append(train_linear(vectors[train], labelled.targets[train], labelled.is_exclusive, options, validation, device))
+        return train_linear(vectors[train], labelled.targets[train], labelled.is_exclusive, options, validation, device)
+
+    blocks: list[Table | Plot] = []
+    split = splits[0]
+    if options.sweep:
+        swept = sweep_linear(
+            store, labelled.with_split(split), options, lambda v, how: fit(v, split == "train", split, how).scores(v)
+        )
+        request, options, vectors = replace(request, features=swept.features), swept.options, swept.vectors
+        blocks.append(swept.table)
+    probes = [fit(vectors, one == "train", one, options) for one in progress(splits, len(splits), "training")]
+    curve: list[Shots] = []
+    if shots.numbers:
+        curve = few_shot(labelled.with_split(split), lambda rows: fit(vectors, rows, split, options).scores(vectors), shots)
+        blocks += few_shot_blocks(curve)
     scores = [probe.scores(vectors) for probe in probes]
     crossed, shown, thresholds = None, scores[0], [float("nan")]  # folds have a threshold each
     if cross.folds:
@@ -174,10 +202,11 @@ def report_linear(
             "options": asdict(options),
             "cross_validation": asdict(cross),
             "repeats": crossed.numbers if crossed else [],
+            "few_shot": [asdict(one) for one in curve],
         },
         untrained=untrained,
         sentences=[crossed.sentence] if crossed else [],
-        tables=crossed.tables if crossed else [],
+        tables=[*(crossed.tables if crossed else []), *blocks],
         files=files,
         columns={"fold": crossed.fold_of} if crossed else None,
     )
@@ -186,8 +215,14 @@ def report_linear(
 def _method(options: LinearOptions, is_exclusive: bool) -> str:
     loss = "cross-entropy" if is_exclusive else "binary cross-entropy per label"
     scaled = "features standardised by the training part, " if options.standardise else ""
+    if options.optimizer == LBFGS:
+        return (
+            f"Probe: logistic regression to convergence by L-BFGS, {scaled}{loss} summed, squared weights times "
+            f"{options.l2:g} / 2."
+        )
+    swept = ", chosen on val with the features" if options.sweep else ""
     return (
-        f"Probe: one linear layer, {scaled}{loss}, {options.optimizer}, learning rate {options.lr:g} ({options.schedule}), "
-        f"weight decay {options.weight_decay:g}, batch {options.batch}, {options.epochs} epochs, {options.keep} epoch kept, "
-        f"seed {options.seed}."
+        f"Probe: one linear layer, {scaled}{loss}, {options.optimizer}, learning rate {options.lr:g}{swept} "
+        f"({options.schedule}), weight decay {options.weight_decay:g}, batch {options.batch}, {options.epochs} epochs, "
+        f"{options.keep} epoch kept, seed {options.seed}."
     )

@@ -34,6 +34,8 @@ HALF, YOUDEN, CORNER = "0.5", "youden", "corner"
 NO_FINDING = "No Finding"
 DROP, POSITIVE, NEGATIVE = "drop", "positive", "negative"
 MAX_SEED = 2**31 - 1
+ALL = "all"
+LBFGS = "lbfgs"
 SEED = (0, "--seed", "Of parts, training and bootstrap.")
 
 
@@ -193,9 +195,15 @@ class LinearOptions:
     """How a linear layer is trained."""
 
     lr: float = option(0.005, "--lr", "Learning rate.", "RATE", above=0)
+    sweep: bool = option(
+        False, "--sweep", "13 learning rates and all features of the store; the best mean AUROC on val is taken.", None
+    )
     batch: int = option(1024, "--batch", "Inputs per step.", least=1)
     epochs: int = option(50, "--epochs", "Passes over train.", least=1)
-    optimizer: str = option("adamw", "--optimizer", "adamw, adam or sgd.", "NAME", known=OPTIMIZERS)
+    optimizer: str = option(
+        "adamw", "--optimizer", "adamw, adam, sgd; lbfgs: logistic regression.", "NAME", known=(*OPTIMIZERS, LBFGS)
+    )
+    l2: float = option(1.0, "--l2", "Of lbfgs: squared weights beside the summed loss.", "W", above=0)
     weight_decay: float = option(0.0, "--weight-decay", "Of the optimizer.", "W", least=0)
     schedule: str = option("constant", "--schedule", "constant or cosine.", "NAME", known=("constant", "cosine"))
     keep: str = option("last", "--keep", "last epoch, or best by the loss on val.", "WHICH", known=("last", "best"))
@@ -204,6 +212,23 @@ class LinearOptions:
 
     def __post_init__(self) -> None:
         check(self)
+
+
+@dataclass(frozen=True)
+class FewShotOptions:
+    """Numbers of training inputs per class of which a curve is drawn."""
+
+    shots: str = option("", "--shots", "Curve over examples per class, 1,5,10,20,all for example.", "N,N…")
+    draws: int = option(5, "--draws", "Of such examples.", least=1)
+    seed: int = option(*SEED, least=0, most=MAX_SEED)
+
+    def __post_init__(self) -> None:
+        check(self)
+        whole_numbers("--shots", ",".join(number for number in self.numbers if number != ALL))
+
+    @property
+    def numbers(self) -> list[str]:
+        return [part.strip() for part in self.shots.split(",") if part.strip()]
 
 
 @dataclass(frozen=True)

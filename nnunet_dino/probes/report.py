@@ -29,8 +29,8 @@ from nnunet_dino.probes.result_tables import (
     result_warnings,
     store_warnings,
 )
-from nnunet_dino.probes.roc_plot import roc_plot
-from nnunet_dino.reports import Block, Heading, Picture, Report, Table
+from nnunet_dino.probes.roc_plot import calibration_plot, roc_plot
+from nnunet_dino.reports import Block, Heading, Picture, Plot, Report, Table
 from nnunet_dino.reports.folder import NUMBERS, PAGE, TEXT
 
 PREDICTIONS = "predictions.csv"
@@ -65,7 +65,7 @@ def report_scores(
     untrained: Sequence[str] = (),
     warnings: Sequence[str] = (),
     sentences: Sequence[str] = (),
-    tables: Sequence[Table] = (),
+    tables: Sequence[Table | Plot] = (),
     pictures: Sequence[Picture] = (),
     files: dict[str, bytes] | None = None,
     columns: Mapping[str, Sequence[Any]] | None = None,
@@ -87,7 +87,7 @@ def report_scores(
         untrained: Labels of which nothing was learned.
         warnings: More of them.
         sentences: The result in words, before that on the test part.
-        tables: More of them, after the overall one.
+        tables: More of them, and plots, after the overall one.
         pictures: Attention on slides.
         files: Further files by name.
         columns: Further columns of the predictions, each ``n``.
@@ -95,9 +95,10 @@ def report_scores(
     Raises:
         UserError: The folder cannot be written to.
     """
-    test, plot = evaluations["test"], roc_plot(evaluations["test"])
+    test = evaluations["test"]
+    plots = [plot for plot in (roc_plot(test), calibration_plot(test)) if plot]
     store = store if isinstance(store, FeatureStore) else None
-    blocks: list[Block] = [overall_table(evaluations, request.evaluation, labelled), *([plot] if plot else []), *tables]
+    blocks: list[Block] = [overall_table(evaluations, request.evaluation, labelled), *plots, *tables]
     blocks += [label_table(test)] if len(labelled.names) > 1 else []
     blocks += [Heading("Attention"), *pictures] if pictures else []
     of_features = method_of_features(store.facts, request.features) if store else f"Features: as {request.store} holds them."

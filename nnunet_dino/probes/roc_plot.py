@@ -1,4 +1,4 @@
-"""ROC curves."""
+"""Curves of scores: ROC, and calibration."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from nnunet_dino.reports import Plot
 from nnunet_dino.reports.plot import Theme, themed
 
 MAX_CURVES = 20
+NUM_BINS, MIN_IN_BIN = 10, 5
 
 
 def roc_plot(evaluation: Evaluation) -> Plot | None:
@@ -19,7 +20,8 @@ def roc_plot(evaluation: Evaluation) -> Plot | None:
     labels = [(c, label) for c, label in enumerate(evaluation.metrics.labels) if np.isfinite(label.auroc.value)]
     if not labels:
         return None
-    text = f"ROC curves on {evaluation.part}."
+    areas = "; ".join(f"{label.name} {label.auroc.value:.3f}" for _, label in labels[:MAX_CURVES])
+    text = f"ROC curves on {evaluation.part}; a dot is where decisions are made. Areas: {areas}."
     if len(labels) > MAX_CURVES:
         labels = sorted(labels, key=lambda pair: pair[1].auroc.value)
         labels = [*labels[: MAX_CURVES // 2], *labels[-MAX_CURVES // 2 :]]
@@ -37,7 +39,43 @@ def _draw(evaluation: Evaluation, labels: list, theme: Theme) -> Figure:
         colour = theme.better if len(labels) == 1 else colours(position % colours.N)
         shown = label.name if len(label.name) <= 40 else label.name[:39] + "…"
         axes.plot(false_rate, true_rate, color=colour, linewidth=1.8, label=f"{shown}  {label.auroc.value:.3f}")
+        axes.plot(1 - label.specificity.value, label.recall.value, "o", color=colour, markersize=6)
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", xlabel="False positive rate", ylabel="True positive rate")
     axes.set_title(f"ROC on {evaluation.part}, with the area under each curve", loc="left")
+    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=8.5, labelcolor=theme.ink)
+    return figure
+
+
+def calibration_plot(evaluation: Evaluation) -> Plot | None:
+    """Draws how often what scores say is true: of every label in ten equally full bins, of more than 20 labels of none."""
+    labels = [(c, label) for c, label in enumerate(evaluation.metrics.labels) if np.isfinite(label.auroc.value)]
+    if not labels or len(labels) > MAX_CURVES:
+        return None
+    text = (
+        f"Calibration on {evaluation.part}: mean score of at most {NUM_BINS} bins with equally many inputs, and the share of "
+        "them that have the label. On the diagonal a score is a probability."
+    )
+    return themed("calibration", text, lambda theme: _draw_calibration(evaluation, labels, theme))
+
+
+def calibration(targets: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean scores of bins with equally many inputs, and the share of them that are 1; fewer bins of few inputs."""
+    order = np.argsort(scores, kind="stable")
+    bins = np.array_split(order, max(1, min(NUM_BINS, len(order) // MIN_IN_BIN)))
+    return np.array([scores[bin].mean() for bin in bins]), np.array([targets[bin].mean() for bin in bins])
+
+
+def _draw_calibration(evaluation: Evaluation, labels: list, theme: Theme) -> Figure:
+    figure = Figure(figsize=(7.6, 4.6), layout="constrained")
+    axes = figure.subplots()
+    colours = matplotlib.colormaps["tab20" if len(labels) > 10 else "tab10"]
+    axes.plot([0, 1], [0, 1], color=theme.faint, linewidth=1)
+    for position, (c, label) in enumerate(labels):
+        colour = theme.better if len(labels) == 1 else colours(position % colours.N)
+        said, true = calibration(evaluation.targets[:, c], evaluation.scores[:, c])
+        shown = label.name if len(label.name) <= 40 else label.name[:39] + "…"
+        axes.plot(said, true, "o-", color=colour, linewidth=1.5, markersize=4, label=f"{shown}  Brier {label.brier.value:.3f}")
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", xlabel="Mean score", ylabel="Share that have the label")
+    axes.set_title(f"Calibration on {evaluation.part}", loc="left")
     axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=8.5, labelcolor=theme.ink)
     return figure

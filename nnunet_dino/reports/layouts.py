@@ -8,6 +8,7 @@ import io
 import re
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 
 import jinja2
 from markupsafe import Markup, escape
@@ -21,12 +22,18 @@ MAX_BYTES_IN_PAGE = 5_000_000  # of pictures
 
 def report_page(report: Report) -> str:
     """Lays a report out as one HTML page with its plots and pictures in it; pictures of many megabytes stay beside it."""
+    report = without_empty_tables(report)
     pages = jinja2.Environment(
         loader=jinja2.PackageLoader("nnunet_dino", "reports"), autoescape=True, trim_blocks=True, keep_trailing_newline=True
     )
     pages.filters |= {"base64": _base64, "held": _held, "breakable": _breakable, "path": _path}
     pictures_bytes = sum(len(block.png) for block in report.blocks if isinstance(block, Picture) and block.png)
     return pages.get_template("page.html").render(report=report, are_beside=pictures_bytes > MAX_BYTES_IN_PAGE)
+
+
+def without_empty_tables(report: Report) -> Report:
+    """Leaves out tables without a row."""
+    return replace(report, blocks=[block for block in report.blocks if not isinstance(block, Table) or block.rows])
 
 
 def _base64(content: bytes) -> str:
@@ -49,6 +56,7 @@ def _breakable(text: str) -> Markup:
 
 def report_markdown(report: Report) -> str:
     """Lays a report out as Markdown; plots and pictures are those of :func:`picture_files`."""
+    report = without_empty_tables(report)
     blocks = [f"# {report.title}", *report.sentences, *(f"> **Note.** {warning}" for warning in report.warnings)]
     blocks += [text for block in report.blocks for text in _markdown_block(block)]
     blocks += ["## Method", *report.method, "\n".join(f"- {name}: {_markdown_cell(text)}" for name, text in report.origin)]
@@ -91,6 +99,7 @@ def _markdown_cell(text: str) -> str:
 
 def report_text(report: Report) -> str:
     """Lays sentences, warnings and the short tables of a report out for a terminal."""
+    report = without_empty_tables(report)
     blocks = [report.title, *(textwrap.fill(text, TERMINAL_WIDTH) for text in report.sentences)]
     blocks += [textwrap.fill(f"Note: {warning}", TERMINAL_WIDTH) for warning in report.warnings]
     return "\n\n".join([*blocks, *(_terminal_table(table) for table in report.tables if table.in_terminal)])

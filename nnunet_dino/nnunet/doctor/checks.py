@@ -191,6 +191,15 @@ def _commands() -> Iterator[Finding]:
         yield Finding("warn", text, f'export PATH="{here}:$PATH", or install nnunet-dino in the other environment')
 
 
+def slides() -> Iterator[Finding]:
+    """What whole slides need beside the rest."""
+    for package, purpose in (("openslide", "reads whole slides"), ("h5py", "writes h5 files for CLAM")):
+        if importlib.util.find_spec(package) is None:
+            yield Finding("note", f"{package} is not installed, which {purpose}", "pip install 'nnunet-dino[wsi]'")
+        else:
+            yield Finding("ok", f"{package} {purpose}")
+
+
 CHECKS: dict[str, Check] = {
     "versions": versions,
     "libraries": libraries,
@@ -198,4 +207,11 @@ CHECKS: dict[str, Check] = {
     "nnU-Net folders": folders,
     "discovery": discovery,
     "weights": weights,
+}
+OF_PROBES: dict[str, Check] = {
+    "versions": versions,
+    "libraries": libraries,
+    "devices": devices,
+    "weights": weights,
+    "slides": slides,
 }

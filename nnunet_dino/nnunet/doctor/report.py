@@ -25,8 +25,14 @@ def examine(checks: dict[str, Check]) -> Iterator[tuple[str, Finding]]:
             yield section, Finding("warn", text, "report it with this whole page")
 
 
-def run(say: Callable[[str], object] = print, checks: dict[str, Check] = CHECKS) -> int:
-    """Prints the report line by line and returns the exit code: 1 if training could not start, else 0."""
+def run(say: Callable[[str], object] = print, checks: dict[str, Check] = CHECKS, work: str = "Training") -> int:
+    """Prints the report line by line and returns the exit code: 1 if the work could not start, else 0.
+
+    Args:
+        say: Takes the lines.
+        checks: Title of a section and its check.
+        work: What could start or not.
+    """
     current = ""
     found: list[Finding] = []
     for section, finding in examine(checks):
@@ -39,6 +45,6 @@ def run(say: Callable[[str], object] = print, checks: dict[str, Check] = CHECKS)
         found.append(finding)
     failed = sum(finding.level == "FAIL" for finding in found)
     warned = sum(finding.level == "warn" for finding in found)
-    verdict = f"Training could not start: {failed} to mend" if failed else "Training can start"
+    verdict = f"{work} could not start: {failed} to mend" if failed else f"{work} can start"
     say(f"{verdict}, {warned} warning{'' if warned == 1 else 's'}.")
     return 1 if failed else 0

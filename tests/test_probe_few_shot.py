@@ -1,0 +1,142 @@
+"""Few-shot curves, the sweep of learning rates, logistic regression to convergence, calibration."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from probe_inputs import TINY, write_labels, write_pictures
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import roc_auc_score
+
+from nnunet_dino._errors import UserError
+from nnunet_dino.backbones import weights
+from nnunet_dino.cli.main import main
+from nnunet_dino.features.store.reader import FeatureStore
+from nnunet_dino.probes.few_shot import check_shots, draw
+from nnunet_dino.probes.labels import Labelled
+from nnunet_dino.probes.logistic import fit_logistic
+from nnunet_dino.probes.options import FewShotOptions
+from nnunet_dino.probes.roc_plot import calibration
+
+
+def labelled(classes: np.ndarray, patients: np.ndarray, num_train: int) -> Labelled:
+    split = np.where(np.arange(len(classes)) < num_train, "train", "test")
+    return Labelled(list(map(str, range(len(classes)))), patients, ("x",), classes[:, None], False, split)
+
+
+def test_few_are_drawn_per_class_and_of_many_patients():
+    classes = np.arange(60) % 2
+    labels = labelled(classes, np.array([f"P{i // 12}" for i in range(60)]), 48)  # four patients in train
+    for number in (1, 4, 7):
+        chosen = draw(labels, str(number), 3)
+        assert np.bincount(classes[chosen]).tolist() == [number, number] and chosen.max() < 48
+        for one in (0, 1):
+            assert len(set(labels.patients[chosen[classes[chosen] == one]])) == min(number, 4)
+    assert draw(labels, "4", 3).tolist() != draw(labels, "4", 4).tolist()
+    assert draw(labels, "all", 0).tolist() == list(range(48))
+    with pytest.raises(UserError, match="--shots.*at most the 24.*got 25"):
+        check_shots(labels, FewShotOptions("1,25"))
+    with pytest.raises(UserError, match="--shots.*'1,x'"):
+        FewShotOptions("1,x,all")
+
+
+def test_logistic_regression_is_at_the_minimum():
+    """The gradient of the loss in the docstring is zero, one label after the other and of exclusive classes."""
+    generator = np.random.default_rng(0)
+    features = generator.normal(size=(90, 7))
+    classes = (features[:, 0] + generator.normal(size=90) > 0).astype(int) + (features[:, 1] > 0.5)
+    targets = np.eye(3)[classes]
+    for is_exclusive in (False, True):
+        weight, bias = fit_logistic(features, targets, is_exclusive, l2=3.0)
+        logits = features @ weight.T + bias
+        exponents = np.exp(logits - logits.max(1, keepdims=True))
+        scores = exponents / exponents.sum(1, keepdims=True) if is_exclusive else 1 / (1 + np.exp(-logits))
+        assert np.abs((scores - targets).T @ features + 3.0 * weight).max() < 0.05
+        assert np.abs((scores - targets).sum(0)).max() < 0.05
+
+
+def test_two_exclusive_classes_of_three_are_fitted():
+    features = np.linspace(-2, 2, 20)[:, None]
+    weight, bias = fit_logistic(features, np.eye(3)[(features[:, 0] > 0).astype(int)], True, 1.0)
+    logits = features @ weight.T + bias
+    assert (logits.argmax(1) == (features[:, 0] > 0)).all() and logits[:, 2].max() < logits[:, :2].max(1).min()
+
+
+def test_calibration_is_that_of_scikit_learn():
+    generator = np.random.default_rng(1)
+    scores = generator.uniform(size=200)
+    targets = (generator.uniform(size=200) < scores**2).astype(int)
+    true, said = calibration_curve(targets, scores, n_bins=10, strategy="quantile")
+    mine = calibration(targets, scores)
+    np.testing.assert_allclose(mine[0], said, atol=1e-9)
+    np.testing.assert_allclose(mine[1], true, atol=1e-9)
+    assert len(calibration(targets[:12], scores[:12])[0]) == 2
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shots")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(weights.ENVIRONMENT_VARIABLE, "random")
+        names = write_pictures(folder / "in", 60)
+        write_labels(folder / "labels.csv", names)
+        words = ["extract", str(folder / "in"), "-o", str(folder / "store"), "--backbone", TINY, "--size", "32"]
+        result = CliRunner().invoke(main, [*words, "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def probe(folder, output: str, *more: str):
+    words = ["probe", "linear", str(folder / "store"), "--labels", str(folder / "labels.csv"), "--target", "bright"]
+    words += ["--patient", "who", "--device", "cpu", "--rounds", "10", "--fractions", "0.5,0.2,0.3", "--threshold", "0.5"]
+    return CliRunner().invoke(main, [*words, "-o", str(folder / output), *more])
+
+
+def test_a_curve_ends_at_the_probe_itself(store):
+    result = probe(store, "curve", "--shots", "1,5,all", "--draws", "3")
+    assert result.exit_code == 0, result.output
+    found = json.loads((store / "curve/report.json").read_text())
+    assert [(one["shots"], one["num_train"], len(one["areas"])) for one in found["few_shot"]][:2] == [("1", 2, 3), ("5", 10, 3)]
+    table = pd.read_csv(store / "curve/predictions.csv")
+    test = table[table["split"] == "test"]
+    assert found["few_shot"][2]["areas"] == [pytest.approx(roc_auc_score(test["bright"], test["score bright"]))]
+    assert "Few examples" in (store / "curve/report.html").read_text()
+    assert probe(store, "x", "--shots", "1", "--folds", "3").exit_code == 2
+
+
+def test_the_sweep_takes_what_is_best_on_val(store):
+    result = probe(store, "sweep", "--sweep", "--epochs", "5")
+    assert result.exit_code == 0, result.output
+    found = json.loads((store / "sweep/report.json").read_text())
+    text = (store / "sweep/report.md").read_text()
+    rows = [row.split("|")[1:-1] for row in text.split("## Learning rates")[1].splitlines()[4:17]]
+    areas = np.array([[float(cell.replace("*", "")) for cell in row[1:]] for row in rows])
+    assert areas.shape == (13, 3)
+    (place,) = [(r, c) for r, row in enumerate(rows) for c, cell in enumerate(row[1:]) if "*" in cell]
+    assert areas[place] == areas.max()
+    assert f"{found['options']['lr']:.3g}" == rows[place[0]][0].strip()
+    assert found["features"] == ("class", "mean", "both")[place[1]]
+    table = pd.read_csv(store / "sweep/predictions.csv")
+    val = table[table["split"] == "val"]
+    assert roc_auc_score(val["bright"], val["score bright"]) == pytest.approx(areas.max(), abs=1e-3)
+    assert "--sweep" in probe(store, "y", "--sweep", "--lr", "0.1").output
+
+
+def test_lbfgs_is_scikit_learn_on_the_training_part(store):
+    from sklearn.linear_model import LogisticRegression
+
+    result = probe(store, "logistic", "--optimizer", "lbfgs", "--l2", "0.5")
+    assert result.exit_code == 0, result.output
+    ids, vectors = FeatureStore(store / "store").vectors()
+    table = pd.read_csv(store / "logistic/predictions.csv").set_index("id").loc[ids]
+    train = (table["split"] == "train").to_numpy()
+    model = LogisticRegression(C=2.0, max_iter=10_000).fit(vectors[train].astype(float), table["bright"][train])
+    np.testing.assert_allclose(table["score bright"], model.predict_proba(vectors.astype(float))[:, 1], atol=1e-4)
+    assert (
+        "--l2" in probe(store, "z", "--l2", "0.5").output
+        and "--epochs" in probe(store, "z", "--optimizer", "lbfgs", "--epochs", "3").output
+    )
