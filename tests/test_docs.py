@@ -28,7 +28,7 @@ from nnunet_dino.nnunet.presets import PLANNERS, TRAINERS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-SHORT_TRAINERS = Path(__file__).parents[1] / "benchmarks" / "short_trainers" / "short.py"
+SHORT_TRAINERS = sorted((ROOT / "benchmarks" / "short_trainers").glob("*.py"))
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 SOURCES = [file for folder in ("nnunet_dino", "trainers", "planners") for file in sorted((ROOT / folder).rglob("*.py"))]
 SET_BY_LAUNCHERS = {"LOCAL_RANK", "RANK", "WORLD_SIZE"}
@@ -125,7 +125,11 @@ def test_a_table_that_is_out_of_date_is_noticed() -> None:
 def test_names_of_trainers_and_planners_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     named = set(re.findall(r"\bnnUNet(?:Trainer|Planner)(?:Med)?DINOv3[A-Za-z0-9]*(?:_[A-Za-z0-9]+)*", text))
-    assert named <= {*TRAINERS, *PLANNERS, *classes_of_examples(), *classes_in(SHORT_TRAINERS.read_text(encoding="utf-8"))}
+    assert named <= {*TRAINERS, *PLANNERS, *classes_of_examples(), *short_trainers()}
+
+
+def short_trainers() -> list[str]:
+    return [name for file in SHORT_TRAINERS for name in classes_in(file.read_text(encoding="utf-8"))]
 
 
 def classes_of_examples() -> list[str]:

@@ -77,7 +77,8 @@ def _blocks(shape: Shape, block: Shape) -> Iterator[Block]:
 
 def _meeting(before: NDArray[np.uint32], after: NDArray[np.uint32]) -> NDArray[np.int64]:
     """Returns the pairs of ids ``n 2`` that share more voxels with each other than with any other."""
-    pairs, counts = np.unique(np.stack([before, after], axis=1).astype(np.int64), axis=0, return_counts=True)
+    both, counts = np.unique((before.astype(np.int64) << 32) | after, return_counts=True)  # much faster than unique rows
+    pairs = np.stack([both >> 32, both & 0xFFFFFFFF], axis=1)
     order = np.argsort(counts, kind="stable")
     best_after = dict(zip(pairs[order, 0].tolist(), pairs[order, 1].tolist(), strict=True))
     best_before = dict(zip(pairs[order, 1].tolist(), pairs[order, 0].tolist(), strict=True))
