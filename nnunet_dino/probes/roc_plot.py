@@ -52,8 +52,8 @@ def calibration_plot(evaluation: Evaluation) -> Plot | None:
     if not labels or len(labels) > MAX_CURVES:
         return None
     text = (
-        f"Calibration on {evaluation.part}: mean score of at most {NUM_BINS} bins with equally many inputs, and the share of "
-        "them that have the label. On the diagonal a score is a probability."
+        f"Calibration on {evaluation.part}: mean score of at most {NUM_BINS} bins with equally many inputs, and the share "
+        "of them that have the label. On the diagonal a score is a probability."
     )
     return themed("calibration", text, lambda theme: _draw_calibration(evaluation, labels, theme))
 
