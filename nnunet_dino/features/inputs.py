@@ -109,10 +109,10 @@ def _from_csv(file: Path, column: str | None, root: str | None) -> list[tuple[st
 def _named_file(folder: Path, text: str) -> Path:
     """Returns the file that a path in a CSV file means; a case of nnU-Net is named without its channel and ending."""
     path = folder / text
-    if path.exists():
+    if os.path.exists(path):
         return path
     endings = [channel + ending for channel in (CASE_CHANNEL, "") for ending in (*VOLUME_ENDINGS, *IMAGE_ENDINGS)]
-    return next((file for ending in endings if (file := folder / (text + ending)).exists()), path)
+    return next((file for ending in endings if os.path.exists(file := folder / (text + ending))), path)
 
 
 def read_csv(file: Path) -> pd.DataFrame:

@@ -34,7 +34,10 @@ class Meter:
 
     def __enter__(self) -> Meter:
         if self._lines is not None:
-            self._lines.start()
+            try:
+                self._lines.start()
+            except RuntimeError:  # the machine has no threads left: what needs them more will say so
+                self._lines = None
         return self
 
     def __exit__(self, *of_error: object) -> None:
