@@ -237,6 +237,7 @@ def site(tmp_path: Path) -> Path:
     for part in (
         "__init__.py",
         "_errors.py",
+        "_lazy.py",
         *(f"nnunet/{p}" for p in ("__init__.py", "presets.py", "command_errors.py", "discovery")),
     ):
         (package / part).symlink_to(ROOT / "nnunet_dino" / part)
