@@ -69,7 +69,7 @@ def rsna(data: Path, rng: np.random.Generator) -> None:
     """Forty images as DICOM; a pneumonia has one or two boxes."""
     rows = []
     for number in range(40):
-        name, target = f"{number:08x}-dead-4bad-80ba-0123456789ab", int(number % 4 == 0)
+        name, target = f"{number:08x}-dead-4bad-80ba-0123456789ab", int(number % 2)
         rows += [{"patientId": name, "x": 1, "y": 1, "width": 9, "height": 9, "Target": target}] * (1 + target)
         _picture(data / "stage_2_train_images" / f"{name}.dcm", bool(target), rng)
     pd.DataFrame(rows).to_csv(data / "stage_2_train_labels.csv", index=False)
