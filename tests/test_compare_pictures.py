@@ -12,6 +12,7 @@ from compare_tree import Tree, moving, reference, save, shifted
 from matplotlib.image import imread
 
 from nnunet_dino.compare import compare_folders, compare_results
+from nnunet_dino.compare.kinds import DICE
 from nnunet_dino.compare.overlays import _crop, case_picture, changed_cases
 from nnunet_dino.compare.plots import forest_plot, paired_plot
 from nnunet_dino.compare.records import PairedComparison
@@ -77,6 +78,8 @@ def test_the_part_shown_holds_everything_labelled():
 
 class Scores:
     """Stands for a result of which only the means of cases are asked."""
+
+    kind = DICE
 
     def __init__(self, values: list[float]) -> None:
         self.case_means = pd.Series(values, index=[f"c{i}" for i in range(len(values))])

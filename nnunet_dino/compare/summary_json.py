@@ -75,8 +75,8 @@ def read_summary(path: Path, file_ending: str | None = None) -> pd.DataFrame:
         is_neurons = "voi_sum" in dice
         wrong = [value for value in dice.values() if not (math.isnan(value) or 0 <= value <= (math.inf if is_neurons else 1))]
         if wrong:
-            what = "score below 0" if is_neurons else "Dice outside [0, 1]"
-            raise _broken(path, f"has {wrong[0]} for case {case}, a {what}")
+            what, where = ("score", "below 0") if is_neurons else ("Dice", "outside [0, 1]")
+            raise _broken(path, f"has a {what} of {wrong[0]:g} for case {case}, {where}")
     table = pd.DataFrame(scores, index=pd.Index(cases, name="case"), dtype=float)
     return (table if is_neurons else table[sorted(labels, key=label_values)]).sort_index()
 
