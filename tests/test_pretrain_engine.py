@@ -36,6 +36,12 @@ from nnunet_dino.pretrain.stream import Batch, Stream
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(autouse=True)
+def _in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bits and tolerances are those of float32, also where the processor has bfloat16."""
+    monkeypatch.setenv("nnUNet_dino_precision", "float32")
+
+
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Case]]:
     root = tmp_path_factory.mktemp("preprocessed")
