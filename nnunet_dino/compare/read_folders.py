@@ -47,13 +47,13 @@ def read_folders(
     entries = []
     for name, path in named:
         files = sorted(path.glob(f"*{ending}"))
-        place = path
+        place, moved = path, 0
         if labels_folder is not None:
             _require_references(path, files, labels_folder, ending)
             if resample:
                 place, files, moved = _on_grids_of(labels_folder, files)
             table, notes = _computed(name, path, files, labels_folder, description)
-            if resample and moved:
+            if moved:
                 notes += (f"{name}: {moved} predictions lay on another grid than their reference and were taken to it.",)
         else:
             table, notes = _stored(name, path, files, ending)

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from nnunet_dino._lazy import names_of
 
 # Imported when first asked for, as scores and their names need none of torch.
 _PUBLIC = {
-    "LONG_RANGE": "affinities",
-    "NEAREST": "affinities",
-    "THRESHOLD": "agglomeration",
-    "UNKNOWN": "affinities",
-    "NeuronScores": "scores",
-    "WeightedMSE": "affinities",
-    "affinities_of": "affinities",
-    "agglomerate": "agglomeration",
-    "balanced_weights": "affinities",
-    "fragments_of": "fragments",
-    "neurons_of": "blocks",
-    "renumbered": "agglomeration",
-    "require": "fragments",
-    "score_neurons": "scores",
-    "widen_borders": "affinities",
+    "LONG_RANGE": "em.affinities",
+    "NEAREST": "em.affinities",
+    "THRESHOLD": "em.agglomeration",
+    "UNKNOWN": "em.affinities",
+    "NeuronScores": "em.scores",
+    "WeightedMSE": "em.affinities",
+    "affinities_of": "em.affinities",
+    "agglomerate": "em.agglomeration",
+    "balanced_weights": "em.affinities",
+    "fragments_of": "em.fragments",
+    "neurons_of": "em.blocks",
+    "renumbered": "em.agglomeration",
+    "require": "em.fragments",
+    "score_neurons": "em.scores",
+    "widen_borders": "em.affinities",
 }
 __all__ = list(_PUBLIC)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+__getattr__ = names_of(__name__, _PUBLIC)

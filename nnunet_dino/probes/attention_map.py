@@ -9,10 +9,10 @@ import numpy as np
 
 from nnunet_dino.features.items import Unreadable
 from nnunet_dino.features.store.reader import FeatureStore
+from nnunet_dino.features.tile_files import ATTENTION as ATTENTION
 from nnunet_dino.features.tile_map import above_each_other, colour_bar, colour_tiles, png, side_by_side, tile_row
 from nnunet_dino.reports import Picture
 
-ATTENTION = "attention.safetensors"
 OVERVIEW_PX = 900
 NUM_TILES, TILE_PX = 8, 112  # shown of most and of least attention
 UNDECIDED = 1.5  # largest attention, as a multiple of equal attention

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
 from nnunet_dino.probes.evaluation import Evaluation
+from nnunet_dino.probes.metrics import LabelMetrics
 from nnunet_dino.reports import Plot
 from nnunet_dino.reports.plot import Theme, themed
 
 MAX_CURVES = 20
 NUM_BINS, MIN_IN_BIN = 10, 5
+
+Labels = Sequence[tuple[int, LabelMetrics]]  # with their column
 
 
 def roc_plot(evaluation: Evaluation) -> Plot | None:
@@ -29,20 +36,14 @@ def roc_plot(evaluation: Evaluation) -> Plot | None:
     return themed("roc", text, lambda theme: _draw(evaluation, labels, theme))
 
 
-def _draw(evaluation: Evaluation, labels: list, theme: Theme) -> Figure:
-    figure = Figure(figsize=(7.6, 4.6), layout="constrained")
-    axes = figure.subplots()
-    colours = matplotlib.colormaps["tab20" if len(labels) > 10 else "tab10"]
-    axes.plot([0, 1], [0, 1], color=theme.faint, linewidth=1)
-    for position, (c, label) in enumerate(labels):
+def _draw(evaluation: Evaluation, labels: Labels, theme: Theme) -> Figure:
+    def curve(axes: Axes, c: int, label: LabelMetrics, name: str, colour: Any) -> None:
         false_rate, true_rate, _ = roc_curve(evaluation.targets[:, c], evaluation.scores[:, c], drop_intermediate=False)
-        colour = theme.better if len(labels) == 1 else colours(position % colours.N)
-        shown = label.name if len(label.name) <= 40 else label.name[:39] + "…"
-        axes.plot(false_rate, true_rate, color=colour, linewidth=1.8, label=f"{shown}  {label.auroc.value:.3f}")
+        axes.plot(false_rate, true_rate, color=colour, linewidth=1.8, label=f"{name}  {label.auroc.value:.3f}")
         axes.plot(1 - label.specificity.value, label.recall.value, "o", color=colour, markersize=6)
-    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", xlabel="False positive rate", ylabel="True positive rate")
-    axes.set_title(f"ROC on {evaluation.part}, with the area under each curve", loc="left")
-    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=8.5, labelcolor=theme.ink)
+
+    figure = _square(labels, theme, curve, "False positive rate", "True positive rate")
+    figure.axes[0].set_title(f"ROC on {evaluation.part}, with the area under each curve", loc="left")
     return figure
 
 
@@ -65,17 +66,25 @@ def calibration(targets: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np
     return np.array([scores[bin].mean() for bin in bins]), np.array([targets[bin].mean() for bin in bins])
 
 
-def _draw_calibration(evaluation: Evaluation, labels: list, theme: Theme) -> Figure:
+def _draw_calibration(evaluation: Evaluation, labels: Labels, theme: Theme) -> Figure:
+    def curve(axes: Axes, c: int, label: LabelMetrics, name: str, colour: Any) -> None:
+        said, true = calibration(evaluation.targets[:, c], evaluation.scores[:, c])
+        axes.plot(said, true, "o-", color=colour, linewidth=1.5, markersize=4, label=f"{name}  Brier {label.brier.value:.3f}")
+
+    figure = _square(labels, theme, curve, "Mean score", "Share that have the label")
+    figure.axes[0].set_title(f"Calibration on {evaluation.part}", loc="left")
+    return figure
+
+
+def _square(labels: Labels, theme: Theme, curve: Callable[..., None], x: str, y: str) -> Figure:
+    """Draws a curve for every label between 0 and 1, with the diagonal and names beside."""
     figure = Figure(figsize=(7.6, 4.6), layout="constrained")
     axes = figure.subplots()
     colours = matplotlib.colormaps["tab20" if len(labels) > 10 else "tab10"]
     axes.plot([0, 1], [0, 1], color=theme.faint, linewidth=1)
     for position, (c, label) in enumerate(labels):
         colour = theme.better if len(labels) == 1 else colours(position % colours.N)
-        said, true = calibration(evaluation.targets[:, c], evaluation.scores[:, c])
-        shown = label.name if len(label.name) <= 40 else label.name[:39] + "…"
-        axes.plot(said, true, "o-", color=colour, linewidth=1.5, markersize=4, label=f"{shown}  Brier {label.brier.value:.3f}")
-    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", xlabel="Mean score", ylabel="Share that have the label")
-    axes.set_title(f"Calibration on {evaluation.part}", loc="left")
+        curve(axes, c, label, label.name if len(label.name) <= 40 else label.name[:39] + "…", colour)
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", xlabel=x, ylabel=y)
     axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=8.5, labelcolor=theme.ink)
     return figure

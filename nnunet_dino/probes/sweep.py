@@ -66,16 +66,16 @@ def sweep_linear(store: FeatureStore | GivenVectors, labelled: Labelled, options
     num_steps = min(options.batch, int((labelled.split == "train").sum()))
     is_store = isinstance(store, FeatureStore)
     held = [name for name in FEATURES if set(TOKENS_OF[name]) <= set(store.facts.tokens)] if is_store else [AS_GIVEN]
+    vectors_of = {name: of_labelled(name) for name in held}
     areas: dict[tuple[str, float], float] = {}
-    for name in held:
-        vectors = of_labelled(name)
+    for name, vectors in vectors_of.items():
         for rate in RATES:
             scaled = replace(options, lr=rate * num_steps / BATCH_OF_RATES)
             with torch.random.fork_rng(devices=[]):
                 areas[name, rate] = mean_auroc(labelled.targets[val], train(vectors, scaled)[val])
     features, rate = max(areas, key=lambda pair: areas[pair])
     chosen = replace(options, lr=rate * num_steps / BATCH_OF_RATES)
-    return Sweep(features, of_labelled(features), chosen, _table(areas, held, features, rate, num_steps))
+    return Sweep(features, vectors_of[features], chosen, _table(areas, held, features, rate, num_steps))
 
 
 def _table(areas: dict[tuple[str, float], float], held: list[str], features: str, rate: float, num_steps: int) -> Table:
