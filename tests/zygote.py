@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -121,7 +121,33 @@ def _become(scripts: Mapping, request: dict) -> None:
     np.random.seed()
     name, *rest = request["args"]
     sys.argv = [str(Path(sys.executable).with_name(name)), *rest]
-    sys.exit(scripts[name].load()())
+    try:
+        code = _code_of(scripts[name].load())
+    except SystemExit as error:
+        code = error.code
+    _end(code)
+
+
+def _code_of(script: Callable[[], object]) -> object:
+    try:
+        return script()
+    except Exception:
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]  # which may raise SystemExit, as Python allows
+        return 1
+
+
+def _end(code: object) -> None:
+    """Ends this process as ``sys.exit`` does, but leaves its modules to the system; one by one they take seconds."""
+    import atexit
+    import threading
+
+    if code is not None and not isinstance(code, int):
+        print(code, file=sys.stderr)
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code & 255 if isinstance(code, int) else int(code is not None))
 
 
 if __name__ == "__main__":
