@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nnunet_dino._errors import UserError
+from nnunet_dino._packages import require
 from nnunet_dino.features.items import Item, Source, Unreadable, decoding, with_notes
 from nnunet_dino.features.pixels import BILINEAR, Placement, Preprocessing, fit_square, shows_image
 from nnunet_dino.features.slide_resolution import own_mpp, tile_edge_px
@@ -32,10 +32,7 @@ def require_openslide() -> None:
     Raises:
         UserError: It is missing.
     """
-    try:
-        import openslide  # noqa: F401
-    except ImportError as error:
-        raise UserError("slides: required OpenSlide · got none · pip install 'nnunet-dino[wsi]'") from error
+    require("openslide", "wsi", "slides")
 
 
 def open_slide(item: Item, preprocessing: Preprocessing, tiling: Tiling) -> Source:
