@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -136,7 +137,7 @@ def _write_h5(path: str, bag: Bag, tile_px: int) -> None:
 def _tissue(path: str, size_px: int, tiling: Tiling) -> tuple[np.ndarray, list[list[Ring]]]:
     slide = slide_of(path)
     try:
-        tiles = find_tiles(slide, path, size_px, tiling)
+        tiles = find_tiles(slide, path, size_px, replace(tiling, drop_blur=0.0))  # the mask does not need it
         return tiles.mask, tissue_polygons(tiles.mask, tiles.downsample, slide.dimensions)
     finally:
         slide.close()
