@@ -18,6 +18,7 @@ from sklearn.metrics import roc_auc_score
 
 from nnunet_dino.backbones import weights
 from nnunet_dino.cli.main import main
+from nnunet_dino.probes.saved import probe_file, read_probe
 
 VOID = {"input", "meta", "img", "source", "br", "wbr"}
 
@@ -430,6 +431,12 @@ def test_a_probe_refuses_features_of_another_backbone_or_preprocessing(place, tm
     file.write_bytes(content.replace(digest.encode(), b"0" * len(digest)))
     assert f"weights with digest {'0' * len(digest)} · got {digest}" in fails(*words, place / "pictures", "-o", tmp_path / "a")
     assert "the weights that the probe was trained with, 000" in fails(*words, place / "store", "-o", tmp_path / "a")
+    file.write_bytes(content)
+    saved, tensors = read_probe(file)
+    for name, value in (("weight", tensors["weight"][:, 1:]), ("wieght", tensors["weight"] + 1)):
+        file.write_bytes(probe_file(saved, tensors | {name: value}))
+        told = fails(*words, place / "pictures", "-o", tmp_path / "a")
+        assert "required the tensors of a linear probe · got " in told and f"{name} {(*value.shape,)}" in told
     file.write_bytes(content[:200])
     assert "required a trained probe" in fails(*words, place / "store", "-o", tmp_path / "a")
     assert "which holds none" in fails("probe", "apply", place / "store", place / "store", "-o", tmp_path / "a")
@@ -468,6 +475,13 @@ def test_saved_attention_over_slices_gives_its_own_scores(place, tmp_path, folds
         assert done.exit_code == 0, done.output
     first, second = (scores_of(tmp_path / f"{number}") for number in range(2))
     pd.testing.assert_frame_equal(first, second)
+    saved, tensors = read_probe(tmp_path / "trained")
+    for odd, said in (("0.head.weight", "head.weight"), ("0.shift", "shift")):
+        others = {name: value for name, value in tensors.items() if name != odd}
+        (tmp_path / "trained/mil.safetensors").write_bytes(probe_file(saved, others))
+        told = fails("probe", "apply", tmp_path / "trained", tmp_path / "scans", "-o", tmp_path / "odd", "--device", "cpu")
+        assert "required the tensors of a mil probe · got " in told and said in told
+    assert not (tmp_path / "odd").exists()
     assert set(first["found"]) <= {"bright", "none"}
     expected = pd.read_csv(tmp_path / "trained/predictions.csv").set_index("id")
     if folds:

@@ -6,8 +6,10 @@ import json
 
 import numpy as np
 import pytest
+import tifffile
 from click.testing import CliRunner
 from probe_inputs import PINK, TINY, write_slide
+from scipy import ndimage
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.backbones import weights
@@ -15,10 +17,11 @@ from nnunet_dino.cli.main import main
 from nnunet_dino.features import Tiling
 from nnunet_dino.features.items import Item, Unreadable
 from nnunet_dino.features.pixels import Preprocessing
+from nnunet_dino.features.slide import open_slide
 from nnunet_dino.features.slide_shapes import tissue_polygons
 from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.features.tile_map import colour_tiles
-from nnunet_dino.features.tissue import pen_mask, tile_corners, tissue_mask, tissue_rule
+from nnunet_dino.features.tissue import pen_mask, sharpness, tile_corners, tissue_mask, tissue_rule
 
 MASK = np.zeros((12, 20), bool)  # in pixels of 10; tissue from x 50 to 130, y 20 to 70
 MASK[2:7, 5:13] = True
@@ -108,8 +111,6 @@ def random_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_magnification_is_a_resolution(slide):
     """The slide has 0.25 µm per pixel, which is 40x."""
-    from nnunet_dino.features.slide import open_slide
-
     for mag, tile_px in ((40, 224), (20, 448), (10, 896)):
         source = open_slide(Item("s1", slide), Preprocessing(224), Tiling("biopsy", mag=mag))
         assert source.facts["tile_px"] == tile_px
@@ -132,8 +133,6 @@ def test_a_silent_file_may_say_its_magnification(monkeypatch):
 
 
 def test_a_refused_rule_names_those_that_work(slide):
-    from nnunet_dino.features.slide import open_slide
-
     with pytest.raises(Unreadable, match=r"--tissue default.*try --tissue biopsy \(\d+ tiles\)$"):
         open_slide(Item("s1", slide), Preprocessing(224), Tiling())
     with pytest.raises(Unreadable, match="filled to 1 with tissue.*--min-tissue"):
@@ -143,6 +142,40 @@ def test_a_refused_rule_names_those_that_work(slide):
 def test_older_stores_of_slides_are_continued():
     assert Tiling("biopsy").record() == {"tissue": "biopsy", "mpp": None, "slide_mpp": None, "edge": "padded"}
     assert Tiling("biopsy", overlap=0.5).record()["overlap"] == 0.5
+
+
+def test_sharpness_is_the_variance_of_the_laplacian():
+    """By hand: of a single point of grey level v in a black tile, the kernel itself: -4 v once and v four times."""
+    tile = np.zeros((9, 12, 3))
+    tile[4, 5] = 50
+    values = np.array([-200, 50, 50, 50, 50] + [0] * (7 * 10 - 5))
+    assert sharpness(tile) == pytest.approx(values.var())
+
+
+def test_blurred_tiles_are_left_out(tmp_path, random_weights):
+    """The left half of the slide has structure, the right half has the same after a Gaussian of 3 px."""
+    grain = np.random.default_rng(0).normal(0, 25, (896, 896, 1))
+    pixels = np.concatenate([PINK + grain, PINK + ndimage.gaussian_filter(grain, (3, 3, 0))], axis=1)
+    path = str(tmp_path / "half.tif")
+    tifffile.imwrite(path, pixels.clip(0, 255).astype(np.uint8), tile=(256, 256), photometric="rgb")
+    words = [path, "--kind", "slides", "--tissue", "biopsy", "--grid", "slide", "--drop-blur", "50"]
+    for verb in (
+        ["look", *words, "--tiles-only", "-o", str(tmp_path / "tiles.geojson")],
+        ["extract", *words, "--backbone", TINY, "--device", "cpu", "-o", str(tmp_path / "store")],
+    ):
+        result = CliRunner().invoke(main, verb)
+        assert result.exit_code == 0, result.output
+        assert "16 of 32 tiles were left out as blurred" in result.output
+    (bag,) = FeatureStore(tmp_path / "store").bags("mean")
+    assert sorted(map(tuple, bag.coordinates.tolist())) == [(x, y) for x in range(0, 896, 224) for y in range(0, 896, 224)]
+    tiles = CliRunner().invoke(main, ["tiles", str(tmp_path / "store"), "-o", str(tmp_path / "files")])
+    assert tiles.exit_code == 0, tiles.output
+    found = json.loads((tmp_path / "files/geojson/half.geojson").read_text())["features"]
+    assert len(found) == 1 + 16
+    with pytest.raises(Unreadable, match=r"all 32 tiles are blurred, the sharpest with .* --drop-blur"):
+        open_slide(Item("half", path), Preprocessing(224), Tiling("biopsy", grid="slide", drop_blur=1e6))
+    with pytest.raises(UserError, match="--drop-blur.*got -1"):
+        Tiling(drop_blur=-1.0)
 
 
 def test_tiles_are_shown_without_a_backbone(slide, tmp_path):

@@ -53,6 +53,9 @@ TILING = options_of(
     click.option("--overlap", default=0.0, show_default=True, metavar="F", help="Of neighbouring tiles: share of the edge."),
     click.option("--min-tissue", default=0.0, metavar="F", help="Share of a tile; default: one of four points in it."),
     click.option("--drop-pen", is_flag=True, help="Green, blue and black are no tissue; for haematoxylin and eosin."),
+    click.option(
+        "--drop-blur", default=0.0, metavar="V", help="Leave out tiles whose Laplacian has a smaller variance, 50 for example."
+    ),
 )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.em.fragments import require
+from nnunet_dino._packages import require
 
 THRESHOLD = 0.5
 # Median of the affinities between two fragments, from a histogram of 256 bins; as published.
@@ -38,7 +38,7 @@ def agglomerate(
         UserError: waterz is not installed, or the threshold is outside [0, 1].
     """
     check_threshold(threshold)
-    waterz = require("waterz")
+    waterz = require("waterz", "em", "neurons")
     affinities = np.ascontiguousarray(affinities, dtype=np.float32)
     with _silent():
         found = waterz.agglomerate(

@@ -11,9 +11,9 @@ from scipy.ndimage import distance_transform_edt
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from nnunet_dino._errors import UserError
+from nnunet_dino._packages import require
 
-INSTALL = "run: pip install 'nnunet-dino[em]'"
+EXTRA = "em"
 DUST = 64
 """Segments of fewer voxels are no neurons: voxels of predicted borders that hold to nothing."""
 
@@ -39,7 +39,7 @@ def fragments_of(affinities: NDArray[np.float32], per_section: bool) -> NDArray[
     Raises:
         UserError: mahotas is not installed.
     """
-    mahotas = require("mahotas")
+    mahotas = require("mahotas", EXTRA, "neurons")
     fragments = np.empty(affinities.shape[1:], dtype=np.uint64)
     highest = 0
     for index in range(len(fragments)):
@@ -81,7 +81,7 @@ def without_dust(neurons: NDArray[np.integer], affinities: NDArray[np.float32]) 
     if not is_dust.any() or is_dust.all():
         return neurons.astype(np.uint32)
     seeds = np.where(is_dust, 0, neurons).astype(np.int64)
-    return require("mahotas").cwatershed(1 - _on_both_sides(affinities), seeds).astype(np.uint32)
+    return require("mahotas", EXTRA, "neurons").cwatershed(1 - _on_both_sides(affinities), seeds).astype(np.uint32)
 
 
 def _on_both_sides(affinities: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -117,17 +117,3 @@ def _held_together(fragments: NDArray[Any], affinities: NDArray[np.float32]) -> 
     largest = np.zeros(int(fragment.max()) + 1, dtype=part.dtype)
     largest[fragment[by_size]] = part[by_size]
     return (np.where(has_hold.ravel(), part, largest[fragment]).reshape(fragments.shape) + 1).astype(np.uint64)
-
-
-def require(name: str) -> ModuleType:
-    """Returns a package of the extra ``em``.
-
-    Raises:
-        UserError: It is not installed.
-    """
-    from importlib import import_module
-
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise UserError(f"neurons: required the package {name} · got none on this machine ({error}) · {INSTALL}") from error

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.em.fragments import require
+from nnunet_dino._packages import require
 
 HDF5 = (".h5", ".hdf", ".hdf5")
 TIFF = (".tif", ".tiff")
@@ -60,7 +60,7 @@ def read_volume(path: Path, key: str | None, usual_keys: tuple[str, ...]) -> tup
 
 
 def _read_hdf5(path: Path, key: str | None, usual_keys: tuple[str, ...]) -> tuple[NDArray[Any], list[float] | None]:
-    h5py = require("h5py")
+    h5py = require("h5py", "em", "neurons")
     with h5py.File(path, "r") as file:
         there: list[str] = []
         file.visititems(lambda name, item: there.append(name) if isinstance(item, h5py.Dataset) else None)

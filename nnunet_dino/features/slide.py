@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nnunet_dino._errors import UserError
+from nnunet_dino._packages import require
 from nnunet_dino.features.items import Item, Source, Unreadable, decoding, with_notes
 from nnunet_dino.features.pixels import BILINEAR, Placement, Preprocessing, fit_square, shows_image
 from nnunet_dino.features.slide_resolution import own_mpp, tile_edge_px
 from nnunet_dino.features.tiling import Tiling
-from nnunet_dino.features.tissue import REFERENCE_PX, TISSUE_RULES, tile_corners, tissue_mask, tissue_rule
+from nnunet_dino.features.tissue import REFERENCE_PX, TISSUE_RULES, sharpness, tile_corners, tissue_mask, tissue_rule
 
 if TYPE_CHECKING:
     from openslide import AbstractSlide
@@ -32,10 +32,7 @@ def require_openslide() -> None:
     Raises:
         UserError: It is missing.
     """
-    try:
-        import openslide  # noqa: F401
-    except ImportError as error:
-        raise UserError("slides: required OpenSlide · got none · pip install 'nnunet-dino[wsi]'") from error
+    require("openslide", "wsi", "slides")
 
 
 def open_slide(item: Item, preprocessing: Preprocessing, tiling: Tiling) -> Source:
@@ -74,7 +71,7 @@ class SlideTiles:
 
 
 def find_tiles(slide: AbstractSlide, path: str, size_px: int, tiling: Tiling) -> SlideTiles:
-    """Finds the tiles of an opened slide without reading them.
+    """Finds the tiles of an opened slide; only to drop blurred ones they are read.
 
     Args:
         slide: The slide.
@@ -83,7 +80,7 @@ def find_tiles(slide: AbstractSlide, path: str, size_px: int, tiling: Tiling) ->
         tiling: How to cut.
 
     Raises:
-        Unreadable: As for :func:`open_slide`.
+        Unreadable: As for :func:`open_slide`, or all tiles are blurred.
     """
     mpp, note = own_mpp(slide, path, tiling)
     tile_px = tile_edge_px(size_px, tiling, mpp)
@@ -95,6 +92,9 @@ def find_tiles(slide: AbstractSlide, path: str, size_px: int, tiling: Tiling) ->
         return mask, tile_corners(mask, downsample, slide.dimensions, tile_px, *where)
 
     mask, corners = cut(tiling.tissue)
+    if len(corners) and tiling.drop_blur:
+        corners, left_out = _sharp(slide, corners, tile_px, size_px, tiling.drop_blur)
+        note = "; ".join(filter(None, (note, left_out)))
     if len(corners):
         return SlideTiles(corners, tile_px, mpp, mask, downsample, note)
     rule = tissue_rule(tiling.tissue)
@@ -108,6 +108,18 @@ def find_tiles(slide: AbstractSlide, path: str, size_px: int, tiling: Tiling) ->
         f"no tissue found with --tissue {tiling.tissue}, whose smallest piece is {rule.min_area:g} squares of {REFERENCE_PX} "
         f"px; the slide has {slide.dimensions[0] * slide.dimensions[1] / REFERENCE_PX**2:.3g}{f' · try {hint}' if hint else ''}"
     )
+
+
+def _sharp(slide: AbstractSlide, corners: np.ndarray, tile_px: int, size_px: int, least: float) -> tuple[np.ndarray, str]:
+    """Returns the tiles that are not blurred, and how many of them are."""
+    tiles = (read_tile(slide, x, y, tile_px, size_px) for x, y in corners.tolist())
+    found = np.array([sharpness(255 * tile.permute(1, 2, 0).numpy()) for tile in tiles])
+    if found.max() < least:
+        raise Unreadable(
+            f"all {len(found)} tiles are blurred, the sharpest with {found.max():.3g} · give a smaller --drop-blur"
+        )
+    count = int((found < least).sum())
+    return corners[found >= least], f"{count} of {len(found)} tiles were left out as blurred" if count else ""
 
 
 def _tiles_of(slide: AbstractSlide, path: str, preprocessing: Preprocessing, tiling: Tiling) -> Source:

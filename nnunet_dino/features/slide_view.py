@@ -20,7 +20,7 @@ OVERVIEW_PX = 1200
 
 
 def slide_shapes(item: Item, size_px: int, tiling: Tiling, as_geojson: bool, notes: list[str]) -> bytes:
-    """Returns the outlines of tissue and tiles, drawn as PNG or as GeoJSON; no tile is read.
+    """Returns the outlines of tissue and tiles, drawn as PNG or as GeoJSON; tiles are read only to drop blurred ones.
 
     Raises:
         UserError: OpenSlide is missing.

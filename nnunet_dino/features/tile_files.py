@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -14,9 +14,11 @@ from safetensors import safe_open
 
 from nnunet_dino._errors import UserError, nearest
 from nnunet_dino._files import write_atomically
+from nnunet_dino._packages import require
 from nnunet_dino.features.items import Unreadable
 from nnunet_dino.features.slide import find_tiles, require_openslide, slide_of
 from nnunet_dino.features.slide_shapes import Ring, geojson, tissue_polygons
+from nnunet_dino.features.store.layout import recorded
 from nnunet_dino.features.store.reader import TOKENS_OF, Bag, FeatureStore
 from nnunet_dino.features.tiling import Tiling
 
@@ -66,7 +68,7 @@ def write_tiles(
         raise UserError(f"{store}: required a store of slides · got one of {opened.facts.kind}")
     wanted = [kind for kind in PLACES if not kinds or kind in kinds]
     if H5 in wanted:
-        _require_h5py()
+        require("h5py", "wsi", "--as h5")
     if {GEOJSON, MASK} & {*wanted}:
         require_openslide()
     weights = _read_attention(attention) if attention is not None else {}
@@ -75,7 +77,7 @@ def write_tiles(
     if not overwrite:
         _refuse_existing(output, wanted, names.values())
     pixels, features = opened.facts.preprocessing, _features(opened)
-    tiling = Tiling(**{each.name: pixels[each.name] for each in fields(Tiling) if each.name in pixels})
+    tiling = recorded(Tiling, pixels)
     num_unreadable = 0
     for id, name in names.items():
         (bag,) = opened.bags(features, [id])
@@ -135,7 +137,7 @@ def _write_h5(path: str, bag: Bag, tile_px: int) -> None:
 def _tissue(path: str, size_px: int, tiling: Tiling) -> tuple[np.ndarray, list[list[Ring]]]:
     slide = slide_of(path)
     try:
-        tiles = find_tiles(slide, path, size_px, tiling)
+        tiles = find_tiles(slide, path, size_px, replace(tiling, drop_blur=0.0))  # the mask does not need it
         return tiles.mask, tissue_polygons(tiles.mask, tiles.downsample, slide.dimensions)
     finally:
         slide.close()
@@ -167,10 +169,3 @@ def _read_attention(path: Path) -> dict[str, np.ndarray]:
     except Exception as error:  # safetensors raises several kinds for files that are none
         reason = " ".join(str(error).split())[:150]
         raise UserError(f"--attention: required a report of `probe mil` · got {path}: {reason}") from error
-
-
-def _require_h5py() -> None:
-    try:
-        import h5py  # noqa: F401
-    except ImportError as error:
-        raise UserError("--as h5: required h5py · got none · pip install 'nnunet-dino[wsi]', or leave h5 out") from error

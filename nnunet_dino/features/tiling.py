@@ -26,6 +26,7 @@ class Tiling:
         overlap: Of neighbouring tiles, as a share of their edge.
         min_tissue: Share of a tile that must be tissue; 0 for the rule of four points.
         drop_pen: Whether strokes of a pen are no tissue.
+        drop_blur: Tiles whose :func:`nnunet_dino.features.tissue.sharpness` is less are left out; 0 for none.
 
     Raises:
         UserError: A value is none of these.
@@ -39,6 +40,7 @@ class Tiling:
     overlap: float = 0.0
     min_tissue: float = 0.0
     drop_pen: bool = False
+    drop_blur: float = 0.0
 
     def __post_init__(self) -> None:
         tissue_rule(self.tissue)
@@ -51,6 +53,8 @@ class Tiling:
             raise UserError(f"--grid: required one of {', '.join(GRIDS)} · got {self.grid!r}{nearest(self.grid, GRIDS)}")
         if not 0 <= self.overlap <= MAX_OVERLAP:
             raise UserError(f"--overlap: required a share of the edge from 0 to {MAX_OVERLAP:g} · got {self.overlap:g}")
+        if not 0 <= self.drop_blur < float("inf"):
+            raise UserError(f"--drop-blur: required a variance from 0 · got {self.drop_blur:g}")
         if not 0 <= self.min_tissue <= 1:
             raise UserError(f"--min-tissue: required a share of the tile from 0 to 1 · got {self.min_tissue:g}")
 

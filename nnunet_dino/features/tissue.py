@@ -14,6 +14,7 @@ REFERENCE_PX = 512  # areas are counted in squares of this edge at full resoluti
 TISSUE, SLIDE = "tissue", "slide"
 GRIDS = (TISSUE, SLIDE)
 PEN_HUES, PEN_SATURATION, BLACK = (60, 245), 64, 60  # degrees, and 0..255; haematoxylin and eosin are bluish violet to red
+GREY = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 PEN_EDGE_PX = 3  # the faint edge of a stroke on the overview
 
 
@@ -112,6 +113,17 @@ def pen_mask(rgb: np.ndarray) -> np.ndarray:
     is_coloured = (hue * 360 >= PEN_HUES[0]) & (hue * 360 < PEN_HUES[1]) & (saturation * 255 > PEN_SATURATION)
     strokes = ndimage.binary_opening(is_coloured | (value * 255 < BLACK), np.ones((2, 2), bool))
     return ndimage.binary_dilation(strokes, iterations=PEN_EDGE_PX) if strokes.any() else strokes
+
+
+def sharpness(rgb: np.ndarray) -> float:
+    """Returns the variance of the Laplacian of a tile's grey levels (0..255), which is small where it is out of focus.
+
+    Args:
+        rgb: ``h w 3``, 0..255.
+
+    Source: Pech-Pacheco et al., Diatom autofocusing in brightfield microscopy (ICPR 2000), with the kernel of four neighbours.
+    """
+    return float(ndimage.laplace(rgb @ GREY)[1:-1, 1:-1].var())
 
 
 def tile_corners(

@@ -82,7 +82,7 @@ PAGE = r"""<!DOCTYPE html>
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 84rem; margin: 1rem auto; padding: 0 1rem; }
 h1 { font-size: 1.3rem; overflow-wrap: anywhere; }
 .note { border-left: .3rem solid #d97706; padding-left: .7rem; }
-.row { display: grid; grid-template-columns: repeat(3, 1fr); gap: 1rem; }
+.row { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); gap: 1rem; }
 .row figure { margin: .6rem 0; }
 .panel { position: relative; }
 .panel span { position: absolute; color: #fff; font: bold .95rem/1 system-ui, sans-serif; pointer-events: none;

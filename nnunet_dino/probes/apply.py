@@ -6,7 +6,7 @@ import csv
 import io
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from nnunet_dino.backbones.catalogue import get_spec
 from nnunet_dino.backbones.weights.model_config import check_statistics
 from nnunet_dino.features import Preprocessing, Slicing, Tiling, extract
 from nnunet_dino.features.encoder import pick_device
-from nnunet_dino.features.store.layout import FACTS
+from nnunet_dino.features.store.layout import FACTS, recorded
 from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.attention_map import ATTENTION, attention_pictures
 from nnunet_dino.probes.bags import bags_of
@@ -68,6 +68,7 @@ def apply_probe(
     reports.check_folder(output, overwrite)
     where = pick_device(device)
     saved, tensors = read_probe(model)
+    trained = _trained(saved, tensors, model)
     with tempfile.TemporaryDirectory() as scratch:
         if len(inputs) == 1 and (Path(inputs[0]) / FACTS).exists():
             folder = inputs[0]
@@ -76,7 +77,7 @@ def apply_probe(
             _extract(saved, inputs, folder, device)
         store = FeatureStore(folder)
         require_same(saved, store.facts, folder)
-        ids, scores, attention = _scores(saved, tensors, store, where)
+        ids, scores, attention = _scores(saved, trained, store, where)
         pictures, notes = attention_pictures(store, ids, attention, scores[:, -1], num_maps if attention else 0)
     failed = list(zip(store.failed["id"], store.failed["error"], strict=True))
     decisions = _decisions(saved, scores)
@@ -100,7 +101,7 @@ def apply_probe(
         sentences=[f"{len(ids)} {saved.kind} were scored for {', '.join(saved.labels)}; nobody has said what is right."],
         warnings=warnings,
         blocks=blocks,
-        method=[method_of_features(store.facts, saved.features), _method(saved, tensors)],
+        method=[method_of_features(store.facts, saved.features), _method(saved, len(trained))],
         origin=reports.origin(command, PACKAGES),
         numbers={"model": asdict(saved), "store": asdict(store.facts), "failed": failed},
     )
@@ -118,10 +119,7 @@ def _extract(saved: SavedProbe, inputs: Sequence[str], store: str, device: str) 
     pixels = saved.preprocessing
     norm = pixels["norm"]
     statistics = None if norm == "imagenet" else check_statistics(norm["mean"], norm["std"], "norm")
-
-    def chosen(kind: type) -> dict:
-        return {each.name: pixels[each.name] for each in fields(kind) if each.name in pixels and each.name not in CALIBRATION}
-
+    chosen = {name: value for name, value in pixels.items() if name not in CALIBRATION}
     extract(
         inputs,
         store,
@@ -131,8 +129,8 @@ def _extract(saved: SavedProbe, inputs: Sequence[str], store: str, device: str) 
         preprocessing=Preprocessing.of(
             get_spec(saved.backbone), pixels["size_px"], pixels["fit"], pixels["window"], statistics
         ),
-        slicing=Slicing(**chosen(Slicing)),
-        tiling=Tiling(**chosen(Tiling)),
+        slicing=recorded(Slicing, chosen),
+        tiling=recorded(Tiling, chosen),
         per_slice=saved.probe != LINEAR,
         device=device,
         required_weights=saved.weights,
@@ -140,36 +138,47 @@ def _extract(saved: SavedProbe, inputs: Sequence[str], store: str, device: str) 
     )
 
 
+def _trained(saved: SavedProbe, tensors: dict[str, Tensor], model: Path) -> list[LinearProbe] | list[TrainedMIL]:
+    """Returns the linear layer, or the networks of all folds, on the CPU.
+
+    Raises:
+        UserError: Such a probe has other tensors.
+    """
+    try:
+        if saved.probe == LINEAR:
+            return [LinearProbe.of(tensors, len(saved.labels), saved.is_exclusive)]
+        numbers = {name.split(".", 1)[0] for name in tensors}
+        return [_network(saved, tensors, f"{number}.") for number in range(max(1, len(numbers)))]
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        got = " ".join(str(error).split())[:150]
+        raise UserError(
+            f"{model}: required the tensors of a {saved.probe} probe · got {got} · train the probe again"
+        ) from error
+
+
+def _network(saved: SavedProbe, tensors: dict[str, Tensor], prefix: str) -> TrainedMIL:
+    own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    shift, scale = own.pop("shift"), own.pop("scale")
+    network = AttentionMIL(len(shift), max(2, len(saved.labels)), **saved.network)
+    network.load_state_dict(own)
+    return TrainedMIL(network.eval(), shift, scale.expand_as(shift), 0)
+
+
 def _scores(
-    saved: SavedProbe, tensors: dict[str, Tensor], store: FeatureStore, device: torch.device
+    saved: SavedProbe, trained: list[LinearProbe] | list[TrainedMIL], store: FeatureStore, device: torch.device
 ) -> tuple[list[str], np.ndarray, list[np.ndarray]]:
     """Returns ids, scores ``n c`` and the attention in every bag, which a linear layer has not."""
-    if saved.probe == LINEAR:
+    if isinstance(trained[0], LinearProbe):
         ids, vectors = store.vectors(saved.features)
-        return ids, LinearProbe(**tensors, is_exclusive=saved.is_exclusive).scores(vectors), []
+        return ids, trained[0].scores(vectors), []
     ids = store.good["id"].tolist()
     if not ids:
         raise UserError(f"{store.folder}: required at least one readable input · got none")
     bags = bags_of(store, ids, saved.features)
-    outcomes = [network.predict(bags, range(len(ids))) for network in _networks(saved, tensors, device)]
+    outcomes = [network.on(device).predict(bags, range(len(ids))) for network in trained]  # one at a time on a GPU
     scores = np.mean([scores for scores, _ in outcomes], axis=0)
     attention = [np.mean(weights, axis=0) for weights in zip(*(weights for _, weights in outcomes), strict=True)]
     return ids, scores if saved.is_exclusive else scores[:, 1:], attention
-
-
-def _networks(saved: SavedProbe, tensors: dict[str, Tensor], device: torch.device) -> list[TrainedMIL]:
-    found = []
-    for number in range(_num_networks(tensors)):
-        own = {name.split(".", 1)[1]: value for name, value in tensors.items() if name.split(".", 1)[0] == str(number)}
-        shift, scale = own.pop("shift").to(device), own.pop("scale").to(device)
-        network = AttentionMIL(len(shift), max(2, len(saved.labels)), **saved.network)
-        network.load_state_dict(own)
-        found.append(TrainedMIL(network.to(device).eval(), shift, scale, 0))
-    return found
-
-
-def _num_networks(tensors: dict[str, Tensor]) -> int:
-    return sum(name.endswith(".shift") for name in tensors)
 
 
 def _decisions(saved: SavedProbe, scores: np.ndarray) -> list[str]:
@@ -198,10 +207,9 @@ def _rule(saved: SavedProbe) -> str:
     return f"Found: labels with a score from here upwards: {pairs}."
 
 
-def _method(saved: SavedProbe, tensors: dict[str, Tensor]) -> str:
+def _method(saved: SavedProbe, count: int) -> str:
     if saved.probe == LINEAR:
         return "Probe: one linear layer."
-    count = _num_networks(tensors)
     return "Probe: attention over bags" + (f", mean of the networks of {count} folds." if count > 1 else ".")
 
 

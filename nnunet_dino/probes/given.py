@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from nnunet_dino._errors import UserError
+from nnunet_dino._packages import require
 from nnunet_dino.features.inputs import PATH_COLUMNS, read_csv
 
 ENDINGS = (".npy", ".npz", ".parquet")
@@ -42,8 +43,6 @@ class GivenVectors:
             self._ids, self._vectors = [str(name).strip() for name in ids], np.asarray(vectors, dtype=np.float32)
         except UserError:
             raise
-        except ImportError as error:
-            raise UserError(f"{file}: required pyarrow for parquet · got none · pip install 'nnunet-dino[features]'") from error
         except Exception as error:  # damaged files reach several layers, each with errors of its own
             got = " ".join(str(error).split())[:150]
             raise UserError(f"required vectors in a readable .npy, .npz or .parquet file · got {file}: {got}") from error
@@ -60,6 +59,7 @@ class GivenVectors:
 
 def _read(file: Path) -> tuple[Sequence[Any], np.ndarray]:
     if file.suffix == ".parquet":
+        require("pyarrow", "features", str(file))
         table = pd.read_parquet(file)
         ids = _ids_of(table, file)
         rest = table.drop(columns=ids.name)
@@ -90,13 +90,10 @@ def read_bag(file: Path) -> np.ndarray:
     Raises:
         UserError: The file is damaged, or holds no features of tiles.
     """
+    h5py = require("h5py", "features", str(file))
     try:
-        import h5py
-
         with h5py.File(file) as opened:
             values = np.asarray(opened[FEATURES], dtype=np.float32)
-    except ImportError as error:
-        raise UserError(f"{file}: required h5py · got none · pip install 'nnunet-dino[features]'") from error
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file}: required features of tiles, as CLAM or TRIDENT write them · got {error}") from error
     values = values[0] if values.ndim == 3 and len(values) == 1 else values

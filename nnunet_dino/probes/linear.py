@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -51,6 +51,19 @@ class LinearProbe:
     def tensors(self) -> dict[str, Tensor]:
         """What a file of it holds."""
         return {name: getattr(self, name) for name in ("weight", "bias", "shift", "scale")}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], num_outputs: int, is_exclusive: bool) -> LinearProbe:
+        """Returns the layer whose tensors a file holds.
+
+        Raises:
+            ValueError: It has others.
+        """
+        shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+        width = shapes.get("weight", ())[-1:]
+        if shapes != {"weight": (num_outputs, *width), "bias": (num_outputs,), "shift": width, "scale": width}:
+            raise ValueError(", ".join(f"{name} {shape}" for name, shape in shapes.items()))
+        return cls(**tensors, is_exclusive=is_exclusive)
 
     def scores(self, features: np.ndarray) -> np.ndarray:
         """Returns probabilities of labels or classes for features ``n e``: ``n c``."""

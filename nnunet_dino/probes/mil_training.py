@@ -73,6 +73,11 @@ class TrainedMIL:
         """What a file of it holds."""
         return {**self.network.state_dict(), "shift": self.shift, "scale": self.scale}
 
+    def on(self, device: torch.device) -> TrainedMIL:
+        """Returns a copy on a device."""
+        network = copy.deepcopy(self.network).to(device)
+        return TrainedMIL(network, self.shift.to(device), self.scale.to(device), self.num_epochs)
+
     @torch.no_grad()
     def predict(self, bags: Sequence[np.ndarray], positions: Sequence[int]) -> tuple[np.ndarray, list[np.ndarray]]:
         """Returns probabilities of the classes, ``b c``, and the attention weights of every bag, each ``n``.

@@ -21,12 +21,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, get_origin, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 from nnunet_dino._errors import UserError
 from nnunet_dino._files import LOCK, UNFINISHED, exclusive, remove_unfinished, write_atomically
 from nnunet_dino.features.items import Item
 
+T = TypeVar("T")
 VERSION = 1
 FACTS, ITEMS, INDEX, FEATURES = "store.json", "items.csv", "index.csv", "features"
 AFTER_A_FAILED_WRITE = "free disk space or make the folder writable, then run the same command again; it continues"
@@ -74,6 +75,12 @@ class StoreFacts:
     def keeps_instances(self) -> bool:
         """Whether slices or tiles are kept one by one."""
         return self.kind == "slides" or (self.kind == "volumes" and (self.per_slice or "patch_map" in self.tokens))
+
+
+def recorded(kind: type[T], preprocessing: dict[str, Any]) -> T:
+    """Returns the options of a kind, a data class, that a store was made with; what it does not record is the default."""
+    names = [field.name for field in fields(kind) if field.name in preprocessing]  # type: ignore[arg-type]
+    return kind(**{name: preprocessing[name] for name in names})
 
 
 def unit_file(store: Path, unit: int) -> Path:
