@@ -142,5 +142,5 @@ def above_each_other(*pictures: np.ndarray) -> np.ndarray:
 def png(*pictures: np.ndarray) -> bytes:
     """Returns pictures side by side, as PNG."""
     stream = io.BytesIO()
-    Image.fromarray(side_by_side(*pictures)).save(stream, "PNG", optimize=True)
+    Image.fromarray(side_by_side(*pictures)).save(stream, "PNG")
     return stream.getvalue()

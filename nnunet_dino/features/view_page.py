@@ -65,7 +65,7 @@ def quantised(tokens: np.ndarray) -> np.ndarray:
 
 def _png(picture: np.ndarray) -> str:
     stream = io.BytesIO()
-    Image.fromarray((picture * 255).round().astype(np.uint8)).save(stream, "PNG", optimize=True)
+    Image.fromarray((picture * 255).round().astype(np.uint8)).save(stream, "PNG")
     return base64.b64encode(stream.getvalue()).decode("ascii")
 
 
