@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner
 from probe_inputs import TINY, write_labels, write_pictures
 from sklearn.calibration import calibration_curve
@@ -15,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 from nnunet_dino._errors import UserError
 from nnunet_dino.backbones import weights
 from nnunet_dino.cli.main import main
+from nnunet_dino.features.encoder import FrozenEncoder
 from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.few_shot import check_shots, draw
 from nnunet_dino.probes.labels import Labelled
@@ -90,8 +92,8 @@ def store(tmp_path_factory):
     return folder
 
 
-def probe(folder, output: str, *more: str):
-    words = ["probe", "linear", str(folder / "store"), "--labels", str(folder / "labels.csv"), "--target", "bright"]
+def probe(folder, output: str, *more: str, features: str = "store"):
+    words = ["probe", "linear", str(folder / features), "--labels", str(folder / "labels.csv"), "--target", "bright"]
     words += ["--patient", "who", "--device", "cpu", "--rounds", "10", "--fractions", "0.5,0.2,0.3", "--threshold", "0.5"]
     return CliRunner().invoke(main, [*words, "-o", str(folder / output), *more])
 
@@ -105,7 +107,21 @@ def test_a_curve_ends_at_the_probe_itself(store):
     test = table[table["split"] == "test"]
     assert found["few_shot"][2]["areas"] == [pytest.approx(roc_auc_score(test["bright"], test["score bright"]))]
     assert "Few examples" in (store / "curve/report.html").read_text()
-    assert probe(store, "x", "--shots", "1", "--folds", "3").exit_code == 2
+
+
+def test_a_curve_of_folds_ends_at_the_mean_over_folds(store):
+    result = probe(store, "folds", "--shots", "2,all", "--draws", "3", "--folds", "4", "--repeats", "2")
+    assert result.exit_code == 0, result.output
+    found = json.loads((store / "folds/report.json").read_text())
+    two, all_of_them = (one["areas"] for one in found["few_shot"])
+    assert (len(two), len(all_of_them)) == (3 * 4 * 2, 4 * 2)
+    table = pd.read_csv(store / "folds/predictions.csv")  # of the first repeat
+    areas = [roc_auc_score(part["bright"], part["score bright"]) for _, part in table.groupby("fold")]
+    np.testing.assert_allclose(all_of_them[:4], areas)
+    result = probe(
+        store, "x", "--shots", "24", "--folds", "4"
+    )  # 60 pictures, 30 of each class, 22 or 23 in the train of a fold
+    assert result.exit_code == 2 and "got 24" in result.output
 
 
 def test_the_sweep_takes_what_is_best_on_val(store):
@@ -124,6 +140,37 @@ def test_the_sweep_takes_what_is_best_on_val(store):
     val = table[table["split"] == "val"]
     assert roc_auc_score(val["bright"], val["score bright"]) == pytest.approx(areas.max(), abs=1e-3)
     assert "--sweep" in probe(store, "y", "--sweep", "--lr", "0.1").output
+
+
+def test_the_sweep_tries_the_last_four_blocks_where_the_store_holds_them(store):
+    words = ["extract", str(store / "in"), "--backbone", TINY, "--size", "32", "--device", "cpu", "--features"]
+    for features in ("all", "both4"):
+        result = CliRunner(env={weights.ENVIRONMENT_VARIABLE: "random"}).invoke(
+            main, [*words, features, "-o", str(store / features)]
+        )
+        assert result.exit_code == 0, result.output
+    full, usual = FeatureStore(store / "all"), FeatureStore(store / "store")
+    width = usual.vectors("class")[1].shape[1]
+    np.testing.assert_array_equal(full.vectors("both")[1], usual.vectors("both")[1])
+    np.testing.assert_array_equal(full.vectors("class4")[1][:, 3 * width :], usual.vectors("class")[1])
+    np.testing.assert_array_equal(full.vectors("both4")[1], FeatureStore(store / "both4").vectors("both4")[1])
+    result = probe(store, "sweep4", "--sweep", "--epochs", "2", features="all")
+    assert result.exit_code == 0, result.output
+    header = (store / "sweep4/report.md").read_text().split("## Learning rates")[1].splitlines()[2]
+    assert [cell.strip() for cell in header.split("|")[2:-1]] == ["class", "mean", "both", "class4", "both4"]
+
+
+def test_the_last_four_blocks_are_those_of_timm():
+    images = torch.from_numpy(np.random.default_rng(0).uniform(size=(2, 3, 32, 48)).astype(np.float32))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(weights.ENVIRONMENT_VARIABLE, "random")
+        encoder = FrozenEncoder("timm:vit_tiny_patch16_224", torch.device("cpu"))
+    found = encoder(images)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in encoder.statistics)
+    vit = encoder._backbone.backbone.vit
+    pairs = vit.get_intermediate_layers(((images - mean) / std).to(encoder.dtype), 4, return_prefix_tokens=True, norm=True)
+    expected = torch.cat([prefix[:, 0] for _, prefix in pairs], 1).float()
+    torch.testing.assert_close(found.class_tokens, expected, atol=0, rtol=0)
 
 
 def test_lbfgs_is_scikit_learn_on_the_training_part(store):

@@ -21,7 +21,11 @@ NUM_SHOWN = 20
 @click.argument("inputs", nargs=-1, required=True)
 @click.option("-o", "store", required=True, metavar="STORE", help="Folder for the features; an unfinished one is continued.")
 @BACKBONE
-@click.option("--features", metavar="WHICH", help="class, mean (of patch tokens), both or map; default: both, of slides mean.")
+@click.option(
+    "--features",
+    metavar="WHICH",
+    help="class, mean (of patch tokens), both, class4, both4, all or map; default: both, of slides mean.",
+)
 @click.option(
     "--size",
     "size_px",

@@ -101,8 +101,6 @@ def linear(**given: Any) -> None:
     from nnunet_dino.probes import report_linear
 
     _check_folds(given)
-    if given["folds"] and given["shots"]:
-        raise UserError("--shots: required without --folds · got both · leave one out")
     if given["optimizer"] == LBFGS:
         _refuse_beside("--optimizer lbfgs", "which has no steps to set", ("lr", "sweep", "batch", "epochs", "schedule", "keep"))
     elif _given(("l2",)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -17,20 +18,23 @@ from nnunet_dino.backbones.vit import NUM_PREFIX_TOKENS, TOKENS_AT_ONCE
 from nnunet_dino.backbones.weights.model_config import Statistics
 
 RANDOM_SEED = 0
+NUM_BLOCKS = 4  # DINOv2 (github.com/facebookresearch/dinov2 at e1277af), eval/linear.py
 
 
 class Features(NamedTuple):
-    """What the last block says about ``n`` images, after the final LayerNorm, on the encoder's device.
+    """What the last blocks say about ``n`` images, after the final LayerNorm, on the encoder's device.
 
     Attributes:
         class_token: ``n e``; None of a backbone that has none.
         patch_mean: Mean over the patch tokens that show the image, ``n e``.
         patch_map: ``n e gh gw``.
+        class_tokens: Those of the last four blocks, one after the other, ``n 4e``; None of a backbone that has none.
     """
 
     class_token: Tensor | None
     patch_mean: Tensor
     patch_map: Tensor
+    class_tokens: Tensor | None = None
 
 
 class FrozenEncoder:
@@ -66,6 +70,9 @@ class FrozenEncoder:
             torch.manual_seed(RANDOM_SEED)
             self._backbone = AdaptedBackbone(spec.name, loaded=loaded)
         self._backbone.require_weights()
+        whole = self._backbone.backbone
+        if whole.spec.is_vit:  # of the blocks that networks tap, only the last is of use here
+            whole.spec = replace(whole.spec, taps=tuple(range(whole.spec.taps[-1] + 1))[-NUM_BLOCKS:])
         self.digest = self._backbone.digest or weights.digest_of(self._backbone.backbone.vit.state_dict())
         self.licence = NO_LICENCE if self.weights_are_random else self._backbone.licence
         self._backbone.to(device)
@@ -102,7 +109,8 @@ class FrozenEncoder:
             weights = shows_image.to(patch_map)[:, None]
             patch_mean = (patch_map * weights).sum((2, 3)) / weights.sum((2, 3))
         class_token = tokens.class_tokens[-1].float() if tokens.class_tokens else None
-        return Features(class_token, patch_mean, patch_map)
+        class_tokens = torch.cat(tokens.class_tokens, 1).float() if tokens.class_tokens else None
+        return Features(class_token, patch_mean, patch_map, class_tokens)
 
 
 def default_batch(size_px: int, patch_px: int = PATCH_PX) -> int:

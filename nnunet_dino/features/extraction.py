@@ -80,7 +80,8 @@ def extract(
         inputs: See :func:`nnunet_dino.features.inputs.find_items`, also for ``kind``, ``column`` and ``root``.
         store: The folder.
         backbone: See :func:`nnunet_dino.backbones.image_encoder.find_backbone`.
-        features: ``class``, ``mean``, ``both`` or ``map``; by default both, of slides and without a class token the mean.
+        features: A name of :data:`~nnunet_dino.features.store.reader.TOKENS_OF`; by default both, of slides and without a class
+            token the mean.
         preprocessing: How images are shown to the backbone; by default in squares of its own size.
         slicing: Which slices of volumes are shown.
         tiling: How slides are cut.
@@ -107,7 +108,7 @@ def extract(
     open_source = opener(kind, preprocessing, slicing, tiling)
     encoder = FrozenEncoder(found, pick_device(device), preprocessing.statistics)
     tokens = TOKENS_OF[features or (DEFAULT_FEATURES[kind] if encoder.has_class_token else "mean")]
-    if "class_token" in tokens and not encoder.has_class_token:
+    if {"class_token", "class_tokens"} & {*tokens} and not encoder.has_class_token:
         raise UserError(f"--features: required mean or map of {encoder.name}, which has no class token · got {features}")
     if required_weights not in (None, encoder.digest):
         raise UserError(

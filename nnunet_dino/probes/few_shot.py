@@ -23,8 +23,8 @@ class Shots:
 
     Attributes:
         shots: Inputs of every class, or ``all``.
-        num_train: Inputs trained on.
-        areas: Mean AUROC on test, one per drawing.
+        num_train: Inputs trained on; of a cross-validation those of the last fold.
+        areas: Mean AUROC on test, one per drawing and fold.
     """
 
     shots: str
@@ -48,19 +48,27 @@ def check_shots(labelled: Labelled, options: FewShotOptions) -> None:
         raise UserError(f"--shots: required at most the {counts.min()} training inputs of the rarest class · got {most}")
 
 
-def few_shot(labelled: Labelled, fit: Callable[[np.ndarray], np.ndarray], options: FewShotOptions) -> list[Shots]:
-    """Trains on drawn inputs and ranks the test part.
+def few_shot(
+    labelled: Labelled,
+    splits: Sequence[np.ndarray],
+    fit: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    options: FewShotOptions,
+) -> list[Shots]:
+    """Trains on drawn inputs and ranks the test part, in every split.
 
     Args:
-        labelled: Labels with their parts.
-        fit: Takes positions to train on and returns the scores ``n c`` of all inputs.
+        labelled: Labels.
+        splits: ``train``, ``val`` or ``test`` per input; several of a cross-validation.
+        fit: Takes positions to train on and their split, and returns the scores ``n c`` of all inputs.
         options: How many, and how often they are drawn.
     """
-    test = labelled.split == "test"
     found = []
     for number in options.numbers:
-        drawn = [draw(labelled, number, options.seed + round) for round in range(1 if number == ALL else options.draws)]
-        areas = [mean_auroc(labelled.targets[test], fit(chosen)[test]) for chosen in drawn]
+        areas, rounds = [], range(1 if number == ALL else options.draws)
+        for split in splits:
+            drawn = [draw(labelled.with_split(split), number, options.seed + round) for round in rounds]
+            test = split == "test"
+            areas += [mean_auroc(labelled.targets[test], fit(chosen, split)[test]) for chosen in drawn]
         found.append(Shots(number, len(drawn[0]), areas))
     return found
 
@@ -85,9 +93,9 @@ def few_shot_blocks(found: Sequence[Shots]) -> list[Table | Plot]:
     ]
     table = Table(
         "Few examples",
-        ["Examples per class", "Training inputs", "Drawings", "AUROC on test, mean", "Lowest", "Highest"],
+        ["Examples per class", "Training inputs", "Trainings", "AUROC on test, mean", "Lowest", "Highest"],
         rows,
-        "Training inputs are drawn at random, first of different patients; the test part is the same.",
+        "Training inputs are drawn at random, first of different patients; the test part, of folds each one's, is the same.",
         in_terminal=True,
     )
     return [
@@ -109,5 +117,5 @@ def _draw(found: Sequence[Shots], theme: Theme) -> Figure:
     axes.errorbar(places, means[:, 0], errors, color=theme.better, marker="o", linewidth=1.8, capsize=3)
     axes.set_xticks(list(places), [one.shots for one in found])
     axes.set(ylim=(min(0.45, means.min() - 0.05), 1.02), xlabel="Examples per class", ylabel="AUROC on test")
-    axes.set_title("Mean over drawings, from the lowest to the highest", loc="left")
+    axes.set_title("Mean over trainings, from the lowest to the highest", loc="left")
     return figure

@@ -166,7 +166,8 @@ def report_linear(
         split, how_split = divide(labelled.split, labelled.patients, request.splitting)
         splits, untrained = [split], check_parts(labelled.with_split(split), request.evaluation)
     shots = shots or FewShotOptions()
-    check_shots(labelled.with_split(splits[0]), shots)
+    for one in splits:
+        check_shots(labelled.with_split(one), shots)
 
     def fit(vectors: np.ndarray, train: np.ndarray, split: np.ndarray, options: LinearOptions) -> LinearProbe:
         val = split == "val"
@@ -184,7 +185,7 @@ def report_linear(
     probes = [fit(vectors, one == "train", one, options) for one in progress(splits, len(splits), "training")]
     curve: list[Shots] = []
     if shots.numbers:
-        curve = few_shot(labelled.with_split(split), lambda rows: fit(vectors, rows, split, options).scores(vectors), shots)
+        curve = few_shot(labelled, splits, lambda rows, one: fit(vectors, rows, one, options).scores(vectors), shots)
         blocks += few_shot_blocks(curve)
     scores = [probe.scores(vectors) for probe in probes]
     crossed, shown, thresholds = None, scores[0], [float("nan")]  # folds have a threshold each

@@ -15,7 +15,7 @@ from nnunet_dino._errors import UserError
 from nnunet_dino.probes.mil import AttentionMIL
 from nnunet_dino.probes.options import OPTIMIZERS, MilOptions
 
-MAX_INSTANCES = 8192  # filled up, of bags that are looked at together without training on them
+MAX_INSTANCES = 8192  # filled up, of bags that are looked at together
 
 
 class PaddedBags:
@@ -140,7 +140,8 @@ def train_mil(
             network.train()
             for chosen in _steps(train, classes, options, order):
                 optimizer.zero_grad()
-                network.loss(*padded(chosen), targets[chosen]).backward()
+                for group in padded.groups(chosen):  # of large bags one at a time
+                    (network.loss(*padded(group), targets[group]) * (len(group) / len(chosen))).backward()
                 optimizer.step()
             if not torch.isfinite(network.head.weight).all():
                 raise UserError(f"--lr: required one with which training converges · got {options.lr:g} · try a smaller one")

@@ -176,7 +176,7 @@ class Request:
     overwrite: bool = option(
         False, "--overwrite", "Write into a folder that holds files; replaces those of an earlier report.", None
     )
-    features: str = option("both", "--features", "class, mean or both.", "WHICH")
+    features: str = option("both", "--features", "class, mean, both, class4 or both4.", "WHICH")
 
     def __post_init__(self) -> None:
         if not self.output.strip():

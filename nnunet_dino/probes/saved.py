@@ -32,7 +32,7 @@ class SavedProbe:
         labels: Names of the labels or classes.
         is_exclusive: Whether every input has exactly one of the classes.
         thresholds: Per label; scores from here upwards count as found. None for exclusive classes, and where folds differ.
-        features: ``class``, ``mean`` or ``both``.
+        features: A name of :data:`nnunet_dino.features.store.reader.TOKENS_OF`.
         kind: ``images``, ``volumes`` or ``slides``.
         backbone: A row of the catalogue.
         weights: Content digest of the backbone's weights.

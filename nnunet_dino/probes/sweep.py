@@ -19,7 +19,7 @@ from nnunet_dino.reports import Table
 # DINOv2 (github.com/facebookresearch/dinov2 at e1277af), eval/linear.py: multiplied by the batch over 256.
 RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)
 BATCH_OF_RATES = 256
-FEATURES = ("class", "mean", "both")
+FEATURES = ("class", "mean", "both", "class4", "both4")
 AS_GIVEN = "as given"  # features that others made
 
 Train = Callable[[np.ndarray, LinearOptions], np.ndarray]

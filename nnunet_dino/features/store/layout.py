@@ -33,7 +33,7 @@ FACTS, ITEMS, INDEX, FEATURES = "store.json", "items.csv", "index.csv", "feature
 AFTER_A_FAILED_WRITE = "free disk space or make the folder writable, then run the same command again; it continues"
 ANOTHER = "give another folder with -o"
 WAIT_S = 60  # for another process to write two small files
-TOKENS = ("class_token", "patch_mean", "patch_map")
+TOKENS = ("class_token", "patch_mean", "class_tokens", "patch_map")
 DTYPES = ("float32", "float16")
 
 

@@ -19,7 +19,15 @@ from nnunet_dino.features.store.units import COORDINATES, INSTANCES
 AGAIN = "remove it and run the same `nnunet-dino extract` again"
 NUMBERS = ("row", "first_instance", "num_instances", "tile_px", "mpp")  # of the index; "" in them is no number
 CLASS, MEAN, BOTH = "class", "mean", "both"
-TOKENS_OF = {CLASS: ("class_token",), MEAN: ("patch_mean",), BOTH: ("class_token", "patch_mean"), "map": ("patch_map",)}
+TOKENS_OF = {
+    CLASS: ("class_token",),
+    MEAN: ("patch_mean",),
+    BOTH: ("class_token", "patch_mean"),
+    "class4": ("class_tokens",),
+    "both4": ("class_tokens", "patch_mean"),
+    "all": ("class_token", "patch_mean", "class_tokens"),
+    "map": ("patch_map",),
+}
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,8 @@ class FeatureStore:
         """Returns one vector per input that could be read: of volumes the mean over slices, of slides the mean over tiles.
 
         Args:
-            features: ``class`` token, ``mean`` of the patch tokens, or ``both`` one after the other.
+            features: ``class`` token, ``mean`` of the patch tokens, or ``both`` one after the other; ``class4`` and ``both4``
+                with the class tokens of the last four blocks.
 
         Returns:
             Ids, and ``n e`` float32.
