@@ -23,7 +23,7 @@ from PIL import Image
 PAGE = Path(__file__).parent.parent / "docs" / "how-to" / "reproduce-the-benchmark.md"
 SHORT = Path(__file__).parent / "short_trainers"
 NUM_CT_RATE_LABELS = 18
-SMALL_MIL = "--epochs 2 --patience 0 --projection 8 --attention 4"
+SMALL_MIL = "--epochs 2 --patience 0 --projection 8 --attention 4 --workers 1 --maps 1"
 
 
 def recipe(name: str, page: str | None = None) -> str:
