@@ -14,6 +14,7 @@ import SimpleITK as sitk
 from compare_tree import DATASET, LABELS, Tree, evaluate, moving, reference, save, shifted
 
 from nnunet_dino._errors import UserError
+from nnunet_dino._grids import Grid, difference
 from nnunet_dino._nnunet_folders import FACTS_FILE, dataset_name
 from nnunet_dino.compare import compare_folders, compare_results
 from nnunet_dino.compare.read_results import read_results
@@ -338,6 +339,23 @@ FILES = {
         "on one grid .* with size 29 × 24 × 8 and .* 27 × 22 × 6",
     ),
 }
+
+
+@pytest.mark.parametrize(
+    ("spacing", "origin", "moved", "is_one_grid"),
+    [
+        ((0.8, 0.8, 3), (-250, -200, -900), (0.8, 0, 0), False),  # a voxel
+        ((0.8, 0.8, 3), (-250, -200, -900), (0, 0, 3), False),
+        ((0.8, 0.8, 3), (-250, -200, -900), (0.01, 0, 0), True),
+        ((4e-6, 4e-6, 3e-5), (0, 0, 0), (8e-6, 0, 0), False),  # nanometres
+    ],
+)
+def test_a_voxel_counts_wherever_it_lies_and_however_small_it_is(spacing, origin, moved, is_one_grid):
+    one, other = (
+        Grid((27, 22, 6), spacing, tuple(place), tuple(np.eye(3).ravel())) for place in (origin, np.add(origin, moved))
+    )
+    assert (difference(one, other) is None) is is_one_grid
+    assert difference(one, one._replace(spacing=tuple(1.2 * length for length in spacing)))[0] == "spacing"
 
 
 @pytest.mark.parametrize("spoilt", ["prediction", "reference"])

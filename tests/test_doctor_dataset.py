@@ -67,6 +67,7 @@ ZEROS = np.zeros((4, 6, 7), np.uint8)
     [
         (lambda f: write(f / "labelsTr/s1.nii.gz", ZEROS, (1, 2, 3)), 1, "s1.nii.gz: spacing is 1 × 2 × 3, of s1_0000.nii.gz"),
         (lambda f: write(f / "labelsTr/s1.nii.gz", ZEROS, origin=4), 1, "s1.nii.gz: origin is 4"),
+        (lambda f: write(f / "labelsTr/s1.nii.gz", ZEROS, origin=0.4), 1, "s1.nii.gz: origin is 0.4"),
         (lambda f: write(f / "labelsTr/s1.nii.gz", ZEROS[:3]), 1, "s1.nii.gz: size is 7 × 6 × 3"),
         (lambda f: write(f / "labelsTr/s2.nii.gz", ZEROS + np.uint8(255)), 1, "s2.nii.gz holds 255, .*: 0, 1"),
         (lambda f: write(f / "labelsTr/s2.nii.gz", ZEROS), 0, "s2.nii.gz holds the background only"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import struct
+import zlib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from probe_inputs import TINY
 
@@ -20,8 +23,10 @@ from nnunet_dino.backbones import weights
 from nnunet_dino.cli.main import main
 from nnunet_dino.features import open_store
 from nnunet_dino.features.inputs import find_items, read_csv
-from nnunet_dino.features.items import Unreadable
-from nnunet_dino.features.volume import read_volume
+from nnunet_dino.features.items import Item, Unreadable
+from nnunet_dino.features.picture import open_image, read_picture
+from nnunet_dino.features.pixels import Preprocessing, show_square
+from nnunet_dino.features.volume import Slicing, open_volume, read_volume
 from nnunet_dino.probes.splits import refuse_two_spellings
 
 MAKER = Path(__file__).parents[1].parent / "shared" / "fixtures" / "field" / "make_images.py"
@@ -186,6 +191,89 @@ def test_one_of_several_volumes_is_chosen(tmp_path: Path) -> None:
         volume_of(tmp_path, 2)
 
 
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        (lambda n: {"PixelSpacing": ["2", "2"]} if n == 12 else {}, r"left out: 1 of 13 .*\(IM012\)"),
+        (lambda n: {"PixelSpacing": ["0.45", "0.4"]} if n % 2 else {}, "size of pixels .* has 7 and 6 others"),
+        (lambda n: {"PhotometricInterpretation": f"MONOCHROME{1 + n % 2}"}, "polarity, has 7 and 6 others"),
+        (lambda n: {"ImageOrientationPatient": [1, 0.005 + n * 1e-5, 0, -0.005 - n * 1e-5, 1, 0]}, "^$"),
+        (lambda n: {"ImageOrientationPatient": [2, 0, 0, 0, 2, 0]}, "^$"),
+        (lambda n: {"ImageOrientationPatient": [1, 0, 0, 0.5, 0.866, 0]}, r"right angles .*0\.866.* in IM000"),
+        (
+            lambda n: {"ImageOrientationPatient": [0] * 6, "SpacingBetweenSlices": "-5"},
+            "no ImagePositionPatient or .* 5 mm apart",
+        ),
+        (lambda n: {"SpacingBetweenSlices": "2.5"}, "5 mm apart where SpacingBetweenSlices says 2.5 mm"),
+        (lambda n: {"SliceThickness": "2.5"}, "5 mm apart and 2.5 mm thick"),
+        (lambda n: {"SeriesInstanceUID": f"1.2.{n}", **({"Rows": 24} if n == 12 else {})}, "UID of its own.*left out: 1 of 13"),
+    ],
+)
+def test_headers_of_a_series(tmp_path: Path, header: Any, said: str) -> None:
+    """Each either is read right, and what was decided is said, or is refused."""
+    assert MAKE is not None
+    for number, values in enumerate(MAKE.body(13)):
+        one = MAKE.ct_slice(values, number + 1, 5 * number)
+        for name, value in header(number).items():
+            setattr(one, name, value)
+        MAKE.save(one, tmp_path / f"IM{number:03d}")
+    try:
+        volume = volume_of(tmp_path)
+    except Unreadable as error:
+        assert re.search(said, str(error)), error
+        return
+    assert re.search(said, "; ".join(volume.notes)), volume.notes
+    assert volume.spacing_mm == pytest.approx((5, 0.9, 0.8), rel=1e-3)
+    np.testing.assert_array_equal(volume.values, MAKE.body(13)[: len(volume.values)])
+
+
+@pytest.mark.parametrize(
+    "told_by",
+    [
+        lambda volume: {"AcquisitionTime": f"10000{volume}"},
+        lambda volume: {"EchoTime": str(10 + 20 * volume)},
+        lambda volume: {"DiffusionBValue": 800.0 * volume},
+        lambda volume: {"ImageType": ["ORIGINAL", "PRIMARY", "MP"[volume]]},
+    ],
+)
+def test_volumes_at_the_same_positions_are_not_mixed(tmp_path: Path, told_by: Any) -> None:
+    """Numbers of instances do not tell these two apart."""
+    assert MAKE is not None
+    for number, values in enumerate(MAKE.body(6)):
+        for volume in (0, 1):
+            place = 2 * number + (volume if number % 2 else 1 - volume)
+            one = MAKE.ct_slice(values + 100 * volume, place, 5 * number, **told_by(volume))
+            MAKE.save(one, tmp_path / f"{volume}_{number}")
+    np.testing.assert_array_equal(volume_of(tmp_path, 1).values, MAKE.body(6) + 100)
+
+
+def test_a_later_slice_may_need_more_bits(tmp_path: Path) -> None:
+    assert MAKE is not None
+    for number, highest in enumerate((900, 60000)):
+        values = np.full((5, 6), float(highest))
+        one = MAKE.ct_slice(values, number + 1, 5 * number, BitsStored=16 if number else 12, HighBit=15 if number else 11)
+        MAKE.save(one, tmp_path / f"{number}")
+    assert volume_of(tmp_path).values[:, 0, 0].tolist() == [900, 60000]
+
+
+@pytest.mark.parametrize(
+    ("modality", "sop_class"),
+    [
+        ("CT", "1.2.840.10008.5.1.4.1.1.7"),  # a dose report as a picture
+        ("RTIMAGE", "1.2.840.10008.5.1.4.1.1.481.1"),
+        ("OT", "1.2.840.10008.5.1.4.1.1.66.4"),  # a segmentation
+    ],
+)
+def test_pictures_beside_a_series_do_not_rename_the_case(tmp_path: Path, modality: str, sop_class: str) -> None:
+    assert MAKE is not None
+    write_series(tmp_path / "case1", [0, 2, 4])
+    beside = MAKE.dicom(np.zeros((8, 9), np.uint16), "CT", 9, series=2)
+    beside.SOPClassUID, beside.Modality = sop_class, modality
+    MAKE.save(beside, tmp_path / "case1" / "other.dcm")
+    _, items = find_items([str(tmp_path)], "volumes")
+    assert [item.id for item in items] == ["case1"] and "left out" in read_volume(items[0]).notes[0]
+
+
 @pytest.mark.parametrize("degrees", [-14.5, 8])
 def test_a_tilt_is_taken_out(tmp_path: Path, degrees: float) -> None:
     """A rod at a right angle to the slices, which every slice shows at another row, is straight again."""
@@ -209,6 +297,11 @@ def test_a_tilt_is_taken_out(tmp_path: Path, degrees: float) -> None:
         (["7", "7.0"], r"'7' and '7\.0'"),
         (["PAT3", "pat3"], "'PAT3' and 'pat3'"),
         (["P01", "P1"], "'P01' and 'P1'"),
+        (["7", "7,0"], "'7' and '7,0'"),
+        (["P_7", "P-7"], "'P-7' and 'P_7'"),
+        (["P 7", "P7"], "'P 7' and 'P7'"),
+        (["Doe^John", "Doe^John^"], r"'Doe\^John\^'"),
+        (["1-11", "11-1"], None),
         (["10", "1"], None),
         (["1.10", "1.1"], None),
         (["a", "b"], None),
@@ -230,6 +323,7 @@ def test_patients_in_two_spellings(names: list[str], is_refused_for: str | None)
         b"sep=;\nid;label\na.png;1\n",
         b"\xef\xbb\xbfid ,label\na.png,1\n",
         "id,label\na.png,1\n".encode("utf-16"),
+        "id,label\na.png,1\n".encode("utf-16-le"),
     ],
 )
 def test_tables_as_programs_write_them(tmp_path: Path, content: bytes) -> None:
@@ -238,6 +332,8 @@ def test_tables_as_programs_write_them(tmp_path: Path, content: bytes) -> None:
     assert (list(table), table.iloc[0].tolist()) == (["id", "label"], ["a.png", "1"])
     (tmp_path / "t.csv").write_bytes("id,label\nMüller.png,1\n".encode("cp1252"))
     assert read_csv(tmp_path / "t.csv").iloc[0, 0] == "Müller.png"
+    (tmp_path / "t.csv").write_text('"id";"note, free";label\na.png;"b, c";1\n')
+    assert list(read_csv(tmp_path / "t.csv")) == ["id", "note, free", "label"]
 
 
 @pytest.mark.parametrize(
@@ -246,7 +342,10 @@ def test_tables_as_programs_write_them(tmp_path: Path, content: bytes) -> None:
         (lambda values: values.astype(np.float32) * 0.9999, "0.9999.*round them"),
         (lambda values: (values > 0).astype(np.uint8) * 255, "255.*map 255 to 1"),
         (lambda values: values * 100, "100, 200.*map 100 to 1, 200 to 2"),
-        (lambda values: values + 7 * (values == 2), "9"),
+        (lambda values: values + 7 * (values == 2), "9.*map 9 to 2"),
+        (lambda values: np.where(values == 0, 255, values).astype(np.uint8), "255.*map 255 to 0"),
+        (lambda values: -values.astype(np.int8), "-2, -1.*without their sign"),
+        (lambda values: values + np.uint8(1), "3.*map 1 to 0, 2 to 1, 3 to 2"),
     ],
 )
 def test_predictions_with_values_that_are_no_labels(tmp_path: Path, change: Any, said: str) -> None:
@@ -261,3 +360,176 @@ def test_predictions_with_values_that_are_no_labels(tmp_path: Path, change: Any,
     words = MAKE.COMPARE.replace("{folder}", str(tmp_path)).replace("OUT", str(tmp_path / "out")).split()
     result = CliRunner().invoke(main, words, prog_name="nnunet-dino")
     assert result.exit_code == 2 and re.search(said, result.output) and not (tmp_path / "out").exists(), result.output
+
+
+def picture(**header: Any) -> Any:
+    """A radiograph of 12 bits."""
+    assert MAKE is not None
+    return MAKE.dicom((MAKE.ramp() * 4095).round().astype(np.uint16), "DX", 1, bits=12, spacing=None, **header)
+
+
+def table(entries: np.ndarray, first: int, bits: int) -> Any:
+    """A sequence with a table whose entries of eight bits lie two to a word."""
+    assert MAKE is not None
+    (item,) = sequence = MAKE._lut(entries, False)
+    item.LUTDescriptor = [len(entries), first, bits]
+    item.LUTData = entries.astype("<u2" if bits > 8 else np.uint8).tobytes()
+    return sequence
+
+
+STORED = np.arange(4096)
+DICOM_PICTURES: dict[str, tuple[Any, Any]] = {  # how it is written, and what is to be shown of stored values, 0 to 1
+    "VOI table of 8 bits": (lambda: picture(VOILUTSequence=table(STORED // 32, 0, 8)), lambda v: v // 32 / 255),
+    "VOI table of 10 bits": (lambda: picture(VOILUTSequence=table(STORED // 8, 0, 10)), lambda v: v // 8 / 1023),
+    "VOI table from below 0, unsigned": (
+        lambda: picture(RescaleSlope="1", RescaleIntercept="-1024", VOILUTSequence=table(STORED * 16, 65536 - 1024, 16)),
+        lambda v: v * 16 / 65535,
+    ),
+    "modality table of 12 bits": (
+        lambda: picture(ModalityLUTSequence=table(4095 - STORED, 0, 12), WindowCenter="2048", WindowWidth="4096"),
+        lambda v: (4095 - v) / 4095,
+    ),
+    "window of width 1": (lambda: picture(WindowCenter="2000", WindowWidth="1"), lambda v: v > 1999.5),
+}
+
+
+@pytest.mark.parametrize("name", DICOM_PICTURES)
+def test_a_picture_is_shown_as_its_header_asks(tmp_path: Path, name: str) -> None:
+    assert MAKE is not None
+    make, expected = DICOM_PICTURES[name]
+    MAKE.save(make(), tmp_path / "a.dcm")
+    shown = open_image(Item("a", str(tmp_path / "a.dcm")), Preprocessing(size_px=96, fit="crop")).images(0, 1)
+    wanted = expected((MAKE.ramp() * 4095).round().astype(int)).astype(np.float32)
+    reference = show_square(torch.from_numpy(wanted)[None, None], Preprocessing(size_px=96, fit="crop"))
+    torch.testing.assert_close(shown, reference, atol=2e-3, rtol=0)
+
+
+def test_colours_of_12_bits_are_shown_in_their_range(tmp_path: Path) -> None:
+    assert MAKE is not None
+    values = np.stack([(MAKE.ramp() * 4095).round().astype(np.uint16)] * 3, axis=-1)
+    MAKE.save(MAKE.dicom(values, "CR", 1, bits=12, photometric="RGB", spacing=None), tmp_path / "a.dcm")
+    shown = open_image(Item("a", str(tmp_path / "a.dcm")), Preprocessing(size_px=96, fit="crop")).images(0, 1)
+    assert float(shown.mean()) == pytest.approx(MAKE.ramp()[:, 16:80].mean(), abs=0.01)
+
+
+def deep_png_on_its_head(path: Path, values: np.ndarray) -> None:
+    """Colours of 16 bits whose EXIF says "turn by 180 degrees"."""
+    assert MAKE is not None
+    exif = MAKE.Image.Exif()
+    exif[274] = 3
+    MAKE.png16(path, np.stack([values] * 3, axis=-1)[::-1, ::-1])
+    content, text = path.read_bytes(), exif.tobytes()[6:]
+    chunk = struct.pack(">I", len(text)) + b"eXIf" + text + struct.pack(">I", zlib.crc32(b"eXIf" + text))
+    place = content.index(b"IDAT") - 4
+    path.write_bytes(content[:place] + chunk + content[place:])
+
+
+def animated_png(path: Path, values: np.ndarray) -> None:
+    assert MAKE is not None
+    frames = [MAKE.Image.fromarray((values // 16 + n).astype(np.uint8)) for n in (0, 1)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+
+
+def fluorescence(path: Path, values: np.ndarray, num_channels: int = 2, kind: type = np.uint16) -> None:
+    assert MAKE is not None
+    pixels = np.stack([values // 16] * num_channels, axis=-1).astype(kind)
+    MAKE.tifffile.imwrite(path, pixels, photometric="minisblack", planarconfig="contig")
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "said"),
+    [
+        ("a.png", deep_png_on_its_head, None),
+        ("a.png", animated_png, "one picture, has 2 pages"),
+        ("a.tif", fluorescence, "1 or 3 channels, has 2"),
+        ("a.tif", lambda path, values: fluorescence(path, values, 5, np.uint8), "1 or 3 channels, has 5"),
+        ("a.dcm", lambda path, values: path.write_bytes(b"no picture" * 20), "is no DICOM by its content"),
+    ],
+)
+def test_other_pictures(tmp_path: Path, name: str, write: Any, said: str | None) -> None:
+    assert MAKE is not None
+    values = (MAKE.ramp() * 4095).round().astype(np.uint16)
+    write(tmp_path / name, values)
+    if said is None:
+        np.testing.assert_array_equal(read_picture(str(tmp_path / name)).values[:, :, 1], values)
+    else:
+        with pytest.raises(Unreadable, match=said):
+            read_picture(str(tmp_path / name))
+
+
+def nifti(patch: dict[tuple[str, int], tuple[float, ...]] | None = None, values: np.ndarray | None = None) -> Any:
+    """Writes the phantom, or other values, with bytes of the header changed."""
+    assert MAKE is not None
+    values = MAKE.as_ras(MAKE.body()).astype(np.int16) if values is None else values
+    return lambda path: MAKE.patched(path, values, MAKE.RAS, patch or {})
+
+
+def nrrd(space: str, column: str = "(0,0.9,0)") -> Any:
+    """Writes the phantom as NRRD with a space and the second of its directions."""
+
+    def write(path: Path) -> None:
+        assert MAKE is not None
+        head = f"NRRD0005\ntype: short\ndimension: 3\n{space}sizes: 40 48 12\nspace directions: (0.8,0,0) {column} (0,0,5)\n"
+        path.write_bytes(f"{head}endian: little\nencoding: raw\n\n".encode() + MAKE.body().astype("<i2").tobytes())
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "said", "unit_mm"),
+    [
+        ("a.nii", nifti({("b", 123): (1,)}), "^$", 1000.0),  # metres
+        ("a.nii", nifti({("b", 123): (3,)}), "^$", 0.001),
+        ("a.nii", nifti({("3f", 80): (2, 2, 2)}), "pixdim says 2 × 2 × 2 where the sform says 0.8 × 0.9 × 5", 1.0),
+        ("a.nii", nifti({("f", 108): (0,)}), "vox_offset 0", None),
+        ("a.nii", nifti(values=np.full((4, 5, 6), 1e300)), "values below 3.4e.38", None),
+        ("a.nrrd", nrrd("space: LPS\n"), "^$", 1.0),
+        ("a.nrrd", nrrd("space: scanner-xyz\n"), "scanner-xyz.*no directions", 1.0),
+        ("a.nrrd", nrrd("space: LPS\n", "(0.0047,0.9,0)"), "shear of 0.3 degrees", 1.0),
+        ("a.nrrd", nrrd("space: LPS\n", "(0.3,0.9,0)"), "shear of 18.4 degrees", None),
+    ],
+)
+def test_headers_of_volumes(tmp_path: Path, name: str, write: Any, said: str, unit_mm: float | None) -> None:
+    assert MAKE is not None
+    write(tmp_path / name)
+    item = Item("a", str(tmp_path / name))
+    if unit_mm is None:
+        with pytest.raises(Unreadable, match=said):
+            read_volume(item)
+        return
+    volume = read_volume(item)
+    assert re.search(said, "; ".join(volume.notes)), volume.notes
+    assert volume.spacing_mm == pytest.approx([length * unit_mm for length in (5, 0.9, 0.8)], rel=1e-4)
+    np.testing.assert_array_equal(volume.values, MAKE.body())
+
+
+def test_axes_of_one_voxel_behind_several_volumes(tmp_path: Path) -> None:
+    assert MAKE is not None
+    values = np.stack([MAKE.as_ras(MAKE.body() + n) for n in (0, 1)], axis=-1)[..., None]
+    nifti(values=values.astype(np.int16))(tmp_path / "a.nii")
+    np.testing.assert_array_equal(read_volume(Item("a", str(tmp_path / "a.nii")), 1).values, MAKE.body() + 1)
+
+
+@pytest.mark.parametrize(
+    ("window", "offset", "is_told"),
+    [
+        ("lung", 1024, True),
+        ("mediastinum", 1000, True),
+        ("brain", 1024, True),
+        ("-1000,1000", 1024, True),
+        ("lung", 0, False),
+        ("0,1500", 1024, False),
+        ("auto", 1024, False),
+    ],
+)
+def test_units_that_the_window_does_not_fit_are_told(tmp_path: Path, window: str, offset: int, is_told: bool) -> None:
+    assert MAKE is not None
+    MAKE.nifti(np.clip(MAKE.body(), -1000, None) + offset, tmp_path / "a.nii.gz")
+    source = open_volume(Item("a", str(tmp_path / "a.nii.gz")), Preprocessing(window=window), Slicing())
+    assert ("may be stored + 1024" in " ".join(source.notes)) is is_told
+
+
+def test_a_pair_of_header_and_image_is_found(tmp_path: Path) -> None:
+    assert MAKE is not None
+    MAKE.nib.save(MAKE.nib.Nifti1Pair(MAKE.as_ras(MAKE.body()).astype(np.int16), MAKE.RAS), tmp_path / "a.img")
+    np.testing.assert_array_equal(volume_of(tmp_path).values, MAKE.body())

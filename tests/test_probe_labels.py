@@ -114,6 +114,15 @@ def test_minus_one_among_grades_is_a_grade(table):
     assert (found.names, found.notes) == (("-1", "0", "2"), [])
 
 
+@pytest.mark.parametrize(("words", "is_told"), [(["TRUE", "0", "1"], True), (["true", "False", "true"], False)])
+def test_true_beside_one_is_told(table, words, is_told):
+    found = read_labels(columns(table(id=IDS, who=["P", "Q", "R"], y=words)), IDS)
+    assert found.targets[:, 0].tolist() == [1, 0, 1]
+    assert [note for note in found.notes if "y: true and false count as 1 and 0" in note] == found.notes and bool(
+        found.notes
+    ) is is_told
+
+
 def test_a_row_is_dropped_if_any_of_its_labels_is_uncertain(table):
     file = table(id=IDS, who=["P", "Q", "R"], cough=[1, 0, -1], fever=[-1, 1, 0])
     found = read_labels(columns(file, "cough", "fever", uncertain="drop"), IDS)
@@ -148,6 +157,11 @@ def test_labels_in_one_cell(table):
         ({"id": IDS, "who": ["P"] * 3, "y": [-1, -1, -1]}, {"uncertain": "drop"}, "--uncertain drop.*all 3"),
         ({"id": IDS, "who": ["P"] * 3, "y": [1, -1, 0]}, {"uncertain": "maybe"}, "--uncertain.*'maybe'"),
         ({"id": IDS, "who": ["P"] * 3, "y": ["1", "nan", "0"]}, {}, "--target y.*'nan'"),
+        ({"id": IDS, "who": ["P"] * 3, "y": ["Flu", "cold", "flu "]}, {}, "--target y.*one spelling.*'Flu' and 'flu'"),
+        ({"id": IDS, "who": ["P"] * 3, "y": ["1", "2", "2.0"]}, {}, "--target y.*one spelling.*'2' and '2.0'"),
+        ({"id": IDS, "who": ["P"] * 3, "y": ["1", "0", "-99"]}, {}, "--target y.*-99.*missing"),
+        ({"id": IDS, "who": ["P"] * 3, "y": ["1", "2", "999"]}, {}, "--target y.*999.*missing"),
+        ({"id": IDS, "who": ["P", "None", "-"], "y": [0, 1, 0]}, {}, "--patient.*'None'.*missing.*two.png .2 such"),
         ({"id": IDS, "who": ["P"] * 3, "y": ["a", "b", "a"]}, {"negative": "c"}, "--negative.*a and b.*'c'"),
         ({"id": [IDS[0], IDS[0], IDS[1]], "who": ["P"] * 3, "y": [0, 1, 0]}, {}, "two for a/one.png"),
         ({"id": ["u", "v", "w"], "who": ["P"] * 3, "y": [0, 1, 0]}, {}, "a/one.png.*got u"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from nnunet_dino.features import Tiling
 from nnunet_dino.features.items import Item, Unreadable
 from nnunet_dino.features.pixels import Preprocessing
 from nnunet_dino.features.slide import open_slide
+from nnunet_dino.features.slide_resolution import own_mpp
 from nnunet_dino.features.slide_shapes import tissue_polygons
 from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.features.tile_map import colour_tiles
@@ -119,17 +122,35 @@ def test_a_magnification_is_a_resolution(slide):
         open_slide(Item("s1", slide), Preprocessing(224), Tiling("biopsy", mag=80))
 
 
-def test_a_silent_file_may_say_its_magnification(monkeypatch):
-    from nnunet_dino.features import slide_resolution
+def scan(**properties):
+    """What OpenSlide says of a slide: its properties alone."""
+    return SimpleNamespace(properties={f"openslide.{name.replace('_', '-')}": value for name, value in properties.items()})
 
-    class Scan:
-        properties = {"openslide.objective-power": "20"}  # noqa: RUF012 - as OpenSlide has it
 
-    monkeypatch.setattr(slide_resolution, "_mpp_of_ome", lambda path: ("", ""))
-    mpp, note = slide_resolution.own_mpp(Scan(), "a.svs", Tiling(mag=10))
-    assert mpp == 0.5 and "20x" in note
-    with pytest.raises(Unreadable, match=r"--mpp 1.*--slide-mpp"):
-        slide_resolution.own_mpp(Scan(), "a.svs", Tiling(mpp=1.0))
+@pytest.mark.parametrize(
+    ("properties", "asked", "mpp", "said"),
+    [
+        ({"objective_power": "20"}, {"mag": 10}, 0.5, "20x"),
+        ({"objective_power": "20"}, {"mpp": 1.0}, None, r"--mpp 1.*--slide-mpp"),
+        ({"objective_power": "400"}, {"mag": 10}, None, "0.025 micrometres.*--slide-mpp"),
+        ({"objective_power": "40", "mpp_x": "2.5", "mpp_y": "2.5"}, {"mpp": 4.0}, None, "2.5 micrometres.*40x.*--slide-mpp"),
+        ({"objective_power": "40", "mpp_x": "2.5", "mpp_y": "2.5"}, {}, None, "2.5 micrometres.*40x; full resolution"),
+        ({"objective_power": "40", "mpp_x": "0.23", "mpp_y": "0.23"}, {"mpp": 1.0}, 0.23, "^$"),
+    ],
+)
+def test_what_a_file_says_of_its_resolution(properties, asked, mpp, said):
+    try:
+        found = own_mpp(scan(**properties), "none.svs", Tiling(**asked))
+    except Unreadable as error:
+        found = None, str(error)
+    assert found[0] == mpp and re.search(said, found[1]), found
+
+
+@pytest.mark.parametrize(("size", "unit"), [(0.5, "µm"), (0.0005, "mm"), (500, "nm")])
+def test_units_of_ome(tmp_path, size, unit):
+    metadata = {"PhysicalSizeX": size, "PhysicalSizeY": size, "PhysicalSizeXUnit": unit, "PhysicalSizeYUnit": unit}
+    tifffile.imwrite(tmp_path / "a.ome.tif", np.zeros((64, 48, 3), np.uint8), photometric="rgb", metadata=metadata)
+    assert own_mpp(scan(), str(tmp_path / "a.ome.tif"), Tiling(mpp=1.0)) == (pytest.approx(0.5), "")
 
 
 def test_a_refused_rule_names_those_that_work(slide):

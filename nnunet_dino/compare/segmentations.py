@@ -11,6 +11,7 @@ import pandas as pd
 import SimpleITK as sitk
 
 from nnunet_dino._errors import UserError
+from nnunet_dino._grids import Grid, difference
 from nnunet_dino.compare.summary_json import label_key
 
 WITH_GEOMETRY = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
@@ -79,17 +80,29 @@ def _check_values(file: Path, reader: Any, allowed: set[int]) -> None:
     odd = [value for value in found.tolist() if value not in allowed]
     if not odd:
         return
-    labels, hint = sorted(allowed), ""
-    if (
-        max(abs(value - round(value)) for value in found.tolist()) < 0.1
-        and {round(value) for value in found.tolist()} <= allowed
-    ):
-        hint = "round them, and "
-    elif len(found) <= len(labels):
-        pairs = zip(found.tolist(), labels, strict=False)
-        hint = f"map {', '.join(f'{value:g} to {label}' for value, label in pairs if value != label)} if that is meant, and "
-    names, shown = ", ".join(map(str, labels)), ", ".join(f"{value:g}" for value in odd[:5])
-    raise UserError(f"required labels of dataset.json ({names}) · got {file} with {shown} · {hint}save it again")
+    names, shown = ", ".join(map(str, sorted(allowed))), ", ".join(f"{value:g}" for value in odd[:5])
+    hint = _mapping(found.tolist(), allowed)
+    raise UserError(
+        f"required labels of dataset.json ({names}) · got {file} with {shown} · {f'{hint}, and ' if hint else ''}save it again"
+    )
+
+
+def _mapping(found: list[float], allowed: set[int]) -> str:
+    """Returns in words what would make labels of values; nothing where that cannot be guessed."""
+    rounded = [round(value) for value in found]
+    if max(abs(value - whole) for value, whole in zip(found, rounded, strict=True)) < 0.1 and {*rounded} <= allowed:
+        return "round them"
+    if max(found) <= 0 and {-value for value in found} <= allowed:
+        return "take them without their sign"
+    labels = sorted(allowed)
+    if found == [label + found[0] - labels[0] for label in labels]:
+        pairs = list(zip(found, labels, strict=True))
+    else:  # values that are labels stay
+        unused = sorted(allowed - {*found})
+        pairs = list(zip([value for value in found if value not in allowed], unused, strict=False))
+        if {*found} - allowed - {value for value, _ in pairs}:
+            return ""
+    return f"map {', '.join(f'{value:g} to {label}' for value, label in pairs)} if that is meant"
 
 
 def check_grid(file: Path, reference: Path) -> None:
@@ -134,31 +147,19 @@ def _other_grid(file: Path, reference: Path) -> tuple[str, str] | None:
     if not file.name.endswith(WITH_GEOMETRY):
         return None
     try:
-        ours, theirs = (_geometry(path) for path in (file, reference))
+        ours, theirs = (_grid(path) for path in (file, reference))
     except RuntimeError:
         return None
-    for name, tolerance in (("size", 0.0), ("spacing", 1e-3), ("origin", 1e-2), ("direction", 1e-3)):
-        one, other = ours[name], theirs[name]
-        if len(one) != len(other) or not np.allclose(one, other, rtol=tolerance, atol=tolerance):
-            return f"{name} {_shown(one)}", _shown(other)
-    return None
+    found = difference(ours, theirs)
+    return (f"{found[0]} {found[1]}", found[2]) if found else None
 
 
-def _geometry(file: Path) -> dict[str, tuple[float, ...]]:
+def _grid(file: Path) -> Grid:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(file))
     reader.ReadImageInformation()
-    return {
-        "size": reader.GetSize(),
-        "spacing": reader.GetSpacing(),
-        "origin": reader.GetOrigin(),
-        "direction": reader.GetDirection(),
-    }
-
-
-def _shown(values: tuple[float, ...]) -> str:
-    return " × ".join(f"{value:.4g}" for value in values)
+    return Grid.of(reader)
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[-200:]
+    return " ".join(str(error).split()).rpartition("ITK ERROR: ")[2][-200:]

@@ -20,9 +20,15 @@ FIRST_ELEMENTS = (b"\x02\x00\x00\x00", b"\x02\x00\x10\x00", b"\x08\x00\x00\x00",
 FIRST_BIG_ENDIAN = tuple(bytes((element[1], element[0], element[3], element[2])) for element in FIRST_ELEMENTS)
 VALUE_REPRESENTATIONS = (b"UL", b"CS", b"UI", b"DA", b"OB")
 NO_IMAGES = ("RTDOSE", "RTSTRUCT", "RTPLAN", "RTRECORD", "SEG", "PR", "KO", "SR", "REG", "FID", "RWV")
+NO_IMAGE_CLASSES = ("dose", "segmentation")  # whatever their modality says
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
+SECONDARY_CAPTURE, RT_IMAGE = "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.481.1"
+PIXEL_SIZES = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
 OF_A_SERIES = ("SOPClassUID", "Modality", "SeriesInstanceUID", "ImageType", "Rows", "Columns", "NumberOfFrames",
-               "SamplesPerPixel", "PhotometricInterpretation", "ImagePositionPatient", "ImageOrientationPatient")  # fmt: skip
+               "SamplesPerPixel", "PhotometricInterpretation", "ImagePositionPatient", "ImageOrientationPatient",
+               *PIXEL_SIZES)  # fmt: skip
+UNKNOWN = "unknown"
+NARROW = 1e-3  # of a window that parts values in two
 DEFER_BYTES = 4096  # longer values, the pixels, are read when they are asked for
 
 
@@ -80,18 +86,26 @@ def read_header(path: str, is_brief: bool = False) -> Dataset:
 def name_of(data: Dataset) -> str:
     """Returns what an object is, in the words of the standard."""
     uid = data.get("SOPClassUID") or data.file_meta.get("MediaStorageSOPClassUID")
-    return uid.name if uid else "unknown"
+    return uid.name if uid else UNKNOWN
 
 
 def no_image(data: Dataset, is_brief: bool = False) -> str:
     """Returns why an object is no image; nothing is "". Of a brief header only its class and size are looked at."""
-    if data.get("Modality") in NO_IMAGES or "dose" in name_of(data).lower():
+    if data.get("Modality") in NO_IMAGES or any(word in name_of(data).lower() for word in NO_IMAGE_CLASSES):
         return f"holds a {name_of(data)}, no image"
     if is_brief:
         return "" if "Rows" in data else "holds no pixels"
     if not any(name in data for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        return f"holds no pixels: it is of class {name_of(data)}"
+        return f"holds no pixels: it is of class {name_of(data)}" if name_of(data) != UNKNOWN else "is no DICOM by its content"
     return ""
+
+
+def stands_beside(data: Dataset) -> bool:
+    """Whether a picture belongs to no volume: a localizer, a report or a screen saved as a picture, a picture of a beam."""
+    sop_class = str(data.get("SOPClassUID", ""))
+    is_capture = sop_class == SECONDARY_CAPTURE or sop_class.startswith(f"{SECONDARY_CAPTURE}.")
+    is_placed = bool(data.get("ImagePositionPatient"))
+    return "LOCALIZER" in (data.get("ImageType") or ()) or sop_class == RT_IMAGE or (is_capture and not is_placed)
 
 
 def require_image(data: Dataset) -> None:
@@ -177,15 +191,26 @@ def rescale_of(data: Dataset, frame: int) -> tuple[float, float]:
 
 def rescaled(values: np.ndarray, data: Dataset, frame: int = 0) -> np.ndarray:
     """Returns values after the modality's table, or after slope and intercept; whole ones stay whole where they can."""
-    if data.get("ModalityLUTSequence"):
-        from pydicom.pixels import apply_modality_lut
-
-        return apply_modality_lut(values, data).astype(np.float32)
+    if table := data.get("ModalityLUTSequence"):
+        return _looked_up(values, table[0], data)
     slope, intercept = rescale_of(data, frame)
     if slope == 1 and intercept == int(intercept) and values.dtype.kind in "iu" and values.itemsize <= 2:
         fits = 2 ** int(data.BitsStored) + abs(intercept) < 2**15
         return np.add(values, int(intercept), dtype=np.int16 if fits else np.int32, casting="unsafe")
     return (values * slope + intercept).astype(np.float32)
+
+
+def _looked_up(values: np.ndarray, table: Dataset, data: Dataset) -> np.ndarray:
+    """Returns the entries of a table (PS3.3 C.11.1.1) for values; eight-bit entries may lie two to a word."""
+    with decoding():
+        count, first, _ = table.LUTDescriptor
+        count, entries = count or 2**16, table.LUTData
+        if isinstance(entries, bytes):
+            width = 1 if len(entries) < 2 * count else 2
+            entries = np.frombuffer(entries[: width * count], f"{'>' if data.original_encoding[1] is False else '<'}u{width}")
+        if first >= 2**15 and values.min() < 0:  # written as unsigned
+            first -= 2**16
+        return np.asarray(entries)[np.clip(values.astype(np.int64) - first, 0, count - 1)].astype(np.float32)
 
 
 def padding_of(data: Dataset, frame: int = 0) -> tuple[float, float] | None:
@@ -213,11 +238,7 @@ def as_header_asks(values: np.ndarray, data: Dataset) -> Shown | None:
     """Returns rescaled values by the first table or window of the header; None where it has none."""
     where = group(data, 0, "FrameVOILUTSequence")
     if table := where.get("VOILUTSequence"):
-        from pydicom.pixels import apply_voi
-
-        with decoding():
-            looked_up = apply_voi(values.astype(np.int64), where)
-            return Shown(looked_up.astype(np.float32), (0.0, float(2 ** (table[0].LUTDescriptor[2] or 16) - 1)))
+        return Shown(_looked_up(values, table[0], data), (0.0, float(2 ** (table[0].LUTDescriptor[2] or 16) - 1)))
     try:
         center, width = (_first(where.get(name)) for name in ("WindowCenter", "WindowWidth"))
     except (TypeError, ValueError, IndexError):
@@ -227,9 +248,10 @@ def as_header_asks(values: np.ndarray, data: Dataset) -> Shown | None:
         return Shown(1 / (1 + np.exp(-4 * (values - center) / width)), (0.0, 1.0))
     if function == "LINEAR_EXACT" and width > 0:
         return Shown(values, (center - width / 2, center + width / 2))
-    if width <= 1:
+    if width < 1:
         return None
-    return Shown(values, (center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2))  # PS3.3 C.11.2.1.2.1
+    half = max(width - 1, NARROW) / 2
+    return Shown(values, (center - 0.5 - half, center - 0.5 + half))  # PS3.3 C.11.2.1.2.1
 
 
 def _first(value: Any) -> float:
@@ -239,8 +261,7 @@ def _first(value: Any) -> float:
 def pixel_size(data: Dataset, frame: int = 0) -> tuple[float, float] | None:
     """Returns height and width of a pixel in mm, or their ratio where only that is known."""
     where = group(data, frame, "PixelMeasuresSequence")
-    names = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
-    for value in (source.get(name) for name in names for source in (where, data)):
+    for value in (source.get(name) for name in PIXEL_SIZES for source in (where, data)):
         if value and len(value) == 2 and min(map(float, value)) > 0:
             return float(value[0]), float(value[1])
     return None

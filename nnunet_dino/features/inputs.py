@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import io
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from nnunet_dino.features.items import Item
 IMAGES, VOLUMES, SLIDES = "images", "volumes", "slides"
 KINDS = (IMAGES, VOLUMES, SLIDES)
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
-VOLUME_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+VOLUME_ENDINGS = (".nii", ".nii.gz", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd")
 SLIDE_ENDINGS = (".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide")
 DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 NO_DICOM = (".txt", ".csv", ".json", ".xml", ".html", ".pdf", ".zip", ".gz", ".py", ".md", ".xlsx")  # not looked into
@@ -118,8 +119,8 @@ def _named_file(folder: Path, text: str) -> Path:
 def read_csv(file: Path) -> pd.DataFrame:
     """Reads a CSV file as text, nothing changed but spaces around names of columns.
 
-    Semicolons or tabs separate where the first line has no comma; UTF-16 is known by its mark, and what is not UTF-8 is taken
-    as cp1252, as Excel writes them.
+    Whichever of comma, semicolon and tab is there most often in the first line separates, not counting text in quotes; UTF-16
+    is known by its mark or its zeros, and what is not UTF-8 is taken as cp1252, as Excel writes them.
 
     Raises:
         UserError: It is not there, is no CSV file, or two columns have one name.
@@ -127,9 +128,10 @@ def read_csv(file: Path) -> pd.DataFrame:
     try:
         text = _decoded(file.read_bytes())
         first, _, rest = text.partition("\n")
-        separator = next((mark for mark in (",", ";", "\t") if mark in first), ",")
-        if first.strip().lower().startswith("sep="):  # Excel's own line
-            separator, text = first.strip()[4:] or "\t", rest
+        unquoted = re.sub(r'"[^"]*"', "", first)
+        separator = max((",", ";", "\t"), key=unquoted.count)
+        if (own := first.strip().strip('"')).lower().startswith("sep="):  # Excel's own line
+            separator, text = own[4:] or "\t", rest
         rows = pd.read_csv(
             io.StringIO(text), header=None, dtype=str, keep_default_na=False, skipinitialspace=separator != "\t", sep=separator
         )
@@ -146,6 +148,8 @@ def read_csv(file: Path) -> pd.DataFrame:
 def _decoded(content: bytes) -> str:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16")
+    if b"\0" in content[:2]:
+        return content.decode("utf-16-be" if content[:1] == b"\0" else "utf-16-le")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -44,7 +44,7 @@ def decoding() -> Iterator[None]:
     except Exception as error:
         if is_of_the_machine(error):
             raise
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("Reason: ")]
         raise Unreadable(lines[-1].split("): ", 1)[-1][:200] if lines else type(error).__name__) from error
 
 

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from nnunet_dino.features.items import Unreadable, decoding
-from nnunet_dino.features.orientation import Volume, chosen_volume, in_patient_axes, refuse_further_volumes
+from nnunet_dino.features.orientation import Volume, chosen_volume, in_patient_axes, notes_on_shear, refuse_further_volumes
 from nnunet_dino.features.pixels import as_torch_type, require_finite
 
 ENDINGS = (".nii", ".nii.gz", ".hdr", ".img")
 GZIP = b"\x1f\x8b"
-MAX_SHEAR_DEGREES = 2.0
-NOTED_SHEAR_DEGREES = 0.02
+MM = {1: 1000.0, 3: 0.001}  # of metres and micrometres, as xyzt_units writes them
+MIN_OFFSET = 352  # of values behind a header in one file
 
 
 def is_nifti(path: str) -> bool:
@@ -57,8 +57,9 @@ def read_nifti(path: str, number: int | None = None) -> Volume:
         raise Unreadable(f"required three axes, has {len(shape)} ({' × '.join(map(str, shape))})")
     else:
         refuse_further_volumes(number)
-    values = _plain(image, number if len(shape) == 4 else None)
+    values = _plain(image, number if len(shape) == 4 else None, len(shape))
     affine = np.diag([-1, -1, 1, 1]) @ image.affine  # RAS to LPS
+    affine[:3] *= _mm(image)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise Unreadable("required an orientation, has an affine that is not finite or flat · correct the header")
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
@@ -71,7 +72,17 @@ def read_flat(path: str) -> tuple[np.ndarray, tuple[float, ...]]:
     """Returns the values of a file in its own axes, last axis first, and their spacing in the same order."""
     image = _stored(path)
     values = _plain(image)
-    return np.ascontiguousarray(values.T), tuple(float(z) for z in image.header.get_zooms()[::-1])
+    spacing = [float(zoom) * (_mm(image) if axis < 3 else 1.0) for axis, zoom in enumerate(image.header.get_zooms())]
+    return np.ascontiguousarray(values.T), tuple(spacing[::-1])
+
+
+def _mm(image: Any) -> float:
+    """Returns the length in mm that a header counts in."""
+    return MM.get(int(image.header["xyzt_units"]) & 7, 1.0)
+
+
+def _by(lengths: np.ndarray) -> str:
+    return " × ".join(f"{length:.4g}" for length in lengths)
 
 
 def _stored(path: str) -> Any:
@@ -98,7 +109,9 @@ def _stored(path: str) -> Any:
             raise Unreadable("no NIfTI file by its content · give it the ending of what it is")
         header = nib.Nifti1Header.from_fileobj(io.BytesIO(content), check=False)
         start, count = int(header.get_data_offset()), int(np.prod([max(n, 1) for n in header.get_data_shape()]))
-        num_bytes = max(start, 352) + count * header.get_data_dtype().itemsize
+        if start < MIN_OFFSET:
+            raise Unreadable(f"required values behind the header, from byte {MIN_OFFSET}, has vox_offset {start} · correct it")
+        num_bytes = start + count * header.get_data_dtype().itemsize
         if len(content) < num_bytes:
             raise Unreadable(f"cut off: required {num_bytes} bytes, has {len(content)} · get the file again")
         return nib.Nifti1Image.from_bytes(content)
@@ -116,20 +129,29 @@ def _unpacked(path: str) -> bytes:
         raise Unreadable(f"damaged or cut off ({error}) · get the file again") from error
 
 
-def _plain(image: Any, number: int | None = None) -> np.ndarray:
-    """Returns finite values, slope and intercept applied once, of a type that torch has."""
+def _plain(image: Any, number: int | None = None, num_axes: int | None = None) -> np.ndarray:
+    """Returns finite values, slope and intercept applied once, of a type that torch has.
+
+    Args:
+        image: Of nibabel.
+        number: Which entry of the last axis to take; None for all.
+        num_axes: Axes behind these have one entry.
+    """
     with decoding():
         slope, intercept = image.dataobj.slope, image.dataobj.inter  # 1 and 0 where the header's slope is 0
         values = np.asanyarray(image.dataobj.get_unscaled())
+    values = values if num_axes is None else values.reshape(values.shape[:num_axes])
     values = values if number is None else values[..., number]
     if values.dtype.kind not in "iuf":
         what = "complex values" if values.dtype.kind == "c" else "colours"
         raise Unreadable(f"required one real value in every voxel, has {what} · save the magnitude or one channel")
     require_finite(values)
     if (slope, intercept) != (1, 0):
-        scaled = values.astype(np.float32)
-        scaled *= np.float32(slope)
-        scaled += np.float32(intercept)
+        scaled = as_torch_type(values).astype(np.float32)
+        with np.errstate(over="ignore"):
+            scaled *= np.float32(slope)
+            scaled += np.float32(intercept)
+        require_finite(scaled)
         return scaled
     return as_torch_type(values)
 
@@ -140,17 +162,11 @@ def _notes_on_geometry(image: Any, directions: np.ndarray) -> list[str]:
     Raises:
         Unreadable: The axes are far from being at right angles.
     """
-    notes = []
-    cosines = np.abs(directions.T @ directions - np.eye(3))
-    shear = float(np.degrees(np.arcsin(min(1.0, cosines.max()))))
-    if shear > MAX_SHEAR_DEGREES:
-        raise Unreadable(
-            f"required axes at right angles, has a shear of {shear:.3g} degrees, more than {MAX_SHEAR_DEGREES:g} · resample "
-            "it, for example with nibabel.processing.resample_to_output"
-        )
-    if shear > NOTED_SHEAR_DEGREES:
-        notes.append(f"a shear of {shear:.2g} degrees is left out: the nearest axes are shown")
+    notes = notes_on_shear(directions)
     header = image.header
+    sizes, zooms = np.linalg.norm(image.affine[:3, :3], axis=0), np.asarray(header.get_zooms()[:3])
+    if not np.allclose(sizes, zooms, rtol=0.01):
+        notes.append(f"pixdim says {_by(zooms)} where the sform says {_by(sizes)}: the sform was taken, as nibabel does")
     codes = int(header["sform_code"]), int(header["qform_code"])
     if codes == (0, 0):
         notes.append("neither sform nor qform says the orientation: taken as nibabel does, the first axis towards the left")

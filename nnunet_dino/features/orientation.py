@@ -8,6 +8,9 @@ import numpy as np
 
 from nnunet_dino.features.items import Unreadable
 
+MAX_SHEAR_DEGREES = 2.0
+NOTED_SHEAR_DEGREES = 0.02
+
 
 @dataclass(frozen=True)
 class Volume:
@@ -54,6 +57,24 @@ def refuse_further_volumes(number: int | None, because: str = "there is one volu
     """
     if number not in (None, 0):
         raise Unreadable(f"--volume: required 0, as {because}, got {number}")
+
+
+def notes_on_shear(directions: np.ndarray) -> list[str]:
+    """Returns what is left out where three unit vectors, the columns, are not quite at right angles.
+
+    Raises:
+        Unreadable: They are far from it.
+    """
+    cosines = np.abs(directions.T @ directions - np.eye(3))
+    shear = float(np.degrees(np.arcsin(min(1.0, cosines.max()))))
+    if shear > MAX_SHEAR_DEGREES:
+        raise Unreadable(
+            f"required axes at right angles, has a shear of {shear:.3g} degrees, more than {MAX_SHEAR_DEGREES:g} · resample "
+            "it, for example with nibabel.processing.resample_to_output"
+        )
+    if shear > NOTED_SHEAR_DEGREES:
+        return [f"a shear of {shear:.2g} degrees is left out: the nearest axes are shown"]
+    return []
 
 
 def in_patient_axes(values: np.ndarray, directions: np.ndarray, spacing_mm: tuple[float, ...]) -> Volume:

@@ -18,6 +18,7 @@ from nnunet_dino.features.pixels import (
     OWN,
     Preprocessing,
     as_torch_type,
+    notes_on_units,
     own_transform,
     placement,
     require_finite,
@@ -90,7 +91,7 @@ def show_picture(picture: Picture, preprocessing: Preprocessing) -> Source:
         square = show_square(image, preprocessing, picture.pixel_hw)
     height, width = values.shape[:2]
     place = placement((height, width), preprocessing.size_px, preprocessing.fit, picture.pixel_hw)
-    facts = with_notes({"shape": f"{height} × {width}"}, [*picture.notes, *notes])
+    facts = with_notes({"shape": f"{height} × {width}"}, [*picture.notes, *notes, *notes_on_units(values, preprocessing)])
     return Source(1, lambda start, stop: square[start:stop], facts, shows_image(place, preprocessing))
 
 
@@ -116,7 +117,8 @@ def _read_dicom(path: str) -> Picture:
     pixels = dicom.decoded(data)[0]
     pixel_hw, notes = _shape_of_pixels(dicom.pixel_size(data) or (1.0, 1.0))
     if pixels.ndim == 3:
-        highest = float(np.iinfo(pixels.dtype).max) if pixels.dtype.kind in "iu" else float(pixels.max())
+        is_palette = data.PhotometricInterpretation == "PALETTE COLOR"
+        highest = float(np.iinfo(pixels.dtype).max if is_palette else 2 ** int(data.BitsStored) - 1)
         return Picture(pixels, dicom.Shown(as_torch_type(pixels), (0.0, highest)), pixel_hw, notes=tuple(notes))
     values = dicom.rescaled(pixels, data)[:, :, None]
     is_inverted = data.PhotometricInterpretation == "MONOCHROME1"
@@ -141,34 +143,44 @@ def _read_other(path: str) -> Picture:
         import imagecodecs  # Pillow keeps the upper byte only
 
         values = imagecodecs.png_decode(Path(path).read_bytes())
-        return Picture(_one_or_three(as_torch_type(values), alpha=values.shape[-1] in (2, 4)))
+        with Image.open(path) as image:
+            number = image.getexif().get(ORIENTATION, 1)
+        return _turned(_one_or_three(as_torch_type(values), num_alphas=int(values.shape[-1] in (2, 4))), number)
     if head[:4] in TIFFS and (picture := _read_deep_tiff(path)):
         return picture
     return _read_with_pillow(path)
 
 
 def _read_deep_tiff(path: str) -> Picture | None:
-    """Reads a TIFF, but for one of unsigned samples of at most 8 bits: for these Pillow knows more colours."""
+    """Reads a TIFF, but for one of unsigned samples of at most 8 bits: for these Pillow knows more colours, yet not of many
+    channels."""
     import tifffile
 
     with tifffile.TiffFile(path) as file:
         page = file.pages[0]
         assert isinstance(page, tifffile.TiffPage)
         bits = page.bitspersample if isinstance(page.bitspersample, int) else max(page.bitspersample)
-        if bits <= 8 and page.sampleformat == 1:
+        colours = tifffile.PHOTOMETRIC(page.photometric).name
+        num_colours = 3 if colours == "RGB" else 1
+        num_alphas = page.samplesperpixel - 3 if colours == "RGB" else sum(kind > 0 for kind in page.extrasamples)
+        is_plain = colours not in ("MINISBLACK", "RGB") or page.samplesperpixel - num_alphas == num_colours
+        if bits <= 8 and page.sampleformat == 1 and is_plain:
             return None
-        if len(file.pages) > 1:
-            raise Unreadable(_pages(len(file.pages)))
-        values, colours = page.asarray(), tifffile.PHOTOMETRIC(page.photometric).name
+        if (num_pages := len(file.pages) * page.imagedepth) > 1:
+            raise Unreadable(_pages(num_pages))
+        values = page.asarray()
         if values.dtype.kind not in "iuf" or colours not in ("MINISBLACK", "MINISWHITE", "RGB"):
             raise Unreadable(f"required grey or RGB values, has {colours} of {values.dtype} · save it as RGB")
         if page.planarconfig == 2 and values.ndim == 3:
             values = np.moveaxis(values, 0, -1)
-        values = _one_or_three(as_torch_type(values), alpha=bool(page.extrasamples))
+        values = _one_or_three(as_torch_type(values), num_alphas)
         tag = page.tags.get(ORIENTATION)
-        number = int(tag.value) if tag else 1
+    return _turned(values, int(tag.value) if tag else 1, is_inverted=colours == "MINISWHITE")
+
+
+def _turned(values: np.ndarray, number: int, is_inverted: bool = False) -> Picture:
+    """Returns a picture laid right by the number of its orientation."""
     notes = (f"turned as its orientation {number} says",) if number in TURNS else ()
-    is_inverted = colours == "MINISWHITE"
     return Picture(TURNS.get(number, lambda p: p)(values), is_inverted=is_inverted, notes=notes)
 
 
@@ -176,10 +188,10 @@ def _pages(count: int) -> str:
     return f"required one picture, has {count} pages (a whole slide is read with --kind slides)"
 
 
-def _one_or_three(values: np.ndarray, alpha: bool) -> np.ndarray:
-    """Returns ``h w c`` without transparency."""
+def _one_or_three(values: np.ndarray, num_alphas: int) -> np.ndarray:
+    """Returns ``h w c`` without transparency, which comes last."""
     values = values[:, :, None] if values.ndim == 2 else values
-    count = values.shape[2] - alpha if alpha else values.shape[2]
+    count = values.shape[2] - num_alphas
     if count not in (1, 3):
         raise Unreadable(f"required 1 or 3 channels, has {count} · save one of them, or three as RGB")
     return values[:, :, :count]
@@ -190,7 +202,7 @@ def _read_with_pillow(path: str) -> Picture:
         warnings.simplefilter("ignore")
         with Image.open(path) as image:
             num_pages = getattr(image, "n_frames", 1)
-            if num_pages > 1 and image.format in ("TIFF", "GIF", "WEBP"):
+            if num_pages > 1 and image.format != "MPO":  # of a camera, whose further pictures are previews
                 raise Unreadable(_pages(num_pages))
             number = image.getexif().get(ORIENTATION, 1)
             notes = (f"turned as its orientation {number} says",) if number in TURNS else ()

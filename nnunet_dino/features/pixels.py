@@ -30,6 +30,7 @@ WINDOWS_HU: dict[str, tuple[float, float]] = {
 }
 AUTO = "auto"
 NUM_COLOURS = 3
+MAX_OF_SKULL_STRIPPED_HU = 500  # CT in Hounsfield units without air, which has been cut away
 OWN, BILINEAR = "own", "bilinear"
 FITS = ("pad", "stretch", "crop", OWN)
 PERCENTILES = (0.5, 99.5)
@@ -145,12 +146,20 @@ def require_finite(values: np.ndarray) -> None:
 
 
 def as_torch_type(values: np.ndarray) -> np.ndarray:
-    """Returns values of a type that torch calculates with, in the machine's byte order."""
+    """Returns values of a type that torch calculates with, in the machine's byte order.
+
+    Raises:
+        Unreadable: They are too large for float32.
+    """
     if values.dtype == np.uint16:
         return values.astype(np.int32)
     if values.dtype in (np.uint8, np.int8, np.int16, np.int32):
         return values.astype(values.dtype.newbyteorder("="), copy=False)
-    return values.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):
+        result = values.astype(np.float32, copy=False)
+    if values.itemsize > result.itemsize and values.dtype.kind == "f" and np.isinf(result).any():
+        raise Unreadable(f"required values below {np.finfo(np.float32).max:.2g}, has larger ones · save it in another unit")
+    return result
 
 
 def shown_range(
@@ -180,6 +189,17 @@ def shown_range(
     if values.dtype != np.uint8 or not (is_picture or values.ndim == 4):
         found, notes = _range_of(values, padding)
     return found, notes + _notes_on_range(values, found, "range", is_inverted)
+
+
+def notes_on_units(values: np.ndarray, preprocessing: Preprocessing) -> list[str]:
+    """Returns that values cannot be Hounsfield units, where the window asked for is one of them."""
+    window, lowest = preprocessing.range(), float(values.min())
+    if window is None or lowest < 0:
+        return []
+    names = {part.strip() for part in preprocessing.window.split(",")} & WINDOWS_HU.keys()
+    if window[0] < 0 or (names and values.max() > MAX_OF_SKULL_STRIPPED_HU):
+        return [f"no value is below 0, as air is in the units of the window (lowest {lowest:g}): a CT may be stored + 1024"]
+    return []
 
 
 def _range_of(values: np.ndarray, padding: tuple[float, float] | None) -> tuple[tuple[float, float], list[str]]:

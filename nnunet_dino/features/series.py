@@ -20,8 +20,14 @@ if TYPE_CHECKING:
 
 MAX_FOREIGN = 0.25  # of all slices: more than that is not one series with a localizer in it
 DISTANCE_TOLERANCE = 0.05  # of the distance between slices
+DIRECTION_TOLERANCE, PIXEL_TOLERANCE = 0.01, 0.001  # between slices of one kind, of unit vectors and of the size of pixels
+RIGHT_ANGLE_TOLERANCE = 0.02  # cosine
 TILT_PX = 0.5  # smaller shifts between the first and the last slice are rounding
-WIDE_GAP = 2.5  # thicknesses between slices
+WIDE_GAP = 1.9  # thicknesses between slices
+# What tells volumes at the same positions apart, the first that differs: functional group and name, or the name alone.
+TIMES = (("FrameContentSequence", "TemporalPositionIndex"), ("", "TemporalPositionIdentifier"), ("", "AcquisitionNumber"),
+         ("", "EchoNumbers"), ("MREchoSequence", "EffectiveEchoTime"), ("", "EchoTime"),
+         ("MRDiffusionSequence", "DiffusionBValue"), ("", "TriggerTime"), ("", "AcquisitionTime"))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,14 +49,39 @@ class Slice:
     axes: np.ndarray | None
 
     @property
-    def kind(self) -> tuple[Any, ...]:
-        """What all slices of a volume have in common: matrix and orientation."""
-        axes = () if self.axes is None else tuple(np.round(self.axes, 2).ravel() + 0.0)
-        return (self.data.Rows, self.data.Columns, dicom.is_grey(self.data), axes)
+    def pixel_hw(self) -> tuple[float, float] | None:
+        """Height and width of a pixel in mm, where they are known."""
+        return dicom.pixel_size(self.data, self.frame)
+
+    def is_like(self, other: Slice) -> bool:
+        """Whether two slices may lie in one volume: same matrix, polarity, orientation and size of pixels."""
+        return (
+            all(self.data.get(name) == other.data.get(name) for name in ("Rows", "Columns"))
+            and dicom.is_grey(self.data) == dicom.is_grey(other.data)
+            and _is_inverted([self]) == _is_inverted([other])
+            and _are_close(self.axes, other.axes, atol=DIRECTION_TOLERANCE)
+            and _are_close(self.pixel_hw, other.pixel_hw, rtol=PIXEL_TOLERANCE)
+        )
 
     @property
     def name(self) -> str:
         return os.path.basename(self.path) + (f" frame {self.frame + 1}" if dicom.num_frames(self.data) > 1 else "")
+
+
+def _are_close(one: Any, other: Any, rtol: float = 0.0, atol: float = 0.0) -> bool:
+    """Whether two vectors are nearly equal, or both are unknown."""
+    if one is None or other is None:
+        return one is other
+    return np.allclose(one, other, rtol=rtol, atol=atol)
+
+
+def _kinds(slices: Sequence[Slice]) -> list[list[Slice]]:
+    """Returns slices that are alike together, the largest group first."""
+    groups: list[list[Slice]] = []
+    for one in slices:
+        group = next((group for group in groups if one.is_like(group[0])), None)
+        groups.append([one]) if group is None else group.append(one)
+    return sorted(groups, key=len, reverse=True)
 
 
 def with_series(items: Sequence[Item]) -> list[Item]:
@@ -79,14 +110,15 @@ def _series_in(folder: str, is_brief: bool = False) -> tuple[dict[str, list[tupl
         else:
             series[str(data.get("SeriesInstanceUID", ""))].append((path, data))
     notes = [f"left out, as they hold no image: {_counted(left_out)}"] if left_out else []
-    scouts = [uid for uid, files in series.items() if all("LOCALIZER" in (data.get("ImageType") or ()) for _, data in files)]
-    if scouts and len(scouts) < len(series):
-        notes.append(f"left out: {len(scouts)} series of localizers")
-        series = {uid: files for uid, files in series.items() if uid not in scouts}
+    beside = [uid for uid, files in series.items() if all(dicom.stands_beside(data) for _, data in files)]
+    if beside and len(beside) < len(series):
+        notes.append(f"left out: {len(beside)} series of localizers, screens or reports")
+        series = {uid: files for uid, files in series.items() if uid not in beside}
     if len(series) > 2 and all(len(files) == 1 for files in series.values()):
         slices = [one for ((path, data),) in series.values() for one in _placed(path, data)]
-        places = {tuple(one.position) for one in slices if one.position is not None}
-        if len({one.kind for one in slices}) == 1 and len(places) == len(slices):
+        alike = _kinds(slices)[0]
+        places = {tuple(one.position) for one in alike if one.position is not None}
+        if len(slices) - len(alike) <= MAX_FOREIGN * len(slices) and len(places) == len(alike):
             notes.append(f"every one of {len(slices)} slices has a SeriesInstanceUID of its own; they were joined")
             series = {"": [files[0] for files in series.values()]}
     return series, notes
@@ -144,8 +176,12 @@ def _placed(path: str, data: Dataset) -> list[Slice]:
         is_placed = bool(position and axes and len(position) == 3 and len(axes) == 6)
         if dicom.num_frames(data) > 1 and "PerFrameFunctionalGroupsSequence" not in data:
             is_placed = False  # one position for all frames
-        place = np.array(position, float) if is_placed else None
-        found.append(Slice(path, data, frame, place, np.array(axes, float).reshape(2, 3) if is_placed else None))
+        directions = np.array(axes, float).reshape(2, 3) if is_placed else np.zeros((2, 3))
+        lengths = np.linalg.norm(directions, axis=1, keepdims=True)
+        if not lengths.all():
+            found.append(Slice(path, data, frame, None, None))
+        else:
+            found.append(Slice(path, data, frame, np.array(position, float), directions / lengths))
     return found
 
 
@@ -161,14 +197,18 @@ def as_volume(slices: list[Slice], notes: list[str], number: int | None = None) 
         return _without_positions(slices, notes)
     axes = slices[0].axes
     assert axes is not None
+    if abs(axes[0] @ axes[1]) > RIGHT_ANGLE_TOLERANCE:
+        raise Unreadable(
+            f"required rows and columns at right angles in ImageOrientationPatient, has {np.round(axes, 4).tolist()} in "
+            f"{slices[0].name} · correct it"
+        )
     normal = np.cross(*axes)
     slices = sorted(slices, key=lambda one: float(normal @ one.position))
     slices, more = _of_one_time(slices, normal, number)
     step_mm, positions = _distance(slices, normal)
-    thickness = float(dicom.group(slices[0].data, 0, "PixelMeasuresSequence").get("SliceThickness") or 0)
-    if len(slices) > 1 and thickness > 0 and step_mm > WIDE_GAP * thickness:
-        more.append(f"slices are {step_mm:g} mm apart and {thickness:g} mm thick")
-    pixel_hw = dicom.pixel_size(slices[0].data) or (1.0, 1.0)
+    if len(slices) > 1:
+        more += _notes_on_distance(step_mm, dicom.group(slices[0].data, slices[0].frame, "PixelMeasuresSequence"))
+    pixel_hw = slices[0].pixel_hw or (1.0, 1.0)
     values, padding = _values(slices)
     shifts = _tilt(positions, axes, normal, pixel_hw, slices)
     if shifts is not None:
@@ -183,18 +223,18 @@ def as_volume(slices: list[Slice], notes: list[str], number: int | None = None) 
 
 def _of_one_kind(slices: list[Slice], notes: list[str]) -> tuple[list[Slice], list[str]]:
     """Leaves out a few slices of another matrix or orientation, such as localizers."""
-    (kind, count), *others = Counter(one.kind for one in slices).most_common()
+    alike, *others = _kinds(slices)
     if not others:
         return slices, notes
-    foreign = [one.name for one in slices if one.kind != kind]
+    foreign = [one.name for group in others for one in group]
     shown = ", ".join(foreign[:3]) + (" …" if len(foreign) > 3 else "")
     if len(foreign) > MAX_FOREIGN * len(slices):
         raise Unreadable(
-            f"required slices of one orientation and matrix, has {count} and {len(foreign)} others ({shown}) · move them into "
-            "folders of their own"
+            f"required slices of one orientation, matrix, size of pixels and polarity, has {len(alike)} and {len(foreign)} "
+            f"others ({shown}) · move them into folders of their own"
         )
-    words = f"left out: {len(foreign)} of {len(slices)} slices, whose orientation or matrix is another one ({shown})"
-    return [one for one in slices if one.kind == kind], [*notes, words]
+    words = f"left out: {len(foreign)} of {len(slices)} slices, whose orientation, matrix or pixels are others ({shown})"
+    return alike, [*notes, words]
 
 
 def _of_one_time(slices: list[Slice], normal: np.ndarray, number: int | None) -> tuple[list[Slice], list[str]]:
@@ -224,10 +264,16 @@ def _of_one_time(slices: list[Slice], normal: np.ndarray, number: int | None) ->
 
 def _order(one: Slice) -> tuple[Any, ...]:
     """In which order slices were taken, where their positions do not say."""
-    data, content = one.data, dicom.group(one.data, one.frame, "FrameContentSequence")
-    numbers = [data.get(name) for name in ("AcquisitionNumber", "TemporalPositionIdentifier", "EchoNumbers")]
-    times = (content.get("TemporalPositionIndex"), *numbers, data.get("InstanceNumber"), one.frame)
-    return tuple(float(value) if isinstance(value, (int, float)) else 0.0 for value in times)
+    times = [dicom.group(one.data, one.frame, group).get(name) for group, name in TIMES]
+    kind = "/".join(map(str, one.data.get("ImageType") or ()))  # magnitude and phase, water and fat
+    return (*map(_as_number, times), kind, _as_number(one.data.get("InstanceNumber")), one.frame)
+
+
+def _as_number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return 0.0
 
 
 def _distance(slices: list[Slice], normal: np.ndarray) -> tuple[float, np.ndarray]:
@@ -235,7 +281,7 @@ def _distance(slices: list[Slice], normal: np.ndarray) -> tuple[float, np.ndarra
     positions = np.stack([one.position for one in slices])  # type: ignore[misc]
     if len(slices) == 1:
         where = dicom.group(slices[0].data, slices[0].frame, "PixelMeasuresSequence")
-        return float(where.get("SpacingBetweenSlices") or where.get("SliceThickness") or 1), positions
+        return _stated_distance(where) or 1.0, positions
     distances = np.diff(positions @ normal)
     usual = float(np.median(distances))
     worst = int(np.abs(distances - usual).argmax())
@@ -246,6 +292,21 @@ def _distance(slices: list[Slice], normal: np.ndarray) -> tuple[float, np.ndarra
             f"{slices[worst + 1].name} where {usual:.5g} mm are usual · get the whole series, or resample it"
         )
     return float(distances.mean()), positions
+
+
+def _stated_distance(where: Dataset) -> float:
+    """Returns the distance of slices that a header states, which may be negative there (NM); 0 where it does not."""
+    return abs(float(where.get("SpacingBetweenSlices") or where.get("SliceThickness") or 0))
+
+
+def _notes_on_distance(step_mm: float, where: Dataset) -> list[str]:
+    """Returns where a header lets expect other distances: slices may be missing at even distances."""
+    thickness, stated = (abs(float(where.get(name) or 0)) for name in ("SliceThickness", "SpacingBetweenSlices"))
+    if thickness > 0 and step_mm > WIDE_GAP * thickness:
+        return [f"slices are {step_mm:g} mm apart and {thickness:g} mm thick"]
+    if stated > 0 and abs(step_mm - stated) > DISTANCE_TOLERANCE * stated:
+        return [f"slices are {step_mm:g} mm apart where SpacingBetweenSlices says {stated:g} mm"]
+    return []
 
 
 def _tilt(
@@ -281,7 +342,7 @@ def _sheared_back(values: np.ndarray, shifts: np.ndarray) -> np.ndarray:
 def _without_positions(slices: list[Slice], notes: list[str]) -> Volume:
     """By the location of slices, else in the order of their numbers, or of frames in their file."""
     first = slices[0].data
-    step = float(first.get("SpacingBetweenSlices") or first.get("SliceThickness") or 0)
+    step = _stated_distance(first)
     locations = [one.data.get("SliceLocation") for one in slices]
     is_one_file = len({one.path for one in slices}) == 1
     if len(slices) > 1 and not is_one_file and None not in locations and len(set(locations)) == len(slices):
@@ -298,9 +359,9 @@ def _without_positions(slices: list[Slice], notes: list[str]) -> Volume:
         slices, how = sorted(slices, key=lambda one: int(one.data.InstanceNumber)), "sorted by InstanceNumber"
     if len(slices) > 1:
         distance = f"{step:g} mm apart" if step > 0 else "their distance is not known, 1 mm was taken"
-        notes = [*notes, f"no ImagePositionPatient: slices {how}, {distance}, taken as axial"]
+        notes = [*notes, f"no ImagePositionPatient or ImageOrientationPatient: slices {how}, {distance}, taken as axial"]
     values, padding = _values(slices)
-    pixel_hw = dicom.pixel_size(first) or (1.0, 1.0)
+    pixel_hw = slices[0].pixel_hw or (1.0, 1.0)
     return Volume(values, (step or 1.0, *pixel_hw), len(slices) > 1, tuple(notes), _is_inverted(slices), padding)
 
 
@@ -323,8 +384,8 @@ def _values(slices: list[Slice]) -> tuple[np.ndarray, tuple[float, float] | None
         values = stored[one.frame] if stored.ndim > 3 else dicom.rescaled(stored[one.frame], one.data, one.frame)
         if whole is None:
             whole = np.empty((len(slices), *values.shape), values.dtype)
-        if values.dtype.kind == "f" and whole.dtype.kind != "f":
-            whole = whole.astype(np.float32)
+        if whole.dtype.kind != "f":  # a later slice may need more bits
+            whole = whole.astype(np.float32 if values.dtype.kind == "f" else np.result_type(whole, values), copy=False)
         whole[number] = values
     assert whole is not None
     return whole, paddings.pop() if len(paddings) == 1 else None

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from openslide import AbstractSlide
 
 PLAUSIBLE_MPP = (0.05, 4.0)
+MAX_DISAGREEMENT = 3  # between resolution and magnification: names of objectives are rough
+UM = {"": 1.0, "µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}  # two letters µ
 MAX_STRETCH = 0.02
 MAX_UPSAMPLING = 0.1  # slides of 0.25 and of 0.2527 are both called 40x
 
@@ -25,20 +27,24 @@ def own_mpp(slide: AbstractSlide, path: str, tiling: Tiling) -> tuple[float | No
     if tiling.slide_mpp is not None:
         return tiling.slide_mpp, ""
     named, is_wanted = [slide.properties.get(f"openslide.mpp-{axis}", "") for axis in "xy"], tiling.wanted_mpp is not None
+    own_mag, note = _own_mag(slide), ""
     try:
-        x, y = (float(text) for text in (named if all(named) else _mpp_of_ome(path)))
+        x, y = (float(text) for text in named) if all(named) else _mpp_of_ome(path)
     except ValueError:
         if not is_wanted:
             return None, ""
-        if tiling.mag is not None and (own_mag := _own_mag(slide)):
-            note = f"its file does not say the resolution; it was taken from its magnification, {own_mag:g}x"
-            return UM_TIMES_MAG / own_mag, note
-        raise Unreadable(
-            f"required the slide's resolution for {tiling.asked}, its file does not say · state it with --slide-mpp"
-        ) from None
-    low, high = PLAUSIBLE_MPP
+        if tiling.mag is None or own_mag is None:
+            raise Unreadable(
+                f"required the slide's resolution for {tiling.asked}, its file does not say · state it with --slide-mpp"
+            ) from None
+        x = y = UM_TIMES_MAG / own_mag
+        note = f"its file does not say the resolution; it was taken from its magnification, {own_mag:g}x"
+    (low, high), odd = PLAUSIBLE_MPP, ""
     if not low <= min(x, y) <= max(x, y) <= high:
         odd = f"{x:g} micrometres per pixel, which is not between {low:g} and {high:g} as of microscopes"
+    elif own_mag is not None and not 1 / MAX_DISAGREEMENT <= x * own_mag / UM_TIMES_MAG <= MAX_DISAGREEMENT:
+        odd = f"{x:g} micrometres per pixel, which does not go with its magnification of {own_mag:g}x"
+    if odd:
         if not is_wanted:
             return None, f"its file says {odd}; full resolution was taken"
         raise Unreadable(
@@ -46,7 +52,7 @@ def own_mpp(slide: AbstractSlide, path: str, tiling: Tiling) -> tuple[float | No
         )
     if abs(x / y - 1) > MAX_STRETCH:
         raise Unreadable(f"required square pixels, has {x:g} × {y:g} micrometres · resample the slide, or state --slide-mpp")
-    return x, ""
+    return x, note
 
 
 def _own_mag(slide: AbstractSlide) -> float | None:
@@ -58,21 +64,29 @@ def _own_mag(slide: AbstractSlide) -> float | None:
     return own_mag if own_mag > 0 else None
 
 
-def _mpp_of_ome(path: str) -> tuple[str, str]:
-    """Returns the resolution of an OME-TIFF, which OpenSlide does not read; empty texts where there is none."""
+def _mpp_of_ome(path: str) -> tuple[float, float]:
+    """Returns the resolution of an OME-TIFF, which OpenSlide does not read.
+
+    Raises:
+        ValueError: There is none.
+    """
     import tifffile
 
     try:
         with tifffile.TiffFile(path) as file:
             text = file.ome_metadata or ""
-    except (OSError, ValueError):  # tifffile's own error is a ValueError
-        return "", ""
-    found = [re.search(rf'PhysicalSize{axis}="([^"]+)"', text) for axis in "XY"]
-    units = [re.search(rf'PhysicalSize{axis}Unit="([^"]+)"', text) for axis in "XY"]
-    if any(unit and unit[1] not in ("µm", "μm", "um") for unit in units):
-        return "", ""
-    x, y = (match[1] if match else "" for match in found)
+    except OSError as error:  # tifffile's own error is a ValueError
+        raise ValueError(str(error)) from error
+    x, y = (_um(text, f"PhysicalSize{axis}") for axis in "XY")
     return x, y
+
+
+def _um(text: str, name: str) -> float:
+    size, unit = (re.search(rf'{attribute}="([^"]+)"', text) for attribute in (name, f"{name}Unit"))
+    um = UM.get(unit[1] if unit else "")
+    if size is None or um is None:
+        raise ValueError(f"no {name}")
+    return float(size[1]) * um
 
 
 def tile_edge_px(size_px: int, tiling: Tiling, own_mpp: float | None) -> int:

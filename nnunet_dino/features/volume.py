@@ -14,11 +14,12 @@ from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.features.dicom import is_dicom
 from nnunet_dino.features.items import Item, Source, Unreadable, decoding, with_notes
 from nnunet_dino.features.nifti import is_nifti, read_flat, read_nifti
-from nnunet_dino.features.orientation import Volume, chosen_volume, refuse_further_volumes
+from nnunet_dino.features.orientation import Volume, chosen_volume, notes_on_shear, refuse_further_volumes
 from nnunet_dino.features.pixels import (
     WINDOWS_HU,
     Preprocessing,
     as_torch_type,
+    notes_on_units,
     placement,
     require_finite,
     show_square,
@@ -28,6 +29,7 @@ from nnunet_dino.features.pixels import (
 )
 from nnunet_dino.features.series import read_file, read_folder
 
+NRRD_SPACE = "NRRD_space"  # ITK turns others that say directions into left-posterior-superior
 AIR_HU = -900  # no other modality has values so far below zero
 PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}
 OF_ITK_IN_ANY_CASE = {(".nrrd", ".nhdr"): "NrrdImageIO", (".mha", ".mhd"): "MetaImageIO"}
@@ -90,7 +92,7 @@ def show_slices(volume: Volume, preprocessing: Preprocessing, slicing: Slicing) 
     }
     if preprocessing.range() is None and volume.values.ndim == 3 and volume.values.min() <= AIR_HU:
         notes = [*notes, f"looks like CT in Hounsfield units, but has no --window; there are {', '.join(WINDOWS_HU)}"]
-    facts = with_notes(facts, [*volume.notes, *notes])
+    facts = with_notes(facts, [*volume.notes, *notes, *notes_on_units(volume.values, preprocessing)])
     height, width = slices.shape[1:3]
     place = placement((height, width), preprocessing.size_px, preprocessing.fit, pixel_hw)
     return Source(len(slices), images, facts, shows_image(place, preprocessing))
@@ -143,7 +145,8 @@ def read_volume(item: Item, number: int | None = None) -> Volume:
         count = image.GetSize()[3]
         number = chosen_volume(number, count, f"required three axes, has 4 ({shape})")
         image = sitk.Extract(image, [*image.GetSize()[:3], 0], [0, 0, 0, number])
-        return replace(_oriented(image), notes=(f"volume {number} of {count}",))
+        volume = _oriented(image)
+        return replace(volume, notes=(f"volume {number} of {count}", *volume.notes))
     refuse_further_volumes(number)
     if image.GetDimension() == 4:
         image = sitk.Extract(image, [*image.GetSize()[:3], 0], [0, 0, 0, 0])
@@ -188,9 +191,14 @@ def _by_itk(path: str) -> sitk.Image:
 
 
 def _oriented(image: sitk.Image) -> Volume:
+    notes = notes_on_shear(np.array(image.GetDirection()).reshape(3, 3))
+    is_nrrd = any(key.startswith("NRRD_") for key in image.GetMetaDataKeys())
+    space = image.GetMetaData(NRRD_SPACE) if image.HasMetaDataKey(NRRD_SPACE) else ""
+    if is_nrrd and not space.startswith("left-posterior-superior"):
+        notes.append(f"its space ({space or 'none'}) says no directions of the patient: taken as left-posterior-superior")
     image = sitk.DICOMOrient(image, "LPS")
     width_mm, height_mm, depth_mm = image.GetSpacing()
-    return Volume(_plain(sitk.GetArrayFromImage(image)), (depth_mm, height_mm, width_mm))
+    return Volume(_plain(sitk.GetArrayFromImage(image)), (depth_mm, height_mm, width_mm), notes=tuple(notes))
 
 
 def _plain(values: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.given import GivenVectors
 from nnunet_dino.probes.options import LabelColumns
 from nnunet_dino.probes.splits import PARTS, checked_split, refuse_two_spellings, split_names
-from nnunet_dino.probes.targets import read_targets, refuse_missing, without_uncertain
+from nnunet_dino.probes.targets import MISSING, NOBODY, read_targets, refuse_missing, without_uncertain
 
 ID_COLUMNS = ("id", *PATH_COLUMNS)
 
@@ -102,7 +102,7 @@ def read_labels(columns: LabelColumns, store_ids: Sequence[str]) -> Labelled:
         raise UserError(
             f"--patient: required one in every row · got none for {found[id_column].iloc[int((patients == '').argmax())]}"
         )
-    refuse_missing(found[columns.patient].str.strip(), "--patient", found[id_column])
+    refuse_missing(found[columns.patient].str.strip(), "--patient", found[id_column], MISSING | NOBODY)
     refuse_two_spellings(patients)
     split = no_split(len(found))
     if columns.split:

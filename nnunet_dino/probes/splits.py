@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 import warnings
 from collections.abc import Sequence
 
@@ -12,6 +10,7 @@ from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.probes.options import RSNA, SplitOptions
+from nnunet_dino.probes.spelling import in_two_spellings
 
 PARTS = ("train", "val", "test")
 ALSO_CALLED = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
@@ -50,23 +49,15 @@ def checked_split(split: np.ndarray, patients: np.ndarray) -> np.ndarray:
 
 
 def refuse_two_spellings(patients: np.ndarray) -> None:
-    """Refuses names of patients that differ only by zeros in front of numbers, ``.0``, spaces, or upper and lower case.
+    """Refuses names of patients that differ only as :func:`in_two_spellings` says, or by marks between letters and numbers.
 
     Raises:
         UserError: Two do; one person would be in two parts of the split.
     """
-    spelling: dict[str, str] = {}
-    twice = []
-    for name in sorted(set(patients.tolist())):
-        key = re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"^(\d+)\.0+$", r"\1", unicodedata.normalize("NFKC", name).casefold()))
-        key = re.sub(r"\s+", " ", key).strip()
-        if key in spelling:
-            twice.append((spelling[key], name))
-        spelling.setdefault(key, name)
-    if twice:
+    if twice := in_two_spellings(patients.tolist(), are_marks_alike=True):
         raise UserError(
             f"--patient: required one spelling of every patient · got {twice[0][0]!r} and {twice[0][1]!r} ({len(twice)} such), "
-            "which differ only by leading zeros, .0, spaces or case and would be parted by a split · write each in one way"
+            "which differ only by leading zeros, .0, marks, spaces or case: a split would part them · write each in one way"
         )
 
 

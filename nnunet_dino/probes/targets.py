@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.probes.options import DROP, NO_FINDING, POSITIVE, LabelColumns
+from nnunet_dino.probes.spelling import in_two_spellings
 
 BINARY = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0}
 BINARY |= {word: value for text, value in (("false", 0.0), ("true", 1.0)) for word in (text, text.title(), text.upper())}
 MISSING = {"nan", "na", "n/a", "<na>", "#n/a", "null", "nat"}  # as programs write that there is nothing, in any case
+NOBODY = {"none", "-", "--", "?"}  # the same, where no word can mean that nothing was found
+MISSING_CODES = {float(sign * code) for sign in (1, -1) for code in (9, 99, 999, 9999)}  # as statisticians write it
 UNCERTAIN = {"-1", "-1.0"}  # as CheXpert and MIMIC-CXR write it
 # Of two words, those that mean that something is not there.
 NEGATIVE_WORDS = {"absent", "benign", "control", "false", "healthy", "neg", "negative", "no", "none", "normal"}
@@ -63,6 +66,11 @@ def read_targets(
         refuse_missing(texts, f"--target {name}", found[id_column])
     if columns.separator:
         return *_separated(cells, columns), False, []
+    notes = [
+        f"{name}: true and false count as 1 and 0, which other rows have."
+        for name, texts in cells.items()
+        if set(texts) <= BINARY.keys() and len({text[0].isdigit() for text in texts}) > 1
+    ]
     first = next(iter(cells.values()))
     if len(cells) == 1 and not set(first) <= BINARY.keys():
         classes = tuple(sorted(set(first), key=_in_number_order))
@@ -76,16 +84,16 @@ def read_targets(
         if odd := [text for text in texts if text not in BINARY]:
             raise UserError(f"--target {name}: required 0 or 1 in every row, as there are several targets · got {odd[0]!r}")
     targets = np.stack([texts.map(BINARY).to_numpy(np.float32) for texts in cells.values()], axis=1)
-    return columns.targets, targets, False, []
+    return columns.targets, targets, False, notes
 
 
-def refuse_missing(texts: pd.Series, option: str, ids: pd.Series) -> None:
+def refuse_missing(texts: pd.Series, option: str, ids: pd.Series, words: Collection[str] = MISSING) -> None:
     """Refuses words by which programs mean that there is nothing.
 
     Raises:
         UserError: One is there.
     """
-    is_missing = texts.str.lower().isin(MISSING).to_numpy()
+    is_missing = texts.str.lower().isin(words).to_numpy()
     if is_missing.any():
         first = int(is_missing.argmax())
         raise UserError(
@@ -121,10 +129,30 @@ def _in_number_order(text: str) -> tuple[float, str]:
     return float(text) if _is_number(text) else float("inf"), text
 
 
+def _missing_code(classes: Sequence[str]) -> str:
+    """Returns a number far from at least two others that usually stands for a missing one; nothing if there is none."""
+    numbers = {float(name): name for name in classes if _is_number(name)}
+    others = sorted(numbers.keys() - MISSING_CODES)
+    if len(numbers) < len(classes) or len(others) < 2:
+        return ""
+    odd = [code for code in numbers.keys() & MISSING_CODES if code > 3 * others[-1] or code < min(0, others[0])]
+    return numbers[odd[0]] if odd else ""
+
+
 def _refuse_odd_classes(classes: Sequence[str], column: str) -> None:
     words = [name for name in classes if not _is_number(name)]
     if words and len(words) < len(classes) and {BINARY.get(name) for name in classes} >= {0.0, 1.0}:
         raise UserError(f"--target {column}: required 0 and 1, or words · got 0, 1 and {words[0]!r} · remove such rows")
+    if twice := in_two_spellings(classes):
+        raise UserError(
+            f"--target {column}: required one spelling of every class · got {twice[0][0]!r} and {twice[0][1]!r}, which differ "
+            "only by leading zeros, .0, spaces or case · write each in one way"
+        )
+    if code := _missing_code(classes):
+        raise UserError(
+            f"--target {column}: required a label in every row · got {code}, by which many mean a missing one · remove such "
+            "rows, or write the class as a word"
+        )
     if len(classes) > MAX_CLASSES:
         raise UserError(f"--target {column}: required labels, at most {MAX_CLASSES} · got {len(classes)} different values")
     if len(classes) < 2:

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_dino._grids import Grid, difference
 from nnunet_dino._nnunet_folders import read_json, require_dataset
 from nnunet_dino.nnunet.doctor.finding import Check, Finding
 
-TOLERANCE = {"size": 0.0, "spacing": 1e-3, "origin": 1e-2, "direction": 1e-3}
 MAX_SHOWN = 10  # findings of one kind
 
 
@@ -111,7 +111,7 @@ def _case(
     if len(images) != num_channels:
         text = f"{name}: required {num_channels} channels by dataset.json, has {len(images)}"
         yield "channels", Finding("FAIL", text, "add the missing file, or correct channel_names")
-    first: dict[str, tuple[float, ...]] | None = None
+    first: Grid | None = None
     for file in (*images, label):
         if not file.is_file():
             yield (
@@ -120,9 +120,9 @@ def _case(
             )
             continue
         try:
-            values, geometry = _read(file)
+            values, grid = _read(file)
         except (RuntimeError, ValueError, OSError) as error:
-            reason = " ".join(str(error).split())[-150:]
+            reason = " ".join(str(error).split()).rpartition("ITK ERROR: ")[2][-150:]
             text = f"{file.name} cannot be read: {reason}"
             yield (
                 "reading",
@@ -131,10 +131,9 @@ def _case(
             continue
         yield from _forms(file)
         if first is None:
-            first = geometry
-        elif differing := [key for key, tolerance in TOLERANCE.items() if not _close(first[key], geometry[key], tolerance)]:
-            ours, theirs = (" × ".join(f"{number:.4g}" for number in one[differing[0]]) for one in (geometry, first))
-            text = f"{file.name}: {differing[0]} is {ours}, of {images[0].name} {theirs}"
+            first = grid
+        elif odd := difference(grid, first):
+            text = f"{file.name}: {odd[0]} is {odd[1]}, of {images[0].name} {odd[2]}"
             yield "geometry", Finding("FAIL", text, "resample one to the other")
         if file == label:
             yield from _values_of_label(file, values, allowed)
@@ -144,22 +143,12 @@ def _case(
                 same[hashlib.sha1(np.ascontiguousarray(values).tobytes()).hexdigest()].append(name)
 
 
-def _read(file: Path) -> tuple[np.ndarray, dict[str, tuple[float, ...]]]:
+def _read(file: Path) -> tuple[np.ndarray, Grid]:
     import SimpleITK as sitk
 
     sitk.ProcessObject.GlobalWarningDisplayOff()
     image = sitk.ReadImage(str(file))
-    facts = {
-        "size": image.GetSize(),
-        "spacing": image.GetSpacing(),
-        "origin": image.GetOrigin(),
-        "direction": image.GetDirection(),
-    }
-    return sitk.GetArrayFromImage(image), facts
-
-
-def _close(one: tuple[float, ...], other: tuple[float, ...], tolerance: float) -> bool:
-    return len(one) == len(other) and np.allclose(one, other, rtol=tolerance, atol=tolerance)
+    return sitk.GetArrayFromImage(image), Grid.of(image)
 
 
 def _forms(file: Path) -> Iterator[tuple[str, Finding]]:
