@@ -96,6 +96,31 @@ def test_prediction_writes_neurons_and_affinities(trained: Workspace) -> None:
 
 
 @pytest.mark.slow
+def test_a_zip_installed_elsewhere_predicts_the_same_neurons(trained: Workspace, tmp_path: Path) -> None:
+    which = ("-c", "3d_fullres", "-f", 0, "-tr", TINY, "-p", "nnUNetAffinitiesPlans")
+    trained.run("nnUNetv2_export_model_to_zip", "-d", 803, "-o", tmp_path / "model.zip", *which)
+    elsewhere = Workspace(tmp_path / "elsewhere")
+    elsewhere.run("nnUNetv2_install_pretrained_model_from_zip", tmp_path / "model.zip")
+    images = trained.raw(DATASET) / "imagesTs"
+    outputs = tmp_path / "here", tmp_path / "there"
+    for workspace, output in zip((trained, elsewhere), outputs, strict=True):
+        options = ("-d", 803, "-i", images, "-o", output, *which, "-device", "cpu", "-npp", 0, "-nps", 0)
+        workspace.run("nnUNetv2_predict", *options)
+    here, there = (tifffile.imread(output / "cells_test.tif") for output in outputs)
+    np.testing.assert_array_equal(here, there)
+    assert here.shape == (8, 40, 48)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adaptation", ["LoRA", "TokensOnly"])
+def test_further_networks_train_and_validate(trained: Workspace, adaptation: str) -> None:
+    trainer = f"nnUNetTrainerDINOv3Tiny_{adaptation}_AffinitiesSmoke"
+    trained.train(DATASET, "3d_fullres", 0, trainer, "-p", "nnUNetAffinitiesPlans")
+    summary = json.loads((model(trained, trainer) / "fold_0" / "validation" / "summary.json").read_text())
+    assert summary["foreground_mean"]["voi_sum"] >= 0
+
+
+@pytest.mark.slow
 def test_who_asks_for_dice_is_told_in_one_line(trained: Workspace) -> None:
     options = ("-p", "nnUNetAffinitiesPlans", "-tr", TINY, "-c", "3d_fullres", "-f", 0, "--disable_ensembling")
     text = trained.run("nnUNetv2_find_best_configuration", 803, *options, expected=2)

@@ -18,7 +18,6 @@ _PUBLIC = {
     "fragments_of": "em.fragments",
     "neurons_of": "em.blocks",
     "renumbered": "em.agglomeration",
-    "require": "em.fragments",
     "score_neurons": "em.scores",
     "widen_borders": "em.affinities",
 }

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from nnunet_dino._errors import UserError
 from nnunet_dino._nnunet_folders import existing_folder
-from nnunet_dino.em import WeightedMSE, affinities_of, require, widen_borders
+from nnunet_dino._packages import require
+from nnunet_dino.em import WeightedMSE, affinities_of, widen_borders
 from nnunet_dino.em.affinities import Offset
 from nnunet_dino.em.score_folder import score_files, write_summary
 from nnunet_dino.nnunet.affinity_planning import label_manager_name
@@ -169,7 +170,7 @@ class AffinityTrainer(DINOv3Trainer):
 def _require_em() -> None:
     """Ends before a training or a prediction that could not make neurons in the end."""
     for package in ("mahotas", "waterz"):
-        require(package)
+        require(package, "em", "neurons")
 
 
 def _label_manager_for(plans: dict[str, Any], configuration: str) -> str:

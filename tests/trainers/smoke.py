@@ -12,6 +12,8 @@ from nnunet_dino.trainers import (
     nnUNetTrainerAffinities,
     nnUNetTrainerDINOv3Tiny,
     nnUNetTrainerDINOv3Tiny_Affinities,
+    nnUNetTrainerDINOv3Tiny_LoRA_Affinities,
+    nnUNetTrainerDINOv3Tiny_TokensOnly_Affinities,
     nnUNetTrainerPrior,
 )
 
@@ -96,6 +98,22 @@ class nnUNetTrainerAffinitiesSmoke(nnUNetTrainerAffinities):
 
 class nnUNetTrainerDINOv3Tiny_AffinitiesSmoke(nnUNetTrainerDINOv3Tiny_Affinities):
     """The same, with a tiny random backbone."""
+
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):  # noqa: B008
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        shorten(self)
+
+
+class nnUNetTrainerDINOv3Tiny_LoRA_AffinitiesSmoke(nnUNetTrainerDINOv3Tiny_LoRA_Affinities):
+    """The same, with adapters."""
+
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):  # noqa: B008
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        shorten(self)
+
+
+class nnUNetTrainerDINOv3Tiny_TokensOnly_AffinitiesSmoke(nnUNetTrainerDINOv3Tiny_TokensOnly_Affinities):
+    """The same, with a decoder on tokens alone."""
 
     def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):  # noqa: B008
         super().__init__(plans, configuration, fold, dataset_json, device)
