@@ -130,6 +130,8 @@ class SecondHalf:
         ),
         ((nnUNetTrainerCosAnneal, TOKENS), "sets the optimiser · got nnUNetTrainerCosAnneal and"),
         ((nnUNetTrainerCosAnneal, f"{FROZEN}_Adam1en3"), "sets the optimiser"),
+        ((nnUNetTrainerCosAnneal, nnUNetTrainerAdam1en3, FROZEN), "optimizers of nnUNetTrainerAdam .* got .*CosAnneal"),
+        ((FROZEN, nnUNetTrainerCosAnneal, nnUNetTrainerAdam1en3), "optimizers of nnUNetTrainerAdam .* got .*CosAnneal"),
         (
             (FROZEN, SecondHalf),
             "on_train_epoch_start of SecondHalf is called · got .* · name SecondHalf first",
@@ -155,6 +157,41 @@ def test_what_a_class_body_says_is_so(make: Make) -> None:
     trainer.lr_scheduler.step(1)
     assert group["lr"] == pytest.approx(5e-3 * (2 / 3) ** 0.9)
     assert not trainer.network.decoder.deep_supervision
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"batch_size": 4}, "without batch_size, .* got 4 · write it into the plans"),
+        ({"inference_allowed_mirroring_axes": (0,)}, r"without inference_allowed_mirroring_axes, .* got \(0,\)"),
+        ({"num_epoch": 5}, "required num_epochs, .* got num_epoch"),
+        ({"inital_lr": 1e-3}, "required initial_lr, .* got inital_lr"),
+        ({"my_setting": 3, "warmup_epochs": 5, "_num_epoch": 1}, None),
+    ],
+)
+def test_what_a_class_body_cannot_say_is_refused(make: Make, body: dict[str, Any], says: str | None) -> None:
+    mine = type("Mine", (getattr(trainers, FROZEN),), body)
+    if says is None:
+        assert make(mine, "2d").my_setting == 3
+        return
+    with pytest.raises(UserError, match=f"^Mine: .*{says}"):
+        make(mine, "2d")
+
+
+@ORDERS
+def test_deep_supervision_is_left_out_of_every_recipe(make: Make, ours_first: bool) -> None:
+    assert not make(combined(TOKENS, nnUNetTrainerNoDeepSupervision, ours_first), "3d_fullres").enable_deep_supervision
+
+
+@ORDERS
+def test_three_at_once(make: Make, ours_first: bool) -> None:
+    bases = (nnUNetTrainerNoMirroring, nnUNetTrainer_5epochs, nnUNetTrainerAdam1en3)
+    own = (getattr(trainers, FULL),)
+    trainer = make(type("Mine", own + bases if ours_first else bases + own, {}), "2d")
+    trainer.initialize()
+    assert trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[3] is None
+    rest, of_backbone = trainer.optimizer.param_groups
+    assert (trainer.num_epochs, rest["lr"], of_backbone["lr"]) == (5, 1e-3, trainer.vit_lr)
 
 
 def test_what_a_subclass_sets_itself_counts_before_its_class_body(make: Make) -> None:

@@ -129,6 +129,11 @@ WRAPPED: dict[str, Any] = {
         "student": as_trainer(OTHER)["teacher"],
         "teacher": {f"module.{k}": t for k, t in as_trainer(STATE)["teacher"].items()},
     },
+    "average of the state": {"state_dict": as_meta(OTHER), "state_dict_ema": as_meta(STATE)},
+    "average, shadow": {"model": as_meta(OTHER), "ema": {"shadow": as_meta(STATE), "decay": 0.99}},
+    "deep": {"checkpoint": {"model_state_dict": {"net": {f"module.{k}": t for k, t in as_meta(STATE).items()}}, "epoch": 3}},
+    "student alone": {"student": as_trainer(STATE)["teacher"], "iteration": 7},
+    "projection": as_meta(STATE) | {"projection.weight": torch.ones(3, 24), "logit_scale": torch.tensor(1.0)},
     "classifier": as_meta(STATE) | {"linear_head.weight": torch.ones(3, 24), "fc_norm.bias": torch.ones(24)},
     "nnU-Net": {
         "network_weights": {f"slice_encoder.backbone.backbone.vit.{key}": tensor for key, tensor in STATE.items()}
@@ -190,6 +195,42 @@ def test_a_cache_that_was_carried_by_hand_is_read(refs: str | None, tmp_path: Pa
     if refs is not None:
         main.write_text(refs, newline="")
     assert weights.locate("small") == path
+
+
+def test_parts_of_older_files_are_read(tmp_path: Path) -> None:
+    tensors = as_hugging_face(STATE)
+    parts = {key: f"pytorch_model-0000{1 + place % 2}-of-00002.bin" for place, key in enumerate(sorted(tensors))}
+    for part in set(parts.values()):
+        torch.save({key: tensors[key] for key, name in parts.items() if name == part}, tmp_path / part)
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": parts}))
+    assert weights.load("small", tmp_path).digest == DIGEST
+
+
+@pytest.mark.parametrize(
+    ("file", "processor", "expected"),
+    [
+        ("preprocessor_config.json", {}, (0.4, 0.2)),
+        ("preprocessor_config.json", {"rescale_factor": 1 / 127.5}, (0.2, 0.1)),
+        ("preprocessor_config.json", {"do_normalize": False}, (0, 1)),
+        ("preprocessor_config.json", {"do_rescale": False, "image_mean": [102] * 3, "image_std": [51] * 3}, (0.4, 0.2)),
+        ("preprocessor_config.json", {"image_mean": [102] * 3, "image_std": [51] * 3}, None),
+        ("processor_config.json", {}, (0.4, 0.2)),
+    ],
+)
+def test_statistics_are_those_of_values_from_0_to_1(
+    file: str, processor: dict[str, Any], expected: tuple[float, float] | None, tmp_path: Path
+) -> None:
+    hugging_face_folder(tmp_path / "model")
+    content = {"image_mean": [0.4] * 3, "image_std": [0.2] * 3, **processor}
+    content = {"image_processor": content} if file == "processor_config.json" else content
+    (tmp_path / "model" / file).write_text(json.dumps(content))
+    if expected is None:
+        with pytest.raises(UserError, match="from 0 to 1 .* got .102"):
+            weights.load("small", tmp_path / "model")
+        return
+    found = weights.load("small", tmp_path / "model").statistics
+    assert found is not None
+    assert [*found[0], *found[1]] == pytest.approx([expected[0]] * 3 + [expected[1]] * 3)
 
 
 def test_loaded_weights_fit_the_backbone_exactly(tmp_path: Path) -> None:
@@ -460,11 +501,17 @@ def answered(status: int) -> Exception:
     return error
 
 
-@pytest.mark.parametrize("name", ["teacher_checkpoint.pth", "mine.safetensors", "last.ckpt"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("teacher_checkpoint.pth", "mine.safetensors", "last.ckpt"),
+        *("eval/training_12499/teacher_checkpoint.pth", "ckpt/9/__0_0.distcp"),
+    ],
+)
 def test_a_named_folder_is_not_passed_over(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store: Path) -> None:
     """Its file has a name that no backbone has; the store has other weights."""
     save_file(STATE, store / "small.safetensors")
-    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).parent.mkdir(parents=True)
     (tmp_path / "mine" / name).write_bytes(b"...")
     monkeypatch.setenv("nnUNet_dino_weights", str(tmp_path / "mine"))
     with pytest.raises(UserError, match=rf"got {name} in {tmp_path / 'mine'} · name the file itself"):

@@ -76,7 +76,7 @@ class DINOv3Trainer(nnUNetTrainer):
         if has_own_recipe:
             self.initial_lr = self.recipe.initial_lr
             self.weight_decay = self.recipe.weight_decay
-            self.enable_deep_supervision = self.recipe.has_deep_supervision
+            self.enable_deep_supervision &= self.recipe.has_deep_supervision  # a variant may have left it out
         if self.short_run_epochs is not None:
             self.num_epochs = self.short_run_epochs
         honour_class_body(self, DINOv3Trainer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,6 +14,8 @@ from nnunet_dino._errors import UserError
 
 OPTIMISES, BUILDS = "configure_optimizers", "build_network_architecture"
 _FOLLOWS = "follows"
+ALIKE = 0.85  # of a name that is a slip of the pen
+_OF_PLANS = ("batch_size", "patch_size", "spacing")
 
 
 def check_combination(trainer: type, ours: type, builds: bool, optimises: bool) -> None:
@@ -43,6 +46,24 @@ def check_combination(trainer: type, ours: type, builds: bool, optimises: bool) 
                 f"{trainer.__name__}: required one class that sets the optimiser · got {cls.__name__} and {own} · leave one "
                 "out, or take the trainer of this network that trains with nnU-Net's SGD"
             )
+        else:
+            _refuse_if_replaced(trainer, cls, bases[: bases.index(cls)])
+
+
+def _refuse_if_replaced(trainer: type, variant: type, before: list[type]) -> None:
+    """Refuses two variants of nnU-Net of which the first defines what the second does, without calling it."""
+    for name in vars(variant):
+        first = next((cls for cls in before if name in vars(cls) and not issubclass(cls, variant)), None)
+        if first and not name.startswith("__") and callable(getattr(variant, name)) and not _calls_super(vars(first)[name]):
+            raise UserError(
+                f"{trainer.__name__}: required that {name} of {variant.__name__} is called · got {first.__name__} before it, "
+                f"which defines {name} anew · leave one out, or write {name} in {trainer.__name__} itself"
+            )
+
+
+def _calls_super(method: Any) -> bool:
+    code = getattr(getattr(method, "__func__", method), "__code__", None)
+    return code is not None and "super" in code.co_names
 
 
 def _refuse_if_shadowed(trainer: type, mixin: type) -> None:
@@ -59,11 +80,29 @@ def _refuse_if_shadowed(trainer: type, mixin: type) -> None:
 
 
 def honour_class_body(trainer: nnUNetTrainer, ours: type) -> None:
-    """Gives what nnU-Net sets in ``__init__`` the value that a subclass has in its class body: ``num_epochs = 50``."""
-    for name in list(vars(trainer)):
-        cls = next((cls for cls in type(trainer).__mro__ if name in vars(cls)), None)
-        if cls and cls not in (ours, *nnUNetTrainer.__mro__) and not hasattr(vars(cls)[name], "__get__"):
-            setattr(trainer, name, vars(cls)[name])
+    """Gives what nnU-Net sets in ``__init__`` the value that a subclass has in its class body: ``num_epochs = 50``.
+
+    Raises:
+        UserError: nnU-Net would set it to something else later, or knows another name that is nearly the same.
+    """
+    written: dict[str, Any] = {}
+    for cls in type(trainer).__mro__:
+        if cls is not ours and cls not in nnUNetTrainer.__mro__:
+            written = {**vars(cls), **written}
+    for name, value in written.items():
+        if name.startswith("_") or hasattr(value, "__get__") or hasattr(ours, name):
+            continue
+        if name in vars(trainer) and vars(trainer)[name] is not None:
+            setattr(trainer, name, value)
+        elif name in (*vars(trainer), *_OF_PLANS) and value is not None:
+            raise UserError(
+                f"{type(trainer).__name__}: required a class body without {name}, which nnU-Net sets itself · got {value!r} · "
+                f"{'write it into the plans' if name in _OF_PLANS else 'override the method that sets it'}"
+            )
+        elif name not in vars(trainer) and (meant := difflib.get_close_matches(name, vars(trainer), 1, ALIKE)):
+            raise UserError(
+                f"{type(trainer).__name__}: required {meant[0]}, as nnU-Net calls it, in a class body · got {name} · correct it"
+            )
 
 
 def separating(

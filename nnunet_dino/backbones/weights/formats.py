@@ -69,7 +69,7 @@ _DROPS: tuple[tuple[str, str], ...] = (
     (r"local_cls_norm\..+", "used in pretraining only"),
     (r"(patch_embed|rope_embed)_3D\..+", "for volumes"),
     (r"(dino_head|ibot_head)\..+", "head of the pretraining"),
-    (r"(\w*head\w*|fc_norm|fc|classifier)\..+", "head of a task"),
+    (r"(\w*head\w*|fc_norm|fc|classifier|linear|proj|projection|projector|predictor)\..+|logit_scale", "head of a task"),
 )
 
 

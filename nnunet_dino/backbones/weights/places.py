@@ -7,6 +7,7 @@ store, the cache of the Hugging Face hub. Only :func:`ensure_local` uses the net
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,8 @@ from nnunet_dino.backbones.weights.loading import LoadedWeights, load_file
 from nnunet_dino.backbones.weights.reading import weights_file, where_else
 
 RANDOM = "random"
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".distcp")
+MAX_FILES = 1000  # looked at in a folder that is named
 ENVIRONMENT_VARIABLE = "nnUNet_dino_weights"
 STORE_VARIABLE = "nnUNet_dino_store"
 
@@ -129,9 +131,15 @@ def _candidates(spec: BackboneSpec, folder: Path) -> list[Path]:
 
 
 def _refuse_unknown_names(spec: BackboneSpec, folder: Path) -> None:
-    """What is named is used: a folder with weights under names that no backbone has is not passed over."""
-    known = [name for other in CATALOGUE.values() for name in _file_names(other)]
-    files = sorted(file.name for file in folder.iterdir() if file.suffix in SUFFIXES and file.name not in known)
+    """What is named is used: a folder with weights under names that no backbone has, also below, is not passed over."""
+    known = {name for other in CATALOGUE.values() for name in _file_names(other)}
+    known |= {Path(name).stem for name in known}  # folders of the same names
+    found = (file.relative_to(folder) for file in folder.rglob("*") if file.suffix in SUFFIXES)
+    files = sorted(
+        str(file)
+        for file in itertools.islice(found, MAX_FILES)
+        if not known & {*file.parts} and not file.parts[0].startswith(("models--", "."))
+    )
     if files:
         raise UserError(
             f"weights of {spec.name}: required a file named as in `nnunet-dino weights list` in the folder that "

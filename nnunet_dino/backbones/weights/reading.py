@@ -30,9 +30,12 @@ INDEX_FILE = "model.safetensors.index.json"
 OF_OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 # A new file beside an old index counts.
 FILES_OF_A_FOLDER = ("model.safetensors", INDEX_FILE, "pytorch_model.bin", "model.pth", *OF_OPEN_CLIP)
+_IN_A_FOLDER = (*FILES_OF_A_FOLDER, "pytorch_model.bin.index.json")
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 AGAIN = "get the file again (`nnunet-dino weights fetch` replaces one of the Hugging Face cache)"
 LONGEST_NAME = 200
 _NAME_OF_META = re.compile(r"dinov3_\w+_pretrain_\w+-([0-9a-f]{8})\.pth")  # ends with the first digits of the file's sha256
+_PART = re.compile(r"-\d{5}-of-\d{5}$")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -45,7 +48,8 @@ class RawCheckpoint:
         config: Content of a ``config.json`` beside the weights; empty if there is none.
         metadata: Text that a safetensors file carries.
         inside: Names of the levels in the file that the tensors were under.
-        preprocessor: Content of a ``preprocessor_config.json`` beside the weights; empty if there is none.
+        preprocessor: What a ``preprocessor_config.json`` (``processor_config.json``) beside the weights says; empty if
+            there is none.
     """
 
     tensors: dict[str, Tensor]
@@ -57,7 +61,7 @@ class RawCheckpoint:
 
 def weights_file(folder: Path) -> Path | None:
     """Returns the file in ``folder`` that holds a model's weights or lists its parts, if there is one."""
-    return next((folder / name for name in FILES_OF_A_FOLDER if (folder / name).is_file()), None)
+    return next((folder / name for name in _IN_A_FOLDER if (folder / name).is_file()), None)
 
 
 def read_checkpoint(path: Path) -> RawCheckpoint:
@@ -74,11 +78,17 @@ def read_checkpoint(path: Path) -> RawCheckpoint:
             inside = weights_file(path)
             if inside is None and (path / ".metadata").is_file():
                 raise _sharded(path, path)
+            if inside is None and (path / "adapter_config.json").is_file():
+                raise _error(
+                    path, "adapters of peft without their backbone", "merge them there (peft: merge_and_unload) and save it"
+                )
             if inside is None:
                 raise _error(path, f"a folder without {', '.join(FILES_OF_A_FOLDER)}", "name the file itself")
             path = inside
         if not path.is_file():
             raise _error(path, "no such file", where_else(str(path)))
+        if _PART.search(path.stem):
+            raise _error(path, "one of several parts of a model", "name their folder, or the index beside them")
         if path.suffix == ".distcp" or path.name == ".metadata":
             raise _sharded(path, path.parent)
         return _read_parts(path) if path.name.endswith(".index.json") else _read_file(path)
@@ -225,17 +235,19 @@ def parts_of(index: Path) -> dict[str, str]:
 def _config_beside(path: Path) -> dict[str, Any]:
     """Returns the ``config.json`` beside a file that is named as in a model folder."""
     config = path.parent / "config.json"
-    if path.name not in FILES_OF_A_FOLDER or not config.is_file():
+    if path.name not in _IN_A_FOLDER or not config.is_file():
         return {}
     return _read_json(config, "a damaged config.json")
 
 
 def _preprocessor_beside(path: Path) -> dict[str, Any]:
     """Returns how images are prepared, which Hugging Face writes into a file of its own."""
-    file = path.parent / "preprocessor_config.json"
-    if path.name not in FILES_OF_A_FOLDER or not file.is_file():
+    file = next((path.parent / name for name in PROCESSORS if (path.parent / name).is_file()), None)
+    if path.name not in _IN_A_FOLDER or file is None:
         return {}
-    return _read_json(file, "a damaged preprocessor_config.json")
+    content = _read_json(file, f"a damaged {file.name}")
+    inner = content.get("image_processor")
+    return inner if isinstance(inner, dict) else content
 
 
 def _read_json(path: Path, damaged: str) -> dict[str, Any]:

@@ -15,7 +15,11 @@ from torch import Tensor
 from nnunet_dino.backbones.records import from_tensor
 
 # Where to look in a dictionary that holds more than tensors, the first that is there: the averaged network before the trained.
-LEVELS = ("teacher", "model_ema", "ema_model", "ema", "network_weights", "model", "state_dict", "module", "backbone")
+LEVELS = (
+    *("teacher", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "params_ema", "ema", "shadow"),
+    *("network_weights", "model", "model_state_dict", "state_dict", "checkpoint", "net", "network", "params", "weights"),
+    *("module", "backbone", "student"),
+)
 _INSIDE = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _AVERAGED = ("teacher", "ema", "model_ema", "ema_model")
 _OPTIONS = "options_record"  # in checkpoints of this package's trainers
