@@ -30,7 +30,7 @@ from nnunet_dino.probes.labels import Labelled, no_split
 from nnunet_dino.probes.options import FoldOptions, MilOptions, SplitOptions
 
 PLANTED = "planted"
-TILE_PX, DISC_PX = 112, 20
+TILE_PX, DISC_PX = 112, 25
 
 
 def planted(seed: int = 0) -> tuple[Sequence[np.ndarray], Labelled]:
@@ -41,9 +41,9 @@ def planted(seed: int = 0) -> tuple[Sequence[np.ndarray], Labelled]:
     bags = []
     for number in range(24):
         count = int(random.integers(16, 40))
-        stain = np.array([0.85, 0.65, 0.80]) + random.normal(0, 0.04, 3)
+        stain = np.array([0.85, 0.65, 0.80]) + random.normal(0, 0.02, 3)
         grain = random.normal(0, 1, (count, TILE_PX // 8, TILE_PX // 8, 1)).repeat(8, 1).repeat(8, 2)
-        tiles = stain + 0.06 * grain + random.normal(0, 0.03, (count, TILE_PX, TILE_PX, 3))
+        tiles = stain + 0.04 * grain
         if number % 2:
             row, column = random.integers(DISC_PX, TILE_PX - DISC_PX, 2)
             tiles[random.integers(count), (y - row) ** 2 + (x - column) ** 2 < DISC_PX**2] -= 0.35

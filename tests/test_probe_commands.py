@@ -260,6 +260,8 @@ def test_bags_from_a_file_over_folds(toy, tmp_path, rule):
     assert f"Accuracy {np.mean(accuracies):.3f} ± {np.std(accuracies, ddof=1):.3f} (SD over 2 repeats)" in said
     assert "(SD over 6 folds), mean over folds, and" in said and "scores of all folds pooled, first repeat" in said
     assert len(numbers["num_epochs"]) == 6
+    assert re.match(r"Training 6 networks, 12 epochs of 1[46] bags: about \d+ s\.\n", result.stdout)
+    assert "trainings ended by convergence: 0, by the limit: 6" in (tmp_path / "r" / "report.md").read_text()
 
     table = pd.read_csv(tmp_path / "r" / "predictions.csv")
     assert sorted(table["fold"].unique()) == [1, 2, 3] and set(table["split"]) == {"test"}
@@ -277,6 +279,10 @@ def test_processes_give_the_same_report_and_errors(toy, tmp_path):
         result = run("probe", "mil", toy, *words, "--workers", workers, "-o", tmp_path / str(workers))
         assert result.exit_code == 0, result.output
     one, two = (files_of(tmp_path / str(workers)) for workers in (1, 2))
+    kept = json.loads((tmp_path / "1/report.json").read_text())["num_epochs"]
+    limited = sum(best + 2 > 4 for best in kept)
+    ends = f"trainings ended by convergence: {2 - limited}, by the limit: {limited}"
+    assert "Training 2 networks, 3 to 4 epochs" in result.stdout and ends in (tmp_path / "1/report.md").read_text()
     for name in ("predictions.csv", "attention.safetensors"):
         assert one[name] == two[name]
     words[words.index("--lr") + 1] = 1e30

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -14,6 +15,8 @@ from nnunet_dino._errors import UserError
 from nnunet_dino.features.progress import progress
 from nnunet_dino.probes.mil_training import TrainedMIL, train_mil
 from nnunet_dino.probes.options import MilOptions
+
+NUM_TIMED = 16
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def train_splits(
     if len(splits) == 1:
         seeded = replace(options, seed=options.seed + seeds[0])
         return [_train(bags, classes, num_classes, splits[0], seeded, device, is_alone=True)]
-    workers = min(workers or (joblib.cpu_count() if device.type == "cpu" else 1), len(splits))
+    workers = num_workers(workers, device, len(splits))
     jobs = (
         joblib.delayed(_train)(bags, classes, num_classes, split, replace(options, seed=options.seed + seed), device)
         for split, seed in zip(splits, seeds, strict=True)
@@ -73,6 +76,47 @@ def train_splits(
         raise UserError(
             f"--workers: required memory for {workers} trainings at a time · got a process that was ended · give fewer"
         ) from error
+
+
+def expected_duration(
+    bags: Sequence[np.ndarray],
+    classes: np.ndarray,
+    num_classes: int,
+    splits: Sequence[np.ndarray],
+    options: MilOptions,
+    device: torch.device,
+    workers: int = 0,
+) -> str:
+    """Says how long :func:`train_splits` will take, from :data:`NUM_TIMED` training bags of the first split that are tried."""
+    train = np.flatnonzero(splits[0] == "train")
+    timed = train[np.linspace(0, len(train) - 1, min(NUM_TIMED, len(train))).astype(int)]
+    once = replace(options, epochs=1, patience=0)
+    train_mil(bags, classes, num_classes, timed[:1], timed[:0], once, device)  # the first step is slow
+    started = time.perf_counter()
+    train_mil(bags, classes, num_classes, timed, timed[:0], once, device)
+    epoch_s = (time.perf_counter() - started) * len(train) / len(timed)
+    rounds = -(-len(splits) // num_workers(workers, device, len(splits)))
+    most = options.epochs
+    least = min(most, max(options.min_epochs, options.patience + 1)) if options.patience else most
+    span = " to ".join(dict.fromkeys(_words(rounds * count * epoch_s) for count in (least, most)))
+    count = f"{least} to {most}" if least < most else f"{most}"
+    networks = "1 network" if len(splits) == 1 else f"{len(splits)} networks"
+    return f"Training {networks}, {count} epochs of {len(train)} bags: about {span}."
+
+
+def num_workers(asked: int, device: torch.device, count: int) -> int:
+    """Returns how many of ``count`` trainings go on at a time; 0 asks for one per processor, or one on a GPU."""
+    return min(asked or (joblib.cpu_count() if device.type == "cpu" else 1), count)
+
+
+def _words(seconds: float) -> str:
+    return (
+        f"{max(1, round(seconds))} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 def _train(

@@ -16,7 +16,7 @@ from nnunet_dino.features.store.layout import FACTS
 from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.attention_map import ATTENTION, attention_pictures
 from nnunet_dino.probes.bags import bags_of, file_bags, read_arrays
-from nnunet_dino.probes.cross_validation import BagScores, train_splits
+from nnunet_dino.probes.cross_validation import BagScores, expected_duration, train_splits
 from nnunet_dino.probes.evaluation import check_parts, evaluate
 from nnunet_dino.probes.fold_splits import fold_splits
 from nnunet_dino.probes.fold_tables import cross_validated
@@ -56,6 +56,7 @@ def report_mil(
     splits, how_split = _splits(labelled, request, options, cross)
     num_classes = max(2, len(labelled.names))
     seeds = list(range(cross.folds)) * cross.repeats if cross.folds else [0]
+    echo(expected_duration(bags, labelled.classes, num_classes, splits, options, device, cross.workers))
     trained = train_splits(bags, labelled.classes, num_classes, splits, seeds, options, device, cross.workers)
     scores = [one.scores if labelled.is_exclusive else one.scores[:, 1:] for one in trained]  # of two classes the second
     num_epochs = [one.trained.num_epochs for one in trained]
@@ -153,12 +154,16 @@ def _check_val(split: np.ndarray, is_tuned_on_val: bool, evaluation: EvaluationO
 
 def _at_the_limit(options: MilOptions, num_epochs: Sequence[int]) -> list[str]:
     """Says how many trainings were ended by the largest number of epochs and not for want of progress."""
-    count = sum(best + options.patience > options.epochs for best in num_epochs) if options.patience else 0
-    if not count:
+    count = _num_limited(options, num_epochs)
+    if not count or not options.patience:
         return []
     return [
         f"{count} of {len(num_epochs)} trainings ended at the limit of {options.epochs} epochs, not by convergence: --epochs."
     ]
+
+
+def _num_limited(options: MilOptions, num_epochs: Sequence[int]) -> int:
+    return sum(best + options.patience > options.epochs for best in num_epochs) if options.patience else len(num_epochs)
 
 
 def _method(options: MilOptions, num_epochs: Sequence[int]) -> str:
@@ -170,6 +175,8 @@ def _method(options: MilOptions, num_epochs: Sequence[int]) -> str:
         if options.patience
         else f"{options.epochs} epochs, the last kept"
     )
+    limited = _num_limited(options, num_epochs)
+    ends = f"ended by convergence: {len(num_epochs) - limited}, by the limit: {limited}"
     pool = AGGREGATORS[options.aggregator]
     pool += "" if options.aggregator in (MEAN, MAX) else f", width {options.attention}"
     return (
@@ -178,5 +185,5 @@ def _method(options: MilOptions, num_epochs: Sequence[int]) -> str:
         f"{options.bags} {'bag' if options.bags == 1 else 'bags'} per step, "
         f"{'classes drawn equally often' if options.balanced else 'every bag once per epoch'}"
         f"{', features standardised by the training bags' if options.standardise else ''}; {stop} (kept: "
-        f"{min(num_epochs)} to {max(num_epochs)}), seed {options.seed}."
+        f"{min(num_epochs)} to {max(num_epochs)}; trainings {ends}), seed {options.seed}."
     )
