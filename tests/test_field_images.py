@@ -21,7 +21,7 @@ from probe_inputs import TINY
 from nnunet_dino._errors import UserError
 from nnunet_dino.backbones import weights
 from nnunet_dino.cli.main import main
-from nnunet_dino.features import open_store
+from nnunet_dino.features import dicom, open_store
 from nnunet_dino.features.inputs import find_items, read_csv
 from nnunet_dino.features.items import Item, Unreadable
 from nnunet_dino.features.picture import open_image, read_picture
@@ -179,6 +179,19 @@ def test_series_that_are_not_whole(tmp_path: Path, heights: list[float], said: s
     write_series(tmp_path, heights)
     with pytest.raises(Unreadable, match=said):
         volume_of(tmp_path)
+
+
+def test_files_of_one_series_are_read_whatever_lies_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for series in (1, 2, 3):
+        write_series(tmp_path / f"part{series}", [0, 2, 4], series=series)
+        for file in (tmp_path / f"part{series}").iterdir():
+            file.rename(tmp_path / f"{series}_{file.name}")
+    _, items = find_items([str(tmp_path)], "volumes")
+    read: list[str] = []
+    whole = dicom.read_header
+    monkeypatch.setattr(dicom, "read_header", lambda path, *more: read.append(Path(path).name) or whole(path, *more))
+    assert len(items) == 3 and read_volume(items[1]).values.shape[0] == 3
+    assert sorted(read) == ["2_IM000", "2_IM001", "2_IM002"]
 
 
 def test_one_of_several_volumes_is_chosen(tmp_path: Path) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import matplotlib
 import numpy as np
 import pytest
+import tifffile
 from click.testing import CliRunner
 from probe_inputs import PINK, SLIDE_PX, TINY, ellipse, write_slide
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.backbones import weights
 from nnunet_dino.cli.main import main
+from nnunet_dino.features import slide as slides
 from nnunet_dino.features.items import Item, Unreadable
 from nnunet_dino.features.pixels import Preprocessing
 from nnunet_dino.features.slide import read_tile
@@ -107,11 +109,29 @@ def test_unknown_rules_are_refused():
         tissue_rule("bipsy")
 
 
+def test_the_overview_of_ome_is_one_of_its_smaller_levels(tmp_path, monkeypatch):
+    """OpenSlide sees full resolution alone, which would not fit into memory."""
+    picture = np.where(ellipse(4)[..., None], PINK, 250).astype(np.uint8)
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif") as file:
+        options = {"photometric": "rgb", "tile": (64, 64), "compression": "zlib"}
+        file.write(picture, subifds=2, metadata={"axes": "YXS"}, **options)
+        for step in (4, 16):
+            file.write(picture[::step, ::step], subfiletype=1, **options)
+    monkeypatch.setattr(slides, "MAX_OVERVIEW_PIXELS", 1)
+    opened = slides.slide_of(str(tmp_path / "a.ome.tif"))
+    assert opened.level_count == 1
+    overview, downsample = slides.read_overview(opened, str(tmp_path / "a.ome.tif"), 8)
+    assert (overview.shape, downsample) == ((64, 96, 3), 8)
+    np.testing.assert_allclose(overview.astype(int), picture[::8, ::8].astype(int), atol=160)  # pixels of the border are mixed
+    assert (np.abs(overview.astype(int) - picture[4::8, 4::8]).max(2) < 3).mean() > 0.9
+    opened.close()
+
+
 def test_tissue_of_a_slide_is_its_ellipse(slide):
     from nnunet_dino.features.slide import read_overview, slide_of
 
     opened = slide_of(slide)
-    overview, downsample = read_overview(opened, 32)
+    overview, downsample = read_overview(opened, slide, 32)
     assert (overview.shape, downsample) == ((64, 96, 3), 32)
     found = tissue_mask(overview, downsample, tissue_rule("biopsy"))
     truth = ellipse(32)

@@ -56,11 +56,15 @@ class Item:
         id: Unique name, by which labels are joined.
         path: The file, or the folder of a DICOM series.
         series: Series instance UID, where a folder holds several series.
+        files: Those of the series, so that the others of the folder are not read again.
+        notes: What was decided on the folder.
     """
 
     id: str
     path: str
     series: str = ""
+    files: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def with_notes(facts: dict[str, Any], notes: Sequence[str]) -> dict[str, Any]:

@@ -91,8 +91,13 @@ def with_series(items: Sequence[Item]) -> list[Item]:
         if not os.path.isdir(item.path):
             result.append(item)
             continue
-        names = sorted(_series_in(item.path, is_brief=True)[0])
-        result += [replace(item, id=f"{item.id}/{uid}", series=uid) for uid in names] if len(names) > 1 else [item]
+        series, notes = _series_in(item.path, is_brief=True)
+        if len(series) < 2:
+            result.append(item)
+            continue
+        for uid, files in sorted(series.items()):
+            paths = tuple(path for path, _ in files)
+            result.append(replace(item, id=f"{item.id}/{uid}", series=uid, files=paths, notes=tuple(notes)))
     return result
 
 
@@ -138,6 +143,9 @@ def read_folder(item: Item, number: int | None = None) -> Volume:
     Raises:
         Unreadable: It is not one whole series.
     """
+    if item.files:
+        own = [(path, dicom.read_header(path)) for path in item.files]
+        return as_volume([one for file in own for one in slices_of(*file)], list(item.notes), number)
     series, notes = _series_in(item.path)
     if not series:
         raise Unreadable("; ".join(["folder without a DICOM series", *notes]))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nnunet_dino._packages import require
 from nnunet_dino.features.items import Item, Source, Unreadable, decoding, with_notes
+from nnunet_dino.features.ome import ome_overview
 from nnunet_dino.features.pixels import BILINEAR, Placement, Preprocessing, fit_square, shows_image
 from nnunet_dino.features.slide_resolution import own_mpp, tile_edge_px
 from nnunet_dino.features.tiling import Tiling
@@ -84,7 +85,7 @@ def find_tiles(slide: AbstractSlide, path: str, size_px: int, tiling: Tiling) ->
     """
     mpp, note = own_mpp(slide, path, tiling)
     tile_px = tile_edge_px(size_px, tiling, mpp)
-    overview, downsample = read_overview(slide, MASK_DOWNSAMPLE)
+    overview, downsample = read_overview(slide, path, MASK_DOWNSAMPLE)
 
     def cut(rule: str) -> tuple[np.ndarray, np.ndarray]:
         mask = tissue_mask(overview, downsample, tissue_rule(rule), tiling.drop_pen)
@@ -155,18 +156,25 @@ def slide_of(path: str) -> AbstractSlide:
         raise Unreadable(f"no slide that OpenSlide can read: {error}") from error
 
 
-def read_overview(slide: AbstractSlide, downsample: float) -> tuple[np.ndarray, float]:
+def read_overview(slide: AbstractSlide, path: str, downsample: float) -> tuple[np.ndarray, float]:
     """Returns the whole slide as a small picture, ``h w 3``, and how many pixels of the slide each of its pixels covers.
+
+    Args:
+        slide: The slide.
+        path: Its file.
+        downsample: About how many pixels each pixel is to cover.
 
     Raises:
         Unreadable: The smallest suitable level does not fit into memory.
     """
     level = slide.get_best_level_for_downsample(downsample)
     width, height = slide.level_dimensions[level]
-    if width * height > MAX_OVERVIEW_PIXELS:
-        raise Unreadable(f"required a level of at most {MAX_OVERVIEW_PIXELS // 10**6} megapixels, has {width} × {height}")
-    with decoding():
-        picture = on_white(slide.read_region((0, 0), level, (width, height)))
+    picture = ome_overview(path, slide.dimensions, downsample) if slide.level_count == 1 else None
+    if picture is None:
+        if width * height > MAX_OVERVIEW_PIXELS:
+            raise Unreadable(f"required a level of at most {MAX_OVERVIEW_PIXELS // 10**6} megapixels, has {width} × {height}")
+        with decoding():
+            picture = on_white(slide.read_region((0, 0), level, (width, height)))
     wide = max(1, round(slide.dimensions[0] / downsample))
     scale = slide.dimensions[0] / wide
     size = (wide, max(1, round(slide.dimensions[1] / scale)))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from nnunet_dino.features.items import Unreadable
+from nnunet_dino.features.ome import mpp_of_ome
 from nnunet_dino.features.tiling import UM_TIMES_MAG, Tiling
 
 if TYPE_CHECKING:
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 PLAUSIBLE_MPP = (0.05, 4.0)
 MAX_DISAGREEMENT = 3  # between resolution and magnification: names of objectives are rough
-UM = {"": 1.0, "µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}  # two letters µ
 MAX_STRETCH = 0.02
 MAX_UPSAMPLING = 0.1  # slides of 0.25 and of 0.2527 are both called 40x
 
@@ -29,7 +28,7 @@ def own_mpp(slide: AbstractSlide, path: str, tiling: Tiling) -> tuple[float | No
     named, is_wanted = [slide.properties.get(f"openslide.mpp-{axis}", "") for axis in "xy"], tiling.wanted_mpp is not None
     own_mag, note = _own_mag(slide), ""
     try:
-        x, y = (float(text) for text in named) if all(named) else _mpp_of_ome(path)
+        x, y = (float(text) for text in named) if all(named) else mpp_of_ome(path)
     except ValueError:
         if not is_wanted:
             return None, ""
@@ -62,31 +61,6 @@ def _own_mag(slide: AbstractSlide) -> float | None:
     except ValueError:
         return None
     return own_mag if own_mag > 0 else None
-
-
-def _mpp_of_ome(path: str) -> tuple[float, float]:
-    """Returns the resolution of an OME-TIFF, which OpenSlide does not read.
-
-    Raises:
-        ValueError: There is none.
-    """
-    import tifffile
-
-    try:
-        with tifffile.TiffFile(path) as file:
-            text = file.ome_metadata or ""
-    except OSError as error:  # tifffile's own error is a ValueError
-        raise ValueError(str(error)) from error
-    x, y = (_um(text, f"PhysicalSize{axis}") for axis in "XY")
-    return x, y
-
-
-def _um(text: str, name: str) -> float:
-    size, unit = (re.search(rf'{attribute}="([^"]+)"', text) for attribute in (name, f"{name}Unit"))
-    um = UM.get(unit[1] if unit else "")
-    if size is None or um is None:
-        raise ValueError(f"no {name}")
-    return float(size[1]) * um
 
 
 def tile_edge_px(size_px: int, tiling: Tiling, own_mpp: float | None) -> int:

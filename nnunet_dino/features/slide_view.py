@@ -30,7 +30,7 @@ def slide_shapes(item: Item, size_px: int, tiling: Tiling, as_geojson: bool, not
     slide = slide_of(item.path)
     try:
         tiles = find_tiles(slide, item.path, size_px, tiling)
-        size, overview, downsample = slide.dimensions, *_overview(slide)
+        size, overview, downsample = slide.dimensions, *_overview(slide, item.path)
     finally:
         slide.close()
     notes += _said(tiles)
@@ -68,7 +68,7 @@ def slide_view(
     features = encode(source, preprocessing.size_px, lambda features: features.patch_mean).numpy()
     source.close()
     slide = slide_of(item.path)
-    overview, downsample = _overview(slide)
+    overview, downsample = _overview(slide, item.path)
     slide.close()
     panels = [
         draw_tiles(overview, downsample, corners, tile_px),
@@ -79,8 +79,8 @@ def slide_view(
     return png(*panels)
 
 
-def _overview(slide) -> tuple[np.ndarray, float]:
-    return read_overview(slide, max(1.0, max(slide.dimensions) / OVERVIEW_PX))
+def _overview(slide, path: str) -> tuple[np.ndarray, float]:
+    return read_overview(slide, path, max(1.0, max(slide.dimensions) / OVERVIEW_PX))
 
 
 def _said(tiles: SlideTiles) -> list[str]:

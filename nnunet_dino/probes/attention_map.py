@@ -58,7 +58,7 @@ def _picture(store: FeatureStore, name: str, path: str, tile_px: int, weights: n
     count = min(NUM_TILES, -(-len(order) // 2))
     slide = slide_of(path)
     try:
-        overview, downsample = read_overview(slide, max(1.0, max(slide.dimensions) / OVERVIEW_PX))
+        overview, downsample = read_overview(slide, path, max(1.0, max(slide.dimensions) / OVERVIEW_PX))
         rows = []
         for title, chosen in (("most", order[:count]), ("least", order[::-1][:count])):
             tiles = [read_tile(slide, x, y, tile_px, TILE_PX) for x, y in bag.coordinates[chosen].tolist()]
