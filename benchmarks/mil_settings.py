@@ -77,7 +77,7 @@ def row(name: str, bags: Sequence[np.ndarray], labelled: Labelled, setting: str,
     right = [int(((scores[test] > 0.5) == labelled.classes[test]).sum()) for test, scores in tests]
     accuracies = np.reshape(right, (cross.repeats, cross.folds)).sum(1) / len(labelled.ids)
     kept = [one.trained.num_epochs for one in trained]
-    at_limit = sum(best + options.patience > options.epochs for best in kept) if options.patience else len(kept)
+    at_limit = [one.trained.num_passes for one in trained].count(options.epochs)
     return (
         f"| {name} | {setting or 'defaults'} | {accuracies.mean():.3f} | {accuracies.min():.3f} … {accuracies.max():.3f} | "
         f"{np.mean(areas):.3f} | {min(kept)} … {max(kept)} | {at_limit} of {len(kept)} | {time.process_time() - started:.0f} |"

@@ -276,7 +276,7 @@ def test_bags_of_a_step_are_independent_of_each_other():
     bags, classes, _ = needles(6, 3)
     three = [0, 1, 2]
     bags = [bags[i] for i in three]
-    options = {"projection": "8", "attention": 4, "optimizer": "adam", "epochs": 1, "patience": 0}
+    options = {"projection": "8", "attention": 4, "optimizer": "adam", "epochs": 1, "patience": 0, "dropout": 0.0}
     options |= {"balanced": False, "standardise": False}
     start = train_mil(bags, classes, 2, np.arange(3), np.arange(0), MilOptions(lr=1e-30, bags=3, **options), CPU).network
     losses = [

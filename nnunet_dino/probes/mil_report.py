@@ -59,7 +59,7 @@ def report_mil(
     echo(expected_duration(bags, labelled.classes, num_classes, splits, options, device, cross.workers))
     trained = train_splits(bags, labelled.classes, num_classes, splits, seeds, options, device, cross.workers)
     scores = [one.scores if labelled.is_exclusive else one.scores[:, 1:] for one in trained]  # of two classes the second
-    num_epochs = [one.trained.num_epochs for one in trained]
+    num_epochs, num_passes = ([getattr(one.trained, name) for one in trained] for name in ("num_epochs", "num_passes"))
     if cross.folds:
         epochs = {"Epochs": list(map(str, num_epochs))}
         crossed = cross_validated(labelled, splits, scores, cross, request.evaluation, how_split, epochs)
@@ -88,14 +88,15 @@ def report_mil(
         probe="mil",
         what="Attention over bags" + (crossed.aside if crossed else ""),
         title=f"Attention over bags of {store.facts.backbone if store else Path(request.store).name}",
-        method=_method(options, num_epochs),
+        method=_method(options, num_epochs, num_passes),
         numbers={
             "options": asdict(options),
             "cross_validation": asdict(cross),
             "repeats": crossed.numbers if crossed else [],
             "num_epochs": num_epochs,
+            "num_passes": num_passes,
         },
-        warnings=[*notes, *_at_the_limit(options, num_epochs)],
+        warnings=[*notes, *_at_the_limit(options, num_passes)],
         sentences=[crossed.sentence] if crossed else [],
         tables=crossed.tables if crossed else [],
         pictures=pictures,
@@ -152,21 +153,17 @@ def _check_val(split: np.ndarray, is_tuned_on_val: bool, evaluation: EvaluationO
         raise UserError(f"{option}: required a val part · got none · give --val-fraction, or {other}")
 
 
-def _at_the_limit(options: MilOptions, num_epochs: Sequence[int]) -> list[str]:
+def _at_the_limit(options: MilOptions, num_passes: Sequence[int]) -> list[str]:
     """Says how many trainings were ended by the largest number of epochs and not for want of progress."""
-    count = _num_limited(options, num_epochs)
+    count = num_passes.count(options.epochs)
     if not count or not options.patience:
         return []
     return [
-        f"{count} of {len(num_epochs)} trainings ended at the limit of {options.epochs} epochs, not by convergence: --epochs."
+        f"{count} of {len(num_passes)} trainings ended at the limit of {options.epochs} epochs, not by convergence: --epochs."
     ]
 
 
-def _num_limited(options: MilOptions, num_epochs: Sequence[int]) -> int:
-    return sum(best + options.patience > options.epochs for best in num_epochs) if options.patience else len(num_epochs)
-
-
-def _method(options: MilOptions, num_epochs: Sequence[int]) -> str:
+def _method(options: MilOptions, num_epochs: Sequence[int], num_passes: Sequence[int]) -> str:
     layers = " → ".join(map(str, options.widths)) or "none"
     relu = ", ReLU" if options.relu else ""
     stop = (
@@ -175,7 +172,7 @@ def _method(options: MilOptions, num_epochs: Sequence[int]) -> str:
         if options.patience
         else f"{options.epochs} epochs, the last kept"
     )
-    limited = _num_limited(options, num_epochs)
+    limited = num_passes.count(options.epochs)
     ends = f"ended by convergence: {len(num_epochs) - limited}, by the limit: {limited}"
     pool = AGGREGATORS[options.aggregator]
     pool += "" if options.aggregator in (MEAN, MAX) else f", width {options.attention}"

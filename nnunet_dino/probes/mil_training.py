@@ -60,13 +60,15 @@ class TrainedMIL:
         network: The network.
         shift: Subtracted from features.
         scale: Features are divided by it.
-        num_epochs: Passes that it was trained for.
+        num_epochs: Passes after which it was kept.
+        num_passes: Passes of its training in all.
     """
 
     network: AttentionMIL
     shift: Tensor
     scale: Tensor
     num_epochs: int
+    num_passes: int = 0
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -76,7 +78,7 @@ class TrainedMIL:
     def on(self, device: torch.device) -> TrainedMIL:
         """Returns a copy on a device."""
         network = copy.deepcopy(self.network).to(device)
-        return TrainedMIL(network, self.shift.to(device), self.scale.to(device), self.num_epochs)
+        return TrainedMIL(network, self.shift.to(device), self.scale.to(device), self.num_epochs, self.num_passes)
 
     @torch.no_grad()
     def predict(self, bags: Sequence[np.ndarray], positions: Sequence[int]) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -136,6 +138,7 @@ def train_mil(
         )
         order = np.random.default_rng(options.seed)
         best_loss, best_epoch, best_state = float("inf"), 0, copy.deepcopy(network.state_dict())
+        epoch = 0
         for epoch in shown(range(1, options.epochs + 1)):
             network.train()
             for chosen in _steps(train, classes, options, order):
@@ -154,7 +157,7 @@ def train_mil(
                 break
     if options.patience:
         network.load_state_dict(best_state)
-    return TrainedMIL(network.eval(), shift, scale, best_epoch if options.patience else options.epochs)
+    return TrainedMIL(network.eval(), shift, scale, best_epoch if options.patience else epoch, epoch)
 
 
 @torch.no_grad()
