@@ -4,13 +4,18 @@ OMP_NUM_THREADS=1 python benchmarks/neurons.py 250 250 250 --spacing-ratio 1
 OMP_NUM_THREADS=1 python benchmarks/neurons.py 25 1250 1250 --spacing-ratio 10
 
 Cells are the Voronoi cells of random points, about 100 pixels wide; the affinities of their ids, widened in thick sections, get
-noise. Memory is the most that the process held in its life, less what it held when the affinities were there: an upper bound.
+noise. Affinities become neurons in a process of their own; memory is the most that it held, less what it held once it had read
+the affinities.
 """
 
 import argparse
 import json
+import multiprocessing
 import resource
+import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,10 +23,10 @@ from scipy.ndimage import distance_transform_edt
 
 from nnunet_dino.em import affinities_of, neurons_of, score_neurons, widen_borders
 from nnunet_dino.em.agglomeration import agglomerate
+from nnunet_dino.em.blocks import BLOCK
 from nnunet_dino.em.fragments import fragments_of
 
 WIDTH = 100  # of a cell, pixels
-NOISE = 0.15
 
 
 def cells(shape: tuple[int, int, int], spacing_ratio: float) -> np.ndarray:
@@ -43,10 +48,20 @@ def held_gib() -> float:
         return int(file.read().split()[1]) * resource.getpagesize() / 2**30
 
 
+def cut(file: Path, per_section: bool, block: tuple[int, int, int]) -> tuple[np.ndarray, float, float]:
+    """Returns the neurons of saved affinities, seconds of processor time, and GiB beyond what reading them took."""
+    affinities = np.load(file)
+    before, start = held_gib(), time.process_time()
+    neurons = neurons_of(affinities, per_section, block=block)
+    return neurons, time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20 - before
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shape", nargs=3, type=int)
     parser.add_argument("--spacing-ratio", type=float, default=1, help="thickness of a section in pixels")
+    parser.add_argument("--noise", type=float, default=0.15)
+    parser.add_argument("--block", nargs=3, type=int, default=BLOCK)
     asked = parser.parse_args()
     per_section = asked.spacing_ratio > 3
     ids = cells(tuple(asked.shape), asked.spacing_ratio)
@@ -55,25 +70,29 @@ def main() -> None:
     affinities = np.empty(made.shape, np.float32)
     random = np.random.default_rng(1)
     for channel, values in zip(affinities, made, strict=True):
-        channel[:] = np.clip(values + random.normal(0, NOISE, values.shape), 0, 1)
+        channel[:] = np.clip(values + random.normal(0, asked.noise, values.shape), 0, 1)
     del made, target
-    before, start = held_gib(), time.process_time()
-    neurons = neurons_of(affinities, per_section)
-    whole_s, peak = time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    part = affinities[:, :128, :512, :512].copy()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "affinities.npy")
+        np.save(file, affinities)
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as own:
+            neurons, whole_s, above_gib = own.submit(cut, file, per_section, tuple(asked.block)).result()
+    part = affinities[:, : asked.block[0], : asked.block[1], : asked.block[2]].copy()
     start = time.process_time()
     fragments = fragments_of(part, per_section)
     fragments_s = time.process_time() - start
     agglomerate(part, fragments)
     agglomeration_s = time.process_time() - start - fragments_s
     start = time.process_time()
-    score_neurons(ids, neurons)
+    scores = score_neurons(ids, neurons)
     found = {
         "shape": asked.shape,
+        "block": asked.block,
+        "noise": asked.noise,
+        "scores": {name: round(value, 3) for name, value in scores.as_dict().items()},
         "neurons_s": round(whole_s, 1),
-        "peak_gib": round(peak, 2),
-        "above_affinities_gib": round(peak - before, 2),
-        "gib_per_gigavoxel": round((peak - before) / (ids.size / 1e9), 1),
+        "above_affinities_gib": round(above_gib, 2),
+        "gib_per_gigavoxel": round(above_gib / (ids.size / 1e9), 1),
         "first_block_fragments_s": round(fragments_s, 1),
         "first_block_agglomeration_s": round(agglomeration_s, 1),
         "scores_s": round(time.process_time() - start, 1),

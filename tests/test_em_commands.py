@@ -15,7 +15,7 @@ from test_em_parts import cells
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.cli.main import main
-from nnunet_dino.em import affinities_of, score_neurons
+from nnunet_dino.em import LONG_RANGE, affinities_of, score_neurons
 from nnunet_dino.em.convert import Conversion, convert
 from nnunet_dino.em.published import SPLITS
 from nnunet_dino.nnunet.affinity_planning import label_manager_name
@@ -118,6 +118,34 @@ def test_further_networks_train_and_validate(trained: Workspace, adaptation: str
     trained.train(DATASET, "3d_fullres", 0, trainer, "-p", "nnUNetAffinitiesPlans")
     summary = json.loads((model(trained, trainer) / "fold_0" / "validation" / "summary.json").read_text())
     assert summary["foreground_mean"]["voi_sum"] >= 0
+
+
+@pytest.mark.slow
+def test_affinities_over_several_voxels_are_a_further_task(trained: Workspace) -> None:
+    trainer, plans = "nnUNetTrainerDINOv3Tiny_FT_AffinitiesSmoke", "nnUNetAffinitiesLongRangePlans"
+    options = ("-d", 803, "-pl", "nnUNetPlannerAffinitiesLongRange", "-c", "3d_fullres", "-np", 1)
+    trained.run("nnUNetv2_plan_experiment", *options[:4])
+    trained.run("nnUNetv2_preprocess", "-d", 803, "-plans_name", plans, *options[4:])
+    trained.train(DATASET, "3d_fullres", 0, trainer, "-p", plans)
+    summary = trained.folder / "nnUNet_results" / DATASET / f"{trainer}__{plans}__3d_fullres/fold_0/validation/summary.json"
+    first = json.loads(summary.read_text())
+    summary.unlink()
+    trained.train(DATASET, "3d_fullres", 0, trainer, "-p", plans, "--val")
+    assert json.loads(summary.read_text()) == first
+    output = trained.folder / "long_range"
+    trained.predict(DATASET, "3d_fullres", trainer, output, "-p", plans, "--save_probabilities")
+    affinities = np.load(output / "cells_test.npz")["probabilities"]
+    assert affinities.shape == (len(LONG_RANGE), 8, 40, 48)
+    again = AffinityVolumeLabels({"background": 0, "neuron": 1}, None).convert_probabilities_to_segmentation(affinities)
+    np.testing.assert_array_equal(again, tifffile.imread(output / "cells_test.tif"))
+
+
+@pytest.mark.slow
+def test_results_of_a_data_set_are_compared_by_its_number(trained: Workspace) -> None:
+    report = trained.folder / "report"
+    text = trained.run("nnunet-dino", "compare", "-d", 803, "-o", report)
+    assert "VOI sum" in text + (report / "report.md").read_text()
+    assert "Dice" not in (report / "report.md").read_text()
 
 
 @pytest.mark.slow

@@ -197,6 +197,15 @@ def test_where_sections_are_thin_single_voxels_go_to_their_neighbours() -> None:
     assert score_neurons(ids, neurons_of(affinities, per_section=False)).voi_sum == 0
 
 
+@pytest.mark.parametrize(("first", "taker"), [(0.2, 2), (0.35, 1)])
+def test_dust_goes_where_the_highest_affinities_lead(first: float, taker: int) -> None:
+    neurons = np.repeat([[[1] * 5 + [3, 4] + [2] * 5]], 8, axis=1).repeat(2, axis=0)
+    affinities = np.ones((3, *neurons.shape), np.float32)
+    for column, affinity in ((5, first), (6, 0.4), (7, 0.3)):  # dust holds together at 0.4, and to its neighbours less
+        affinities[2, :, :, column] = affinity
+    assert fragments_module.without_dust(neurons, affinities)[1, 3].tolist() == [1] * 5 + [taker] * 2 + [2] * 5
+
+
 def test_seeds_are_those_of_scikit_image() -> None:
     morphology = pytest.importorskip("skimage.morphology")
     from scipy.ndimage import distance_transform_edt, label

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
 from nnunet_dino._packages import require
 
@@ -67,7 +67,10 @@ def _pairs(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
 
 
 def without_dust(neurons: NDArray[np.integer], affinities: NDArray[np.float32]) -> NDArray[np.uint32]:
-    """Gives what is smaller than :data:`DUST` voxels to its neighbours, by a watershed on the border probability.
+    """Gives every voxel of what is smaller than :data:`DUST` voxels to the neuron that the highest affinities lead to.
+
+    These are the trees of a minimum spanning forest rooted in the neurons: a watershed of the affinities between voxels, which
+    takes as long as there is dust, where a flooding takes as long as there are voxels.
 
     Args:
         neurons: ``d h w``, ids from 1.
@@ -75,25 +78,34 @@ def without_dust(neurons: NDArray[np.integer], affinities: NDArray[np.float32]) 
 
     Returns:
         ``d h w``, ids that are left; all of them if nothing is larger.
+
+    Source: Cousty et al. 2009, watershed cuts.
     """
     _, places, sizes = np.unique(neurons, return_inverse=True, return_counts=True)
     is_dust = (sizes < DUST)[places.reshape(neurons.shape)]
     if not is_dust.any() or is_dust.all():
         return neurons.astype(np.uint32)
-    seeds = np.where(is_dust, 0, neurons).astype(np.int64)
-    return require("mahotas", EXTRA, "neurons").cwatershed(1 - _on_both_sides(affinities), seeds).astype(np.uint32)
-
-
-def _on_both_sides(affinities: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Returns the mean affinity ``d h w`` of every voxel to its six neighbours; those outside the volume count as 1."""
-    total = np.full(affinities.shape[1:], 6, dtype=np.float32)
+    voxels = np.arange(neurons.size, dtype=np.int32).reshape(neurons.shape)
+    starts, ends, costs = [], [], []
     for axis in range(3):
         here, there = _pairs(axis)
-        missing = 1 - affinities[axis][here]
-        total[here] -= missing
-        total[there] -= missing
-    total /= 6
-    return total
+        is_open = is_dust[here] | is_dust[there]
+        starts.append(voxels[here][is_open])
+        ends.append(voxels[there][is_open])
+        costs.append(2 - affinities[axis][here][is_open])
+    touched = np.unique(np.concatenate([*starts, *ends]))
+    shores = touched[~is_dust.ravel()[touched]]  # voxels of neurons beside dust; a root holds them together, cheapest of all
+    root = np.full_like(shores, neurons.size)
+    start, end = np.concatenate([*starts, root]), np.concatenate([*ends, shores])
+    cost = np.concatenate([*costs, np.full(len(shores), 0.5, dtype=np.float32)])
+    size = (neurons.size + 1, neurons.size + 1)
+    tree = minimum_spanning_tree(coo_matrix((cost, (start, end)), shape=size)).tocoo()
+    inner = (tree.row != neurons.size) & (tree.col != neurons.size)
+    forest = coo_matrix((tree.data[inner], (tree.row[inner], tree.col[inner])), shape=size)
+    part = connected_components(forest, directed=False)[1]
+    taken = np.zeros(int(part.max()) + 1, dtype=np.uint32)
+    taken[part[shores]] = neurons.ravel()[shores]
+    return np.where(is_dust, taken[part[:-1]].reshape(neurons.shape), neurons).astype(np.uint32)
 
 
 def _held_together(fragments: NDArray[Any], affinities: NDArray[np.float32]) -> NDArray[np.uint64]:

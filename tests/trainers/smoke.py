@@ -12,6 +12,7 @@ from nnunet_dino.trainers import (
     nnUNetTrainerAffinities,
     nnUNetTrainerDINOv3Tiny,
     nnUNetTrainerDINOv3Tiny_Affinities,
+    nnUNetTrainerDINOv3Tiny_FT_Affinities,
     nnUNetTrainerDINOv3Tiny_LoRA_Affinities,
     nnUNetTrainerDINOv3Tiny_TokensOnly_Affinities,
     nnUNetTrainerPrior,
@@ -106,6 +107,14 @@ class nnUNetTrainerDINOv3Tiny_AffinitiesSmoke(nnUNetTrainerDINOv3Tiny_Affinities
 
 class nnUNetTrainerDINOv3Tiny_LoRA_AffinitiesSmoke(nnUNetTrainerDINOv3Tiny_LoRA_Affinities):
     """The same, with adapters."""
+
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):  # noqa: B008
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        shorten(self)
+
+
+class nnUNetTrainerDINOv3Tiny_FT_AffinitiesSmoke(nnUNetTrainerDINOv3Tiny_FT_Affinities):
+    """The same, with a backbone that is trained."""
 
     def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):  # noqa: B008
         super().__init__(plans, configuration, fold, dataset_json, device)
