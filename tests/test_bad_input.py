@@ -148,6 +148,14 @@ def test_preprocessed_data_of_another_spacing(copy: Copy, configuration: str, st
     assert re.search(r"required .* × 20 × 24 voxels.*\(. × 2 × 2 mm\).* · got 8 × 40 × 48 voxels \(3 × 1 × 1 mm\) in", line)
 
 
+def test_preprocessed_data_of_another_normalisation(copy: Copy) -> None:
+    """Plans that were copied and edited, whose data the plans that they were copied from made."""
+    shutil.copy(copy.data / "nnUNetPlans.json", copy.data / "mine.json")
+    copy.change_plans(lambda plans: plans.update(plans_name="mine") or full(plans).update(preprocessor_name="Other"), "mine")
+    line = copy.train("-p", "mine")
+    assert re.search(r"required those of mine · got \S+nnUNetPlans_3d_fullres, which nnUNetPlans makes.*-plans_name mine", line)
+
+
 # -- data and machine --------------------------------------------------------------------------------------------------------
 
 

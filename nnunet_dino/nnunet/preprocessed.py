@@ -47,6 +47,7 @@ def check_preprocessed(plans: dict[str, Any], name: str, configuration: dict[str
     if not cases:
         raise UserError(f"preprocessed data: required cases in {folder / data_identifier} · got none · {again}")
     check_spacing(folder / data_identifier, cases, plans, configuration)
+    _check_owner(folder / data_identifier, plans, name, again)
     if not (folder / "gt_segmentations").is_dir():
         raise UserError(f"preprocessed data: required {folder / 'gt_segmentations'} for validation · got none · {again}")
     if fold == "all":
@@ -59,6 +60,17 @@ def check_preprocessed(plans: dict[str, Any], name: str, configuration: dict[str
             )
         return
     _check_splits(folder / SPLITS, int(fold), cases, again)
+
+
+def _check_owner(data: Path, plans: dict[str, Any], name: str, again: str) -> None:
+    """Refuses data that lie under the name of other plans, which preprocess otherwise."""
+    owner = data.parent / f"{data.name.removesuffix(f'_{name}')}.json"
+    others = read_json(owner, dict) if owner.stem != plans["plans_name"] and owner.is_file() else {}
+    if name in others.get("configurations", {}) and not preprocess_alike(plans, others, name):
+        raise UserError(
+            f"preprocessed data: required those of {plans['plans_name']} · got {data}, which {owner.stem} makes with another "
+            f"normalisation, resampling or preprocessor · give {name} a data_identifier of its own in the plans, then {again}"
+        )
 
 
 def preprocess_alike(plans: dict[str, Any], others: dict[str, Any], configuration: str) -> bool:
