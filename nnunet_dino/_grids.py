@@ -1,7 +1,8 @@
-"""Whether two images have their voxels in the same places."""
+"""Whether two images have their voxels in the same places, and how that is told."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,13 +39,18 @@ def difference(grid: Grid, other: Grid) -> tuple[str, str, str] | None:
         odd = "origin"
     elif not np.allclose(grid.direction, other.direction, rtol=0, atol=DIRECTION):
         odd = "direction"
-    return (odd, _by(getattr(grid, odd)), _by(getattr(other, odd))) if odd else None
+    return (odd, by(getattr(grid, odd)), by(getattr(other, odd))) if odd else None
 
 
 def _axes(grid: Grid) -> np.ndarray:
     return np.reshape(grid.direction, (len(grid.size), -1))
 
 
-def _by(values: tuple[float, ...]) -> str:
+def by(values: Iterable[float]) -> str:
     """Returns numbers as ``1 × 2 × 3``."""
     return " × ".join(f"{value:.4g}" for value in values)
+
+
+def itk_reason(error: Exception, most: int) -> str:
+    """Returns what ITK says of a file, without where in its code it says so: the last ``most`` letters, in one line."""
+    return " ".join(str(error).split()).rpartition("ITK ERROR: ")[2][-most:]

@@ -11,7 +11,7 @@ import pandas as pd
 import SimpleITK as sitk
 
 from nnunet_dino._errors import UserError
-from nnunet_dino._grids import Grid, difference
+from nnunet_dino._grids import Grid, difference, itk_reason
 from nnunet_dino.compare.summary_json import label_key
 
 WITH_GEOMETRY = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
@@ -48,8 +48,8 @@ def dice_of(labels_folder: Path, description: dict[str, Any]) -> Callable[[Path]
             metrics = compute_metrics(str(reference), str(file), reader, wanted, manager.ignore_label)["metrics"]
         except Exception as error:  # as do the readers of images
             raise UserError(
-                f"required readable segmentations of the same shape · got {file} and {reference}: {_reason(error)} · predict "
-                "this case again"
+                f"required readable segmentations of the same shape · got {file} and {reference}: {itk_reason(error, 200)} "
+                "· predict this case again"
             ) from error
         return {label_key(label): float(values["Dice"]) for label, values in metrics.items()}
 
@@ -68,7 +68,9 @@ def check_whole(file: Path) -> None:
         if file.name.endswith(nifti.ENDINGS):
             nifti.check_nifti(str(file))
     except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"required a readable segmentation · got {file}: {_reason(error)} · predict or get it again") from error
+        raise UserError(
+            f"required a readable segmentation · got {file}: {itk_reason(error, 200)} · predict or get it again"
+        ) from error
 
 
 def _check_values(file: Path, reader: Any, allowed: set[int]) -> None:
@@ -159,7 +161,3 @@ def _grid(file: Path) -> Grid:
     reader.SetFileName(str(file))
     reader.ReadImageInformation()
     return Grid.of(reader)
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()).rpartition("ITK ERROR: ")[2][-200:]

@@ -13,7 +13,6 @@ from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
 from nnunet_dino._packages import require
 
-EXTRA = "em"
 DUST = 64
 """Segments of fewer voxels are no neurons: voxels of predicted borders that hold to nothing."""
 
@@ -39,7 +38,7 @@ def fragments_of(affinities: NDArray[np.float32], per_section: bool) -> NDArray[
     Raises:
         UserError: mahotas is not installed.
     """
-    mahotas = require("mahotas", EXTRA, "neurons")
+    mahotas = require("mahotas", "em", "neurons")
     fragments = np.empty(affinities.shape[1:], dtype=np.uint64)
     highest = 0
     for index in range(len(fragments)):

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_dino._grids import by
 from nnunet_dino.features.items import Unreadable, decoding
 from nnunet_dino.features.orientation import Volume, chosen_volume, in_patient_axes, notes_on_shear, refuse_further_volumes
 from nnunet_dino.features.pixels import as_torch_type, require_finite
@@ -79,10 +80,6 @@ def read_flat(path: str) -> tuple[np.ndarray, tuple[float, ...]]:
 def _mm(image: Any) -> float:
     """Returns the length in mm that a header counts in."""
     return MM.get(int(image.header["xyzt_units"]) & 7, 1.0)
-
-
-def _by(lengths: np.ndarray) -> str:
-    return " × ".join(f"{length:.4g}" for length in lengths)
 
 
 def _stored(path: str) -> Any:
@@ -166,7 +163,7 @@ def _notes_on_geometry(image: Any, directions: np.ndarray) -> list[str]:
     header = image.header
     sizes, zooms = np.linalg.norm(image.affine[:3, :3], axis=0), np.asarray(header.get_zooms()[:3])
     if not np.allclose(sizes, zooms, rtol=0.01):
-        notes.append(f"pixdim says {_by(zooms)} where the sform says {_by(sizes)}: the sform was taken, as nibabel does")
+        notes.append(f"pixdim says {by(zooms)} where the sform says {by(sizes)}: the sform was taken, as nibabel does")
     codes = int(header["sform_code"]), int(header["qform_code"])
     if codes == (0, 0):
         notes.append("neither sform nor qform says the orientation: taken as nibabel does, the first axis towards the left")

@@ -14,6 +14,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from numpy.typing import NDArray
 
 from nnunet_dino._errors import UserError
+from nnunet_dino._grids import by
 from nnunet_dino._nnunet_folders import read_json
 from nnunet_dino.backbones.rgb import NEIGHBOURS
 from nnunet_dino.nnunet.check_plans import planned_configuration
@@ -179,15 +180,11 @@ def check_spacing(folder: Path, cases: set[str], plans: dict[str, Any], configur
         wanted = tuple(int(size) for size in compute_new_shape(before, stored_mm, wanted_mm))
         if shape != wanted:
             raise UserError(
-                f"preprocessed data: required {case} in {_by(wanted)} voxels, as the spacing of {plans['plans_name']} "
-                f"({_by(wanted_mm)} mm) makes it · got {_by(shape)} voxels ({_by(stored_mm * before / shape)} mm) in {folder}, "
+                f"preprocessed data: required {case} in {by(wanted)} voxels, as the spacing of {plans['plans_name']} "
+                f"({by(wanted_mm)} mm) makes it · got {by(shape)} voxels ({by(stored_mm * before / shape)} mm) in {folder}, "
                 "which other plans use as well · plan again under a name of its own (nnUNetv2_plan_experiment "
                 "-overwrite_plans_name …, nnUNetv2_move_plans_between_datasets -tp …) and preprocess"
             )
-
-
-def _by(values: Any) -> str:
-    return " × ".join(f"{value:.4g}" for value in values)
 
 
 def _check_splits(path: Path, fold: int, cases: set[str], again: str) -> None:

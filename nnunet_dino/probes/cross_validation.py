@@ -110,13 +110,9 @@ def num_workers(asked: int, device: torch.device, count: int) -> int:
 
 
 def _words(seconds: float) -> str:
-    return (
-        f"{max(1, round(seconds))} s"
-        if seconds < 90
-        else f"{seconds / 60:.0f} min"
-        if seconds < 5400
-        else f"{seconds / 3600:.1f} h"
-    )
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _train(

@@ -19,23 +19,27 @@ from nnunet_dino.trainers import (
 )
 
 
-class nnUNetTrainerSmoke(nnUNetTrainer):
-    """The stock trainer: two epochs of three steps, and a checkpoint after each."""
+class Short:
+    """Two epochs of three steps, and a checkpoint after each; to be named before a trainer."""
 
     def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):  # noqa: B008
         super().__init__(plans, configuration, fold, dataset_json, device)
-        shorten(self)
+        torch.set_num_threads(1)
+        self.num_epochs = 2
+        self.num_iterations_per_epoch = 3
+        self.num_val_iterations_per_epoch = 1
+        self.save_every = 1
 
 
-class nnUNetTrainerDINOv3TinySmoke(nnUNetTrainerDINOv3Tiny):
+class nnUNetTrainerSmoke(Short, nnUNetTrainer):
+    """The stock trainer: two epochs of three steps, and a checkpoint after each."""
+
+
+class nnUNetTrainerDINOv3TinySmoke(Short, nnUNetTrainerDINOv3Tiny):
     """The flagship with a tiny random backbone: two epochs of three steps, and a checkpoint after each.
 
     The environment variable ``SMOKE_STOP_AFTER`` ends the process after that many epochs, as an interruption does.
     """
-
-    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):  # noqa: B008
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        shorten(self)
 
     def on_epoch_end(self):
         super().on_epoch_end()
@@ -73,57 +77,25 @@ class nnUNetTrainerDINOv3TinyPriorSmoke(nnUNetTrainerDINOv3TinySmoke):
     prior = True
 
 
-class nnUNetTrainerPriorSmoke(nnUNetTrainerPrior):
+class nnUNetTrainerPriorSmoke(Short, nnUNetTrainerPrior):
     """The stock network started at the class frequencies: two epochs of three steps."""
 
-    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):  # noqa: B008
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        shorten(self)
 
-
-def shorten(trainer: nnUNetTrainer) -> None:
-    torch.set_num_threads(1)
-    trainer.num_epochs = 2
-    trainer.num_iterations_per_epoch = 3
-    trainer.num_val_iterations_per_epoch = 1
-    trainer.save_every = 1
-
-
-class nnUNetTrainerAffinitiesSmoke(nnUNetTrainerAffinities):
+class nnUNetTrainerAffinitiesSmoke(Short, nnUNetTrainerAffinities):
     """The stock network on affinities: two epochs of three steps."""
 
-    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):  # noqa: B008
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        shorten(self)
 
-
-class nnUNetTrainerDINOv3Tiny_AffinitiesSmoke(nnUNetTrainerDINOv3Tiny_Affinities):
+class nnUNetTrainerDINOv3Tiny_AffinitiesSmoke(Short, nnUNetTrainerDINOv3Tiny_Affinities):
     """The same, with a tiny random backbone."""
 
-    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):  # noqa: B008
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        shorten(self)
 
-
-class nnUNetTrainerDINOv3Tiny_LoRA_AffinitiesSmoke(nnUNetTrainerDINOv3Tiny_LoRA_Affinities):
+class nnUNetTrainerDINOv3Tiny_LoRA_AffinitiesSmoke(Short, nnUNetTrainerDINOv3Tiny_LoRA_Affinities):
     """The same, with adapters."""
 
-    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):  # noqa: B008
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        shorten(self)
 
-
-class nnUNetTrainerDINOv3Tiny_FT_AffinitiesSmoke(nnUNetTrainerDINOv3Tiny_FT_Affinities):
+class nnUNetTrainerDINOv3Tiny_FT_AffinitiesSmoke(Short, nnUNetTrainerDINOv3Tiny_FT_Affinities):
     """The same, with a backbone that is trained."""
 
-    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):  # noqa: B008
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        shorten(self)
 
-
-class nnUNetTrainerDINOv3Tiny_TokensOnly_AffinitiesSmoke(nnUNetTrainerDINOv3Tiny_TokensOnly_Affinities):
+class nnUNetTrainerDINOv3Tiny_TokensOnly_AffinitiesSmoke(Short, nnUNetTrainerDINOv3Tiny_TokensOnly_Affinities):
     """The same, with a decoder on tokens alone."""
-
-    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):  # noqa: B008
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        shorten(self)

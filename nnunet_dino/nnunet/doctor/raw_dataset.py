@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_dino._grids import Grid, difference
+from nnunet_dino._grids import Grid, difference, itk_reason
 from nnunet_dino._nnunet_folders import read_json, require_dataset
 from nnunet_dino.nnunet.doctor.finding import Check, Finding
 
@@ -122,8 +122,7 @@ def _case(
         try:
             values, grid = _read(file)
         except (RuntimeError, ValueError, OSError) as error:
-            reason = " ".join(str(error).split()).rpartition("ITK ERROR: ")[2][-150:]
-            text = f"{file.name} cannot be read: {reason}"
+            text = f"{file.name} cannot be read: {itk_reason(error, 150)}"
             yield (
                 "reading",
                 Finding("FAIL", text, "get the file again, or save it with orthogonal axes (orthonormal directions)"),
