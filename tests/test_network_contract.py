@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from network_contract import NUM_CLASSES, NetworkContract, images, pretended_cuda
 from small_nets import TINY, planned
 from torch import nn
 
+from nnunet_dino.backbones.catalogue import CATALOGUE, get_spec
 from nnunet_dino.networks import DINOv3UNet, MedDINOv3, TokensOnly
 from nnunet_dino.networks.unet import PLAIN_UNET, RESIDUAL_UNET, build_stock_unet
 
@@ -63,6 +66,18 @@ class TestDINOv3UNetOfEVA02(TestDINOv3UNet):
     """Rotary and learned positions, no registers, SwiGLU."""
 
     backbone = "timm:eva02_tiny_patch14_224"
+
+
+class TestDINOv3UNetOfFlexiCT(TestDINOv3UNet):
+    """Rotary positions, patches of 8 pixels, one channel, no bias of queries."""
+
+    backbone = "flexict_2d"
+
+    @pytest.fixture(autouse=True)
+    def small(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        row = get_spec("flexict_2d")
+        overrides = {**row.overrides, "embed_dim": 48, "depth": 4, "num_heads": 2}
+        monkeypatch.setitem(CATALOGUE, "flexict_2d", replace(row, taps=(0, 1, 2, 3), embed_dim=48, overrides=overrides))
 
 
 class TestTokensOnly(NetworkContract):

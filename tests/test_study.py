@@ -15,6 +15,7 @@ from scipy import stats
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.cli.main import main
+from nnunet_dino.nnunet import presets
 from nnunet_dino.study import jobs_of, read_study
 from nnunet_dino.study.check import check, check_space
 from nnunet_dino.study.jobs import Subset
@@ -152,6 +153,7 @@ def test_sizes_and_lengths_are_read_from_names() -> None:
     assert size_of("nnUNetTrainerDINOv3SPlus_LoRA_50epochs") == "DINOv3SPlus"
     assert size_of("nnUNetTrainerDINOv3S") == "DINOv3S"
     assert size_of("nnUNetTrainerNoMirroring") == "stock"
+    assert [size.name for size in presets.SIZES if size_of(f"nnUNetTrainer{size.name}_FT") != size.name] == []
     assert [num_epochs(name) for name in ("nnUNetTrainer", "nnUNetTrainer_1epoch", "nnUNetTrainer_50epochs")] == [1000, 1, 50]
 
 

@@ -93,6 +93,8 @@ SIZES = (
     Size("DINOv2S", "DINOv2 ViT-S/14 with registers", "dinov2_vits14_reg", unets=("",)),
     Size("DINOv2B", "DINOv2 ViT-B/14 with registers", "dinov2_vitb14_reg", unets=("",)),
     Size("DINOv2L", "DINOv2 ViT-L/14 with registers", "dinov2_vitl14_reg", unets=("",)),
+    Size("DINOv3T", "DINOv3 ViT-T/16, distilled by lightly-train", "dinov3_vitt16", unets=("",)),
+    Size("FlexiCT2D", "FlexiCT-2D, a ViT with patches of 8 pixels pretrained on CT", "flexict_2d", unets=("",)),
     Size("DINOv3Tiny", "A random ViT of 0.9 million parameters for demonstrations and tests", "dinov3_tiny", "random", ("",)),
 )
 

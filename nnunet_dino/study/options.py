@@ -41,11 +41,16 @@ class Resources:
 SIZES = {
     "stock": Resources(),
     "DINOv3Tiny": Resources(),
+    "DINOv3T": Resources(epoch_s=70),
     "DINOv3S": Resources(epoch_s=90, disk_gb=0.8),
+    "DINOv2S": Resources(epoch_s=90, disk_gb=0.8),
     "DINOv3SPlus": Resources(epoch_s=95, disk_gb=0.9),
     "DINOv3B": Resources(epoch_s=120, disk_gb=1.4, mem_gb=40),
+    "DINOv2B": Resources(epoch_s=120, disk_gb=1.4, mem_gb=40),
     "MedDINOv3B": Resources(epoch_s=120, disk_gb=1.6, mem_gb=40),
+    "FlexiCT2D": Resources(epoch_s=160, disk_gb=1.9, mem_gb=40),
     "DINOv3L": Resources(epoch_s=200, disk_gb=3.2, mem_gb=48, hours=72),
+    "DINOv2L": Resources(epoch_s=200, disk_gb=3.2, mem_gb=48, hours=72),
     "DINOv3HPlus": Resources(epoch_s=400, disk_gb=7.5, mem_gb=64, hours=120),
 }
 
