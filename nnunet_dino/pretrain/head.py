@@ -13,7 +13,7 @@ from nnunet_dino.pretrain.recipe import Recipe
 
 
 class ProjectionHead(nn.Module):
-    """Three linear layers, a point on the sphere, its products with prototypes (DINOv3, ``dino_head.py``).
+    """A few linear layers, a point on the sphere, its products with prototypes (DINOv3, ``dino_head.py``: three layers).
 
     ::
 
@@ -27,9 +27,9 @@ class ProjectionHead(nn.Module):
 
     def __init__(self, embed_dim: int, num_prototypes: int, recipe: Recipe) -> None:
         super().__init__()
-        widths = (embed_dim, recipe.head_hidden, recipe.head_hidden, recipe.head_bottleneck)
-        layers = [nn.Linear(a, b) for a, b in pairwise(widths)]
-        self.mlp = nn.Sequential(layers[0], nn.GELU(), layers[1], nn.GELU(), layers[2])
+        hidden = [recipe.head_hidden] * (recipe.head_layers - 1)
+        layers = [nn.Linear(a, b) for a, b in pairwise((embed_dim, *hidden, recipe.head_bottleneck))]
+        self.mlp = nn.Sequential(layers[0], *(part for layer in layers[1:] for part in (nn.GELU(), layer)))
         self.prototypes = nn.Linear(recipe.head_bottleneck, num_prototypes, bias=False)
         self.has_batch_norm, self.has_unit_prototypes = recipe.head_batch_norm, recipe.unit_prototypes
         for layer in (*layers, self.prototypes):

@@ -52,6 +52,7 @@ class Recipe:
         rope_rescale: Position coordinates are stretched by a random factor between its inverse and itself.
         prototypes: Of the head for class tokens.
         patch_prototypes: Of the head for patches.
+        head_layers: Linear layers of both heads before the prototypes. One leaves clusters that a linear layer on tokens finds.
         head_hidden: Hidden width of both heads.
         head_bottleneck: Width before the prototypes.
         unit_prototypes: Whether prototypes have length 1.
@@ -113,6 +114,7 @@ class Recipe:
     rope_rescale: float = 2.0
     prototypes: int = 16384
     patch_prototypes: int = 16384
+    head_layers: int = 3
     head_hidden: int = 2048
     head_bottleneck: int = 256
     unit_prototypes: bool = False
@@ -242,6 +244,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "rope_rescale": (1, 100),
     "prototypes": (2, 10**6),
     "patch_prototypes": (2, 10**6),
+    "head_layers": (1, 10),
     "head_hidden": (1, 10**5),
     "head_bottleneck": (1, 10**5),
     "dino_weight": (0, _BIG),

@@ -86,20 +86,10 @@ def apply_probe(
     ]
     blocks: list[Block] = [_shown(saved, rows)]
     blocks += [Heading("Attention"), *pictures] if pictures else []
-    warnings = [*store.notes, *notes]
-    if store.facts.weights_are_random:
-        warnings.insert(0, "The backbone has random weights: the scores say nothing about DINOv3.")
-    if store.facts.precision != saved.precision:
-        warnings.append(
-            f"The backbone computed in {store.facts.precision}, for the training of the probe in {saved.precision}: scores "
-            "differ a little from those on the other device."
-        )
-    if failed:
-        warnings.append(f"{len(failed)} could not be read: {'; '.join(f'{name} ({why})' for name, why in failed[:5])}.")
     report = Report(
         title=f"Scores of {model.name}",
         sentences=[f"{len(ids)} {saved.kind} were scored for {', '.join(saved.labels)}; nobody has said what is right."],
-        warnings=warnings,
+        warnings=[*_warnings(saved, store, failed), *notes],
         blocks=blocks,
         method=[method_of_features(store.facts, saved.features), _method(saved, len(trained))],
         origin=reports.origin(command, PACKAGES),
@@ -191,6 +181,20 @@ def _decisions(saved: SavedProbe, scores: np.ndarray) -> list[str]:
         " | ".join(name for name, is_found in zip(saved.labels, row, strict=True) if is_found) or "none"
         for row in scores >= np.array(saved.thresholds)
     ]
+
+
+def _warnings(saved: SavedProbe, store: FeatureStore, failed: Sequence[tuple[str, str]]) -> list[str]:
+    warnings = list(store.notes)
+    if store.facts.weights_are_random:
+        warnings.insert(0, "The backbone has random weights: the scores say nothing about DINOv3.")
+    if store.facts.precision != saved.precision:
+        warnings.append(
+            f"The backbone computed in {store.facts.precision}, for the training of the probe in {saved.precision}: scores "
+            "differ a little from those on the other device."
+        )
+    if failed:
+        warnings.append(f"{len(failed)} could not be read: {'; '.join(f'{name} ({why})' for name, why in failed[:5])}.")
+    return warnings
 
 
 def _shown(saved: SavedProbe, rows: Sequence[Sequence[str]]) -> Table:
