@@ -6,7 +6,13 @@ nnUNetv2_train 4 3d_fullres 0 -p nnUNetPlansBS2 -tr nnUNetTrainer_8x50 -device c
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_dino.trainers import nnUNetTrainerDINOv3S, nnUNetTrainerDINOv3Tiny
+from nnunet_dino.nnunet.recipes import RECIPES
+from nnunet_dino.trainers import (
+    nnUNetTrainerDINOv3S,
+    nnUNetTrainerDINOv3Tiny,
+    nnUNetTrainerDINOv3Tiny_FT_2epochs,
+    nnUNetTrainerPrior_Adam1en3,
+)
 
 
 class EightTimesFifty:
@@ -35,3 +41,13 @@ class nnUNetTrainerDINOv3S_8x50(EightTimesFifty, nnUNetTrainerDINOv3S):
 
 class nnUNetTrainerDINOv3Tiny_8x50(EightTimesFifty, nnUNetTrainerDINOv3Tiny):
     """The flagship with the random tiny ViT."""
+
+
+class nnUNetTrainerPrior_Adam1en3_8x50(EightTimesFifty, nnUNetTrainerPrior_Adam1en3):
+    """Stock with AdamW, started at the class frequencies."""
+
+
+class nnUNetTrainerDINOv3Tiny_FT_Adam1en3_8x50(EightTimesFifty, nnUNetTrainerDINOv3Tiny_FT_2epochs):
+    """The same with the tiny ViT trained in full from random weights."""
+
+    recipe = RECIPES["adam1en3"]
