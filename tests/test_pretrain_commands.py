@@ -144,7 +144,16 @@ def run_until(folder: Path, steps: int, more: list[str]) -> str:
 def test_the_next_stage_takes_transformer_and_heads(root: Path) -> None:
     command(root / "first")
     more = ["--from", str(root / "first"), "--set", "size_shares=1", "--set", "frozen_backbone=0", "--set", "lr=0"]
-    heads = ["--set", "unit_prototypes=true", "--set", "head_batch_norm=true", "--set", "iterations=1"]
+    heads = [
+        "--set",
+        "unit_prototypes=true",
+        "--set",
+        "head_batch_norm=true",
+        "--set",
+        "head_layers=1",
+        "--set",
+        "iterations=1",
+    ]
     command(root / "second", *more, *heads, recipe="sharpen")
     assert all(torch.equal(value, weights(root / "first", "teacher")[n]) for n, value in weights(root / "second").items())
     record = json.loads((root / "second" / "pretraining.json").read_text())

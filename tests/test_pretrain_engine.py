@@ -100,7 +100,7 @@ class TestStudent:
 
 class TestHead:
     def test_has_upstreams_parts_and_unit_length(self) -> None:
-        head = start_from_weights("dinov3_tiny", small("scratch", "unit_prototypes=false")).model.dino_head
+        head = start_from_weights("dinov3_tiny", small("scratch", "unit_prototypes=false", "head_layers=3")).model.dino_head
         assert [tuple(p.shape) for p in head.parameters()] == [(24, 128), (24,), (24, 24), (24,), (8, 24), (8,), (32, 8)]
         tokens = torch.randn(5, 128)
         assert torch.equal(head(tokens), head.prototypes(nn.functional.normalize(standardised_over_batch(head.mlp(tokens)))))

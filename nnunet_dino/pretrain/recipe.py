@@ -324,7 +324,7 @@ def scratch() -> Recipe:
     """From random weights, for small transformers and small experiments."""
     return replace(
         Recipe("scratch"),
-        iterations=4000,
+        iterations=3000,
         batch=32,
         reference_batch=32,
         start="random",
@@ -347,9 +347,9 @@ def scratch() -> Recipe:
         mask_ratio=(0.2, 0.6),
         air_is_predicted=False,
         prototypes=128,
-        patch_prototypes=256,
-        head_hidden=512,
-        head_bottleneck=64,
+        patch_prototypes=1024,
+        head_layers=1,
+        head_bottleneck=128,
         unit_prototypes=True,
         head_batch_norm=True,
         koleo_weight=0.02,

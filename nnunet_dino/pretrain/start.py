@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from nnunet_dino.pretrain.folder import LICENCE_KEY, RECORD, read
 from nnunet_dino.pretrain.recipe import Recipe, recipe_from_json
 from nnunet_dino.pretrain.student import SelfSupervisedViT
 
-OF_HEADS = ("prototypes", "patch_prototypes", "head_hidden", "head_bottleneck", "unit_prototypes", "head_batch_norm")
+OF_HEADS = tuple(field.name for field in fields(Recipe) if field.name.startswith("head_") or "prototypes" in field.name)
 
 
 @dataclass(frozen=True)
