@@ -23,13 +23,12 @@ from nnunet_dino.backbones.adaptation import (
 from nnunet_dino.backbones.catalogue import get_spec
 from nnunet_dino.backbones.precision import backbone_dtype, is_exporting
 from nnunet_dino.backbones.records import from_tensor, to_tensor
-from nnunet_dino.backbones.rgb import IMAGENET_MEAN, IMAGENET_STD
+from nnunet_dino.backbones.rgb import IMAGENET
 from nnunet_dino.backbones.vit import Backbone, BackboneOutput
 
 PRETRAINED = "pretrained"
-IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
 RANDOM = weight_files.RANDOM
-RECORD_KEY = "weights_record"
+RECORD_KEY, STATISTICS_KEY = "weights_record", "statistics_record"
 
 
 @dataclass(frozen=True)
@@ -246,6 +245,8 @@ class AdaptedBackbone(nn.Module):
 
 
 def _replace_weights_by_record(module: AdaptedBackbone, state: dict[str, Tensor], prefix: str, _: Any) -> None:
+    if module.statistics != IMAGENET:
+        state[prefix + STATISTICS_KEY] = to_tensor(module.statistics)
     if not module._is_left_out_of_checkpoints():
         return
     for key in module._source_keys(prefix):
@@ -257,12 +258,16 @@ def _replace_weights_by_record(module: AdaptedBackbone, state: dict[str, Tensor]
 def _read_record(module: AdaptedBackbone, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Verifies the record of weights that ``state`` does not hold."""
     keys = module._source_keys(prefix)
-    encoded = state.pop(prefix + RECORD_KEY, None)
+    encoded, statistics = (state.pop(prefix + key, None) for key in (RECORD_KEY, STATISTICS_KEY))
     if encoded is not None:
         _verify(module, *decode_record(encoded))
         module._stayed = [key for key in keys if key not in state]
     elif any(key in state for key in keys):
         module.digest, module._problem = None, None
+    else:
+        return
+    mean, std = IMAGENET if statistics is None else from_tensor(statistics)
+    module.statistics = tuple(mean), tuple(std)
 
 
 def _forgive_weights_that_stayed(module: AdaptedBackbone, incompatible: Any) -> None:
