@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_nets import planned, small_unet, volume
+from small_nets import TINY, planned, small_unet, volume
 
 from nnunet_dino._errors import UserError
+from nnunet_dino.networks.tokens_only import TokensOnly
 from nnunet_dino.networks.unet import PLAIN_UNET, RESIDUAL_UNET, build_stock_unet
 
 
@@ -79,3 +80,11 @@ def test_lora_changes_the_tokens_through_every_target(target: str, monkeypatch: 
 def test_only_nnunets_own_networks_can_be_extended() -> None:
     with pytest.raises(UserError, match="my.own.UNet"):
         build_stock_unet("my.own.UNet", 1, 3, False, {})
+
+
+def test_the_encoder_of_tokens_alone_takes_no_image() -> None:
+    network = TokensOnly(1, 3, dino={"backbone": TINY, "weights": "random"}, **planned(PLAIN_UNET, 3))
+    with pytest.raises(
+        UserError, match=r"TokensOnly.encoder: required tokens · got an image, 2 x 1 x 6 x 20 x 12 · .*network.encode"
+    ):
+        network.encoder(volume())

@@ -233,3 +233,22 @@ def test_statistics_go_with_weights_that_start_another_training(
     assert started.slice_encoder.backbone.statistics == OWN
     monkeypatch.setenv("nnUNet_dino_weights", str(checkpoint))
     assert weights.load(TINY).statistics == OWN
+
+
+def test_weights_under_adapters_that_were_set_trainable_are_written(weights_folder: Path) -> None:
+    network = small_unet(**PRETRAINED, adaptation="lora")
+    network.slice_encoder.backbone.backbone.vit.norm.requires_grad_(True)
+    network(volume())
+    state = network.state_dict()
+    assert RECORD not in state and "slice_encoder.backbone.backbone.vit.norm.weight" in state
+
+
+def test_weights_that_were_loaded_into_the_transformer_itself_are_written(weights_folder: Path) -> None:
+    network = small_unet(**PRETRAINED).eval()
+    other = Backbone(get_spec(TINY), random=True)
+    network.slice_encoder.backbone.backbone.vit.load_state_dict(other.vit.state_dict())
+    state = network.state_dict()
+    assert RECORD not in state
+    loaded = small_unet(**PRETRAINED).eval()
+    loaded.load_state_dict(state)
+    assert torch.equal(loaded(volume()), network(volume()))

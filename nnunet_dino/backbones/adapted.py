@@ -100,6 +100,7 @@ class AdaptedBackbone(nn.Module):
         self._adapt(lora or LoraOptions())
         self.register_state_dict_post_hook(_replace_weights_by_record)
         self.register_load_state_dict_pre_hook(_read_record)
+        self.backbone.vit.register_load_state_dict_pre_hook(self._forget_the_file)
         self.register_load_state_dict_post_hook(_forgive_weights_that_stayed)
 
     @property
@@ -157,8 +158,10 @@ class AdaptedBackbone(nn.Module):
             has_graph = torch.is_grad_enabled() and images.requires_grad
             with torch.set_grad_enabled(has_graph), torch.autocast(images.device.type, enabled=False):
                 return self._in_its_type(images.to(dtype), dtype)
-        if torch.is_grad_enabled() and self.adaptation == "frozen":
-            self.digest = None  # it was set trainable, and from now on is no longer the one of its file
+        if torch.is_grad_enabled() and self.adaptation != "full" and self._weights_are_trained():
+            self.digest = None  # they were set trainable, and from now on are no longer those of the file
+            if self.adaptation == "frozen":
+                self._store_in(torch.float32)  # small steps are lost in bfloat16
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
             return self._in_its_type(images.float(), torch.float32)
 
@@ -166,8 +169,12 @@ class AdaptedBackbone(nn.Module):
         """Computes with parameters of ``dtype``, in whatever type they are stored."""
         if next(self.backbone.vit.parameters()).dtype is dtype:
             return self.backbone(images)
+        self.backbone.vit.set_grad_checkpointing(False)  # computing once more would find the stored type
         stored = chain(self.backbone.named_parameters(), self.backbone.named_buffers())
         return torch.func.functional_call(self.backbone, {name: t.to(dtype) for name, t in stored}, (images,))
+
+    def _weights_are_trained(self) -> bool:
+        return any(p.requires_grad for name, p in self.backbone.named_parameters() if not is_adapter(name))
 
     def settle(self, device: torch.device) -> torch.dtype:
         """Returns the type to compute in on ``device``, after storing frozen parameters in it."""
@@ -200,6 +207,10 @@ class AdaptedBackbone(nn.Module):
                     parameter.copy_(loaded.state[canonical_name(key)])
         self.digest, self._problem, self.licence = loaded.digest, None, loaded.licence
         self.statistics = loaded.statistics or self.backbone.spec.statistics or IMAGENET
+
+    def _forget_the_file(self, _: nn.Module, state: dict[str, Tensor], prefix: str, *__: Any) -> None:
+        if any(key.startswith(prefix) and not is_adapter(key) for key in state):
+            self.digest, self._problem = None, None
 
     def require_weights(self) -> None:
         """Loads local weights if none have been loaded yet.
@@ -262,12 +273,9 @@ def _read_record(module: AdaptedBackbone, state: dict[str, Tensor], prefix: str,
     if encoded is not None:
         _verify(module, *decode_record(encoded))
         module._stayed = [key for key in keys if key not in state]
-    elif any(key in state for key in keys):
-        module.digest, module._problem = None, None
-    else:
-        return
-    mean, std = IMAGENET if statistics is None else from_tensor(statistics)
-    module.statistics = tuple(mean), tuple(std)
+    if encoded is not None or any(key in state for key in keys):
+        mean, std = IMAGENET if statistics is None else from_tensor(statistics)
+        module.statistics = tuple(mean), tuple(std)
 
 
 def _forgive_weights_that_stayed(module: AdaptedBackbone, incompatible: Any) -> None:

@@ -12,6 +12,7 @@ from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecod
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import Tensor, nn
 
+from nnunet_dino._errors import UserError
 from nnunet_dino.networks.head import TokenHead
 from nnunet_dino.networks.injection import resample
 from nnunet_dino.networks.neck import TokenNeck
@@ -157,8 +158,18 @@ class TokenPyramid(nn.Module):
             for f, kernel in zip(self.output_channels, self.kernel_sizes, strict=True)
         )
 
-    def forward(self, taps: Sequence[Tensor], size: Sequence[int]) -> list[Tensor]:
-        """Returns one map ``b f d h w`` per stage, given taps ``b k d gh gw`` of an input of ``size = (d, h, w)``."""
+    def forward(self, taps: Sequence[Tensor], size: Sequence[int] = ()) -> list[Tensor]:
+        """Returns one map ``b f d h w`` per stage, given taps ``b k d gh gw`` of an input of ``size = (d, h, w)``.
+
+        Raises:
+            UserError: ``taps`` is an image, which nnU-Net's encoder would take.
+        """
+        if isinstance(taps, Tensor):
+            got = " x ".join(map(str, taps.shape))
+            raise UserError(
+                f"TokensOnly.encoder: required tokens · got an image, {got} · network.encode(image) gives skips and tokens, "
+                "network.decode takes both"
+            )
         sizes = np.asarray([int(n) for n in size]) // np.cumprod(np.asarray(self.strides), axis=0)
         skips = []
         for stage, target in enumerate(sizes.tolist()):
