@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from small_nets import TINY, planned, small_unet, volume
@@ -82,9 +84,10 @@ def test_only_nnunets_own_networks_can_be_extended() -> None:
         build_stock_unet("my.own.UNet", 1, 3, False, {})
 
 
-def test_the_encoder_of_tokens_alone_takes_no_image() -> None:
-    network = TokensOnly(1, 3, dino={"backbone": TINY, "weights": "random"}, **planned(PLAIN_UNET, 3))
-    with pytest.raises(
-        UserError, match=r"TokensOnly.encoder: required tokens · got an image, 2 x 1 x 6 x 20 x 12 · .*network.encode"
-    ):
-        network.encoder(volume())
+def test_the_encoder_of_tokens_alone_takes_an_image_as_nnunets_does() -> None:
+    network = TokensOnly(1, 3, dino={"backbone": TINY, "weights": "random"}, **planned(PLAIN_UNET, 3)).eval()
+    for one, other in zip(network.encoder(volume()), network.encode(volume())[0], strict=True):
+        assert torch.equal(one, other)
+    copied = copy.deepcopy(network)
+    assert copied.encoder.slice_encoder is copied.slice_encoder
+    assert not any(key.startswith("encoder.slice_encoder") for key in network.state_dict())

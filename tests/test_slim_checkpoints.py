@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -247,8 +248,11 @@ def test_weights_that_were_loaded_into_the_transformer_itself_are_written(weight
     network = small_unet(**PRETRAINED).eval()
     other = Backbone(get_spec(TINY), random=True)
     network.slice_encoder.backbone.backbone.vit.load_state_dict(other.vit.state_dict())
-    state = network.state_dict()
+    state = copy.deepcopy(network).state_dict()
     assert RECORD not in state
-    loaded = small_unet(**PRETRAINED).eval()
+    loaded, of_the_file = small_unet(**PRETRAINED).eval(), small_unet(**PRETRAINED).eval()
+    slim = of_the_file.state_dict()
     loaded.load_state_dict(state)
     assert torch.equal(loaded(volume()), network(volume()))
+    loaded.load_state_dict(state), loaded.load_state_dict(slim)
+    assert torch.equal(loaded(volume()), of_the_file(volume()))

@@ -28,6 +28,7 @@ from nnunet_dino.backbones.vit import Backbone, BackboneOutput
 
 PRETRAINED = "pretrained"
 RANDOM = weight_files.RANDOM
+_LOADED = "weights_were_loaded"  # an attribute of a transformer
 RECORD_KEY, STATISTICS_KEY = "weights_record", "statistics_record"
 
 
@@ -100,7 +101,7 @@ class AdaptedBackbone(nn.Module):
         self._adapt(lora or LoraOptions())
         self.register_state_dict_post_hook(_replace_weights_by_record)
         self.register_load_state_dict_pre_hook(_read_record)
-        self.backbone.vit.register_load_state_dict_pre_hook(self._forget_the_file)
+        self.backbone.vit.register_load_state_dict_pre_hook(_note_loading)
         self.register_load_state_dict_post_hook(_forgive_weights_that_stayed)
 
     @property
@@ -208,8 +209,8 @@ class AdaptedBackbone(nn.Module):
         self.digest, self._problem, self.licence = loaded.digest, None, loaded.licence
         self.statistics = loaded.statistics or self.backbone.spec.statistics or IMAGENET
 
-    def _forget_the_file(self, _: nn.Module, state: dict[str, Tensor], prefix: str, *__: Any) -> None:
-        if any(key.startswith(prefix) and not is_adapter(key) for key in state):
+    def _forget_the_file_if_others_were_loaded(self) -> None:
+        if vars(self.backbone.vit).pop(_LOADED, False):
             self.digest, self._problem = None, None
 
     def require_weights(self) -> None:
@@ -218,10 +219,12 @@ class AdaptedBackbone(nn.Module):
         Raises:
             UserError: there are none.
         """
+        self._forget_the_file_if_others_were_loaded()
         if self._problem:
             self.load_weights()
 
     def _refuse_without_weights(self) -> None:
+        self._forget_the_file_if_others_were_loaded()
         if self._problem:
             raise UserError(self._problem)
 
@@ -256,6 +259,7 @@ class AdaptedBackbone(nn.Module):
 
 
 def _replace_weights_by_record(module: AdaptedBackbone, state: dict[str, Tensor], prefix: str, _: Any) -> None:
+    module._forget_the_file_if_others_were_loaded()
     if module.statistics != IMAGENET:
         state[prefix + STATISTICS_KEY] = to_tensor(module.statistics)
     if not module._is_left_out_of_checkpoints():
@@ -264,6 +268,11 @@ def _replace_weights_by_record(module: AdaptedBackbone, state: dict[str, Tensor]
         del state[key]
     assert module.digest is not None
     state[prefix + RECORD_KEY] = encode_record(module.name, module.digest)
+
+
+def _note_loading(vit: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    if any(key.startswith(prefix) and not is_adapter(key) for key in state):
+        vars(vit)[_LOADED] = True
 
 
 def _read_record(module: AdaptedBackbone, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
@@ -288,6 +297,7 @@ def _forgive_weights_that_stayed(module: AdaptedBackbone, incompatible: Any) -> 
 def _verify(module: AdaptedBackbone, name: str, digest: str) -> None:
     if name != module.name:
         raise UserError(f"checkpoint: required backbone {module.name} · got {name} · use the trainer or plans it was made with")
+    module._forget_the_file_if_others_were_loaded()
     if module.digest is None:
         if weight_files.locate(name) is None:
             raise UserError(weight_files.missing_weights_message(name, digest))
