@@ -59,12 +59,12 @@ def volume(batch: int = 2, channels: int = 1, seed: int = 0) -> torch.Tensor:
     return torch.randn(batch, channels, 6, 20, 12, generator=torch.Generator().manual_seed(seed))
 
 
-def write_weights(folder: Path, seed: int, name: str = TINY) -> Path:
+def write_weights(folder: Path, seed: int, name: str = TINY, **metadata: str) -> Path:
     """Writes weights that :func:`nnunet_dino.backbones.weights.locate` finds when the environment names ``folder``."""
     torch.manual_seed(seed)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.safetensors"
-    save_file(Backbone(get_spec(name), random=True).vit.state_dict(), path)
+    save_file(Backbone(get_spec(name), random=True).vit.state_dict(), path, metadata)
     return path
 
 

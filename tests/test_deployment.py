@@ -111,6 +111,25 @@ def test_a_frozen_backbone_that_is_set_trainable_is_trained() -> None:
     assert backbone.digest is None, "it would not be written into checkpoints"
 
 
+def test_a_backbone_that_is_released_after_a_while_trains_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_dino_precision", "bfloat16")
+    backbone, images = AdaptedBackbone(TINY, "random"), torch.randn(1, 3, 32, 48)
+    backbone(images)
+    assert {p.dtype for p in backbone.parameters()} == {torch.bfloat16}
+    backbone.backbone.vit.blocks[-1].requires_grad_(True)
+    backbone.train()
+    backbone(images)[-1].square().sum().backward()
+    trained = list(backbone.backbone.vit.blocks[-1].parameters())
+    assert all(p.dtype is torch.float32 and p.grad is not None and p.grad.dtype is torch.float32 for p in trained)
+
+
+@pytest.mark.parametrize("adaptation", ["lora", "full"])
+def test_converted_backbones_can_be_trained(adaptation: str) -> None:
+    backbone = AdaptedBackbone(TINY, "random", adaptation).bfloat16().train()
+    backbone(torch.randn(1, 3, 32, 48))[-1].square().sum().backward()
+    assert any(p.grad is not None for p in backbone.parameters())
+
+
 def test_the_gradient_of_the_image_passes_through_a_frozen_backbone(float32: None) -> None:
     backbone = AdaptedBackbone(TINY, "random")
     images = torch.randn(1, 3, 32, 48)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
-from small_nets import planned, small_unet, volume
+from small_nets import TINY, planned, small_unet, volume
 
 from nnunet_dino._errors import UserError
+from nnunet_dino.networks.tokens_only import TokensOnly
 from nnunet_dino.networks.unet import PLAIN_UNET, RESIDUAL_UNET, build_stock_unet
 
 
@@ -79,3 +82,12 @@ def test_lora_changes_the_tokens_through_every_target(target: str, monkeypatch: 
 def test_only_nnunets_own_networks_can_be_extended() -> None:
     with pytest.raises(UserError, match="my.own.UNet"):
         build_stock_unet("my.own.UNet", 1, 3, False, {})
+
+
+def test_the_encoder_of_tokens_alone_takes_an_image_as_nnunets_does() -> None:
+    network = TokensOnly(1, 3, dino={"backbone": TINY, "weights": "random"}, **planned(PLAIN_UNET, 3)).eval()
+    for one, other in zip(network.encoder(volume()), network.encode(volume())[0], strict=True):
+        assert torch.equal(one, other)
+    copied = copy.deepcopy(network)
+    assert copied.encoder.slice_encoder is copied.slice_encoder
+    assert not any(key.startswith("encoder.slice_encoder") for key in network.state_dict())

@@ -180,6 +180,12 @@ def test_nnunet_is_stopped_where_a_patch_cannot_shrink(data_set: Path) -> None:
         planner.static_estimate_VRAM_usage([7, 5], 2, 2, *architecture.values())
 
 
+def test_a_data_loader_without_processes_does_not_stop_planning(data_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    alone, usual = plan(nnUNetPlannerDINOv3Tiny, plans_name="alone"), plans_of(nnUNetPlannerDINOv3Tiny)
+    assert alone["configurations"]["3d_fullres"] == usual["configurations"]["3d_fullres"]
+
+
 def test_a_large_backbone_takes_its_share_of_the_memory(data_set: Path) -> None:
     sizes = {}
     for planner in (nnUNetPlannerDINOv3Tiny, nnUNetPlannerDINOv3L):

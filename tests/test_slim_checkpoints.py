@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,10 @@ from nnunet_dino._errors import UserError
 from nnunet_dino.backbones import weights
 from nnunet_dino.backbones.adapted import RECORD_KEY, decode_record, encode_record
 from nnunet_dino.backbones.catalogue import get_spec
+from nnunet_dino.backbones.rgb import IMAGENET
 from nnunet_dino.backbones.vit import Backbone
 from nnunet_dino.networks.unet import PLAIN_UNET, DINOv3UNet
+from nnunet_dino.nnunet.pretrained import load_pretrained
 
 RECORD = f"slice_encoder.backbone.{RECORD_KEY}"
 PRETRAINED = {"weights": "pretrained", "gate_start": 0.3}
@@ -165,3 +169,90 @@ def saved_bytes(network: torch.nn.Module) -> int:
     """nnU-Net's state dicts hold many tensors under several names; torch writes each once, as ``named_parameters`` lists it."""
     names = {name for name, _ in network.named_parameters()}
     return sum(tensor.nbytes for name, tensor in network.state_dict().items() if name in names)
+
+
+UNIT_RANGE = {"channels": [{"mean": mean, "std": std} for mean, std in zip(*IMAGENET, strict=True)]}
+OWN = ((0.5, 0.4, 0.3), (0.2, 0.3, 0.1))
+
+
+def what_the_backbone_sees(network: DINOv3UNet, image: torch.Tensor) -> torch.Tensor:
+    """Returns ``(b·d) 3 h w``."""
+    seen: list[torch.Tensor] = []
+    hook = network.slice_encoder.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    network(image)
+    hook.remove()
+    return torch.cat(seen)
+
+
+def mean_seen(network: DINOv3UNet) -> list[float]:
+    """Returns what red, green and blue of 0.6 are shown as."""
+    return what_the_backbone_sees(network, torch.full((2, 3, 6, 20, 12), 0.6)).mean((0, 2, 3)).tolist()
+
+
+@pytest.mark.parametrize("adaptation", ["frozen", "lora", "full"])
+def test_a_backbone_sees_the_statistics_of_its_file_wherever_its_checkpoint_goes(
+    weights_folder: Path, monkeypatch: pytest.MonkeyPatch, adaptation: str
+) -> None:
+    """The file may have gone, or come back without its statistics."""
+    options = {**PRETRAINED, **UNIT_RANGE, "adaptation": adaptation, "input_channels": 3}
+    usual = mean_seen(small_unet(**options))
+    assert usual == pytest.approx([(0.6 - mean) / std for mean, std in zip(*IMAGENET, strict=True)], abs=1e-2)
+    write_weights(weights_folder, seed=1, nnunet_dino_statistics=json.dumps(dict(zip(("mean", "std"), OWN, strict=True))))
+    trained = small_unet(**options)
+    own = [(0.6 - mean) / std for mean, std in zip(*OWN, strict=True)]
+    assert mean_seen(trained) == pytest.approx(own, abs=1e-2)
+    write_weights(weights_folder, seed=1)
+    network = small_unet(**options)
+    network.load_state_dict(trained.state_dict())
+    assert mean_seen(network) == pytest.approx(own, abs=1e-2)
+    network.load_state_dict(small_unet(**options).state_dict())
+    assert mean_seen(network) == pytest.approx(usual)
+
+
+def test_what_is_normalised_or_seen_through_windows(weights_folder: Path) -> None:
+    write_weights(weights_folder, seed=1, nnunet_dino_statistics=json.dumps(dict(zip(("mean", "std"), OWN, strict=True))))
+    network = small_unet(**PRETRAINED)
+    image = torch.full((2, 1, 6, 20, 12), 0.6)
+    assert what_the_backbone_sees(network, image).mean((0, 2, 3)).tolist() == pytest.approx([0.6] * 3)
+    windows = {"rgb": "windows", "channels": [{"windows": [[0, 1], [0, 2], [-1, 1]]}]}
+    seen = what_the_backbone_sees(small_unet(**PRETRAINED, **windows), image)
+    shares = (0.6, 0.3, 0.8)
+    assert seen.mean((0, 2, 3)).tolist() == pytest.approx([(s - m) / d for s, m, d in zip(shares, *OWN, strict=True)], abs=1e-2)
+
+
+def test_statistics_go_with_weights_that_start_another_training(
+    weights_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_weights(weights_folder, seed=1, nnunet_dino_statistics=json.dumps(dict(zip(("mean", "std"), OWN, strict=True))))
+    trained = small_unet(**PRETRAINED, adaptation="full")
+    checkpoint = tmp_path / "checkpoint_final.pth"
+    torch.save({"network_weights": trained.state_dict()}, checkpoint)
+    write_weights(weights_folder, seed=1)
+    started = small_unet(**PRETRAINED)
+    assert started.slice_encoder.backbone.statistics == IMAGENET
+    load_pretrained(started, str(checkpoint))
+    assert started.slice_encoder.backbone.statistics == OWN
+    monkeypatch.setenv("nnUNet_dino_weights", str(checkpoint))
+    assert weights.load(TINY).statistics == OWN
+
+
+def test_weights_under_adapters_that_were_set_trainable_are_written(weights_folder: Path) -> None:
+    network = small_unet(**PRETRAINED, adaptation="lora")
+    network.slice_encoder.backbone.backbone.vit.norm.requires_grad_(True)
+    network(volume())
+    state = network.state_dict()
+    assert RECORD not in state and "slice_encoder.backbone.backbone.vit.norm.weight" in state
+
+
+def test_weights_that_were_loaded_into_the_transformer_itself_are_written(weights_folder: Path) -> None:
+    network = small_unet(**PRETRAINED).eval()
+    other = Backbone(get_spec(TINY), random=True)
+    network.slice_encoder.backbone.backbone.vit.load_state_dict(other.vit.state_dict())
+    state = copy.deepcopy(network).state_dict()
+    assert RECORD not in state
+    loaded, of_the_file = small_unet(**PRETRAINED).eval(), small_unet(**PRETRAINED).eval()
+    slim = of_the_file.state_dict()
+    loaded.load_state_dict(state)
+    assert torch.equal(loaded(volume()), network(volume()))
+    loaded.load_state_dict(state), loaded.load_state_dict(slim)
+    assert torch.equal(loaded(volume()), of_the_file(volume()))

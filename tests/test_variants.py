@@ -110,6 +110,44 @@ def test_the_backbone_keeps_its_own_rate_beside_every_schedule(make: Make, varia
     assert [g["lr"] for g in resumed.optimizer.param_groups] == [g["lr"] for g in trainer.optimizer.param_groups]
 
 
+class CyclesEveryStep:
+    """As users write it: one group, and a schedule of their own that is stepped with every batch."""
+
+    def configure_optimizers(self) -> tuple[Any, Any]:
+        optimizer = torch.optim.SGD(self.network.parameters(), 1e-2)  # type: ignore[attr-defined]
+        self.cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=100)
+        return optimizer, self.by_epoch(optimizer)  # type: ignore[attr-defined]
+
+
+SCHEDULES = (
+    lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0),
+    torch.optim.lr_scheduler.ReduceLROnPlateau,
+    lambda optimizer: torch.optim.lr_scheduler.CyclicLR(optimizer, 1e-3, 1e-2),
+)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=["lambda", "plateau", "cyclic"])
+def test_the_backbone_keeps_its_share_beside_a_schedule_of_every_step(make: Make, schedule: Callable[..., Any]) -> None:
+    trainer = make(type("Mine", (CyclesEveryStep, getattr(trainers, FULL)), {"by_epoch": staticmethod(schedule)}), "2d")
+    trainer.initialize()
+    trainer.on_train_epoch_start()
+    rest, of_backbone = trainer.optimizer.param_groups
+    share, rates = trainer.vit_lr / trainer.initial_lr, set()
+    for _ in range(9):
+        trainer.optimizer.step()
+        assert of_backbone["lr"] == pytest.approx(rest["lr"] * share)
+        trainer.cycle.step()
+        rates.add(rest["lr"])
+    assert len(rates) == 9
+
+
+def test_a_network_of_ones_own_has_a_slice_encoder_or_is_refused(make: Make) -> None:
+    stock = staticmethod(nnUNetTrainer.build_network_architecture)
+    trainer = make(type("Mine", (getattr(trainers, FROZEN),), {"build_network_architecture": stock}), "2d")
+    with pytest.raises(UserError, match="^Mine: required a network with a slice encoder · got PlainConvUNet · .*nnUNetTrainer"):
+        trainer.initialize()
+
+
 class SecondHalf:
     def on_train_epoch_start(self) -> None:
         raise AssertionError
@@ -166,6 +204,9 @@ def test_what_a_class_body_says_is_so(make: Make) -> None:
         ({"inference_allowed_mirroring_axes": (0,)}, r"without inference_allowed_mirroring_axes, .* got \(0,\)"),
         ({"num_epoch": 5}, "required num_epochs, .* got num_epoch"),
         ({"inital_lr": 1e-3}, "required initial_lr, .* got inital_lr"),
+        ({"vitlr": 1e-3}, "required vit_lr, .* got vitlr"),
+        ({"max_num_epochs": 5}, "required num_epochs, .* got max_num_epochs"),
+        ({"learning_rate": 5e-3}, "required initial_lr, .* got learning_rate"),
         ({"my_setting": 3, "warmup_epochs": 5, "_num_epoch": 1}, None),
     ],
 )
@@ -176,6 +217,16 @@ def test_what_a_class_body_cannot_say_is_refused(make: Make, body: dict[str, Any
         return
     with pytest.raises(UserError, match=f"^Mine: .*{says}"):
         make(mine, "2d")
+
+
+def test_a_name_that_a_method_reads_is_the_users_own(make: Make) -> None:
+    class Mine(getattr(trainers, FROZEN)):  # type: ignore[misc]
+        lr = 3
+
+        def doubled(self) -> int:
+            return self.lr * 2
+
+    assert make(Mine, "2d").doubled() == 6
 
 
 @ORDERS
@@ -203,6 +254,17 @@ def test_what_a_subclass_sets_itself_counts_before_its_class_body(make: Make) ->
             self.num_epochs = 4
 
     assert make(Mine, "2d").num_epochs == 4
+
+
+def test_a_rate_of_the_backbone_that_a_subclass_sets_itself_counts_beside_a_variant(make: Make) -> None:
+    class Mine(nnUNetTrainerCosAnneal, getattr(trainers, FULL)):  # type: ignore[misc]
+        def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device: torch.device) -> None:
+            super().__init__(plans, configuration, fold, dataset_json, device)
+            self.vit_lr = 3e-5
+
+    trainer = make(Mine, "2d")
+    trainer.initialize()
+    assert [group["lr"] for group in trainer.optimizer.param_groups] == pytest.approx([trainer.initial_lr, 3e-5])
 
 
 def test_a_group_that_is_added_later_gets_the_same_schedule(make: Make) -> None:

@@ -23,13 +23,13 @@ from nnunet_dino.backbones.adaptation import (
 from nnunet_dino.backbones.catalogue import get_spec
 from nnunet_dino.backbones.precision import backbone_dtype, is_exporting
 from nnunet_dino.backbones.records import from_tensor, to_tensor
-from nnunet_dino.backbones.rgb import IMAGENET_MEAN, IMAGENET_STD
+from nnunet_dino.backbones.rgb import IMAGENET
 from nnunet_dino.backbones.vit import Backbone, BackboneOutput
 
 PRETRAINED = "pretrained"
-IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
 RANDOM = weight_files.RANDOM
-RECORD_KEY = "weights_record"
+_LOADED = "weights_were_loaded"  # an attribute of a transformer
+RECORD_KEY, STATISTICS_KEY = "weights_record", "statistics_record"
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ class AdaptedBackbone(nn.Module):
         self._adapt(lora or LoraOptions())
         self.register_state_dict_post_hook(_replace_weights_by_record)
         self.register_load_state_dict_pre_hook(_read_record)
+        self.backbone.vit.register_load_state_dict_pre_hook(_note_loading)
         self.register_load_state_dict_post_hook(_forgive_weights_that_stayed)
 
     @property
@@ -158,8 +159,10 @@ class AdaptedBackbone(nn.Module):
             has_graph = torch.is_grad_enabled() and images.requires_grad
             with torch.set_grad_enabled(has_graph), torch.autocast(images.device.type, enabled=False):
                 return self._in_its_type(images.to(dtype), dtype)
-        if torch.is_grad_enabled() and self.adaptation == "frozen":
-            self.digest = None  # it was set trainable, and from now on is no longer the one of its file
+        if torch.is_grad_enabled() and self.adaptation != "full" and self._weights_are_trained():
+            self.digest = None  # they were set trainable, and from now on are no longer those of the file
+            if self.adaptation == "frozen":
+                self._store_in(torch.float32)  # small steps are lost in bfloat16
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
             return self._in_its_type(images.float(), torch.float32)
 
@@ -167,8 +170,12 @@ class AdaptedBackbone(nn.Module):
         """Computes with parameters of ``dtype``, in whatever type they are stored."""
         if next(self.backbone.vit.parameters()).dtype is dtype:
             return self.backbone(images)
+        self.backbone.vit.set_grad_checkpointing(False)  # computing once more would find the stored type
         stored = chain(self.backbone.named_parameters(), self.backbone.named_buffers())
         return torch.func.functional_call(self.backbone, {name: t.to(dtype) for name, t in stored}, (images,))
+
+    def _weights_are_trained(self) -> bool:
+        return any(p.requires_grad for name, p in self.backbone.named_parameters() if not is_adapter(name))
 
     def settle(self, device: torch.device) -> torch.dtype:
         """Returns the type to compute in on ``device``, after storing frozen parameters in it."""
@@ -202,16 +209,22 @@ class AdaptedBackbone(nn.Module):
         self.digest, self._problem, self.licence = loaded.digest, None, loaded.licence
         self.statistics = loaded.statistics or self.backbone.spec.statistics or IMAGENET
 
+    def _forget_the_file_if_others_were_loaded(self) -> None:
+        if vars(self.backbone.vit).pop(_LOADED, False):
+            self.digest, self._problem = None, None
+
     def require_weights(self) -> None:
         """Loads local weights if none have been loaded yet.
 
         Raises:
             UserError: there are none.
         """
+        self._forget_the_file_if_others_were_loaded()
         if self._problem:
             self.load_weights()
 
     def _refuse_without_weights(self) -> None:
+        self._forget_the_file_if_others_were_loaded()
         if self._problem:
             raise UserError(self._problem)
 
@@ -246,6 +259,9 @@ class AdaptedBackbone(nn.Module):
 
 
 def _replace_weights_by_record(module: AdaptedBackbone, state: dict[str, Tensor], prefix: str, _: Any) -> None:
+    module._forget_the_file_if_others_were_loaded()
+    if module.statistics != IMAGENET:
+        state[prefix + STATISTICS_KEY] = to_tensor(module.statistics)
     if not module._is_left_out_of_checkpoints():
         return
     for key in module._source_keys(prefix):
@@ -254,15 +270,21 @@ def _replace_weights_by_record(module: AdaptedBackbone, state: dict[str, Tensor]
     state[prefix + RECORD_KEY] = encode_record(module.name, module.digest)
 
 
+def _note_loading(vit: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    if any(key.startswith(prefix) and not is_adapter(key) for key in state):
+        vars(vit)[_LOADED] = True
+
+
 def _read_record(module: AdaptedBackbone, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Verifies the record of weights that ``state`` does not hold."""
     keys = module._source_keys(prefix)
-    encoded = state.pop(prefix + RECORD_KEY, None)
+    encoded, statistics = (state.pop(prefix + key, None) for key in (RECORD_KEY, STATISTICS_KEY))
     if encoded is not None:
         _verify(module, *decode_record(encoded))
         module._stayed = [key for key in keys if key not in state]
-    elif any(key in state for key in keys):
-        module.digest, module._problem = None, None
+    if encoded is not None or any(key in state for key in keys):
+        mean, std = IMAGENET if statistics is None else from_tensor(statistics)
+        module.statistics = tuple(mean), tuple(std)
 
 
 def _forgive_weights_that_stayed(module: AdaptedBackbone, incompatible: Any) -> None:
@@ -275,6 +297,7 @@ def _forgive_weights_that_stayed(module: AdaptedBackbone, incompatible: Any) -> 
 def _verify(module: AdaptedBackbone, name: str, digest: str) -> None:
     if name != module.name:
         raise UserError(f"checkpoint: required backbone {module.name} · got {name} · use the trainer or plans it was made with")
+    module._forget_the_file_if_others_were_loaded()
     if module.digest is None:
         if weight_files.locate(name) is None:
             raise UserError(weight_files.missing_weights_message(name, digest))

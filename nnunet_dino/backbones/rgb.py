@@ -20,7 +20,8 @@ No channel is dropped or mixed away. The tokens of several images of one slice a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ from nnunet_dino.backbones.rgb_names import WINDOWS as WINDOWS
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
 
 
 @dataclass(frozen=True)
@@ -73,17 +75,41 @@ def standardised(slices: Tensor, channels: Sequence[ChannelView]) -> Tensor:
     return (slices - mean) / std
 
 
-def shown(slices: Tensor, channels: Sequence[ChannelView], rgb: str = REPEAT) -> list[Tensor]:
+def in_statistics(channels: Sequence[ChannelView], statistics: Sequence[Sequence[float]]) -> tuple[ChannelView, ...]:
+    """Returns ``channels`` for a backbone that was trained with other statistics than ImageNet's.
+
+    Those of ImageNet, by colour or their mean, are what options give a channel of intensities from 0 to 1.
+
+    Args:
+        channels: How the intensities of each channel are shown.
+        statistics: Mean and deviation of red, green and blue.
+    """
+    own = dict(zip(_colours_and_grey(IMAGENET), _colours_and_grey(statistics), strict=True))
+    pairs = [own.get((view.mean, view.std), (view.mean, view.std)) for view in channels]
+    return tuple(replace(view, mean=mean, std=std) for view, (mean, std) in zip(channels, pairs, strict=True))
+
+
+def _colours_and_grey(statistics: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
+    return [*zip(*statistics, strict=True), tuple(map(fmean, statistics))]
+
+
+def shown(
+    slices: Tensor,
+    channels: Sequence[ChannelView],
+    rgb: str = REPEAT,
+    statistics: Sequence[Sequence[float]] = IMAGENET,
+) -> list[Tensor]:
     """Returns the images of slices by the rule ``rgb``, each ``n 3 h w``.
 
     Args:
         slices: ``n c h w``; ``n 3·c h w`` with neighbours.
         channels: How the intensities of each channel are shown.
         rgb: One of ``RGB``.
+        statistics: Mean and deviation of red, green and blue that the backbone was trained with.
     """
     if rgb == WINDOWS:
-        return windows_to_images(slices, [view.windows for view in channels])
-    return channels_to_images(standardised(slices, channels))
+        return windows_to_images(slices, [view.windows for view in channels], statistics)
+    return channels_to_images(standardised(slices, in_statistics(channels, statistics)))
 
 
 def channels_to_images(slices: Tensor) -> list[Tensor]:
@@ -98,17 +124,20 @@ def channels_to_images(slices: Tensor) -> list[Tensor]:
     return [_three_channels(group) for group in slices.split(3, dim=1)]
 
 
-def windows_to_images(slices: Tensor, windows: Sequence[Sequence[tuple[float, float]]]) -> list[Tensor]:
-    """Shows every channel through three windows, each from 0 to 1 and then by ImageNet's statistics.
+def windows_to_images(
+    slices: Tensor, windows: Sequence[Sequence[tuple[float, float]]], statistics: Sequence[Sequence[float]] = IMAGENET
+) -> list[Tensor]:
+    """Shows every channel through three windows, each from 0 to 1 and then by the backbone's statistics.
 
     Args:
         slices: ``n c h w``.
         windows: Per channel three pairs of a low and a high end.
+        statistics: Mean and deviation of red, green and blue.
 
     Returns:
         ``c`` tensors ``n 3 h w``.
     """
-    mean, std = (slices.new_tensor(values).view(-1, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (slices.new_tensor(values).view(-1, 1, 1) for values in statistics)
     images = []
     for channel, ends in zip(slices.split(1, dim=1), windows, strict=True):
         images.append((through_windows(channel, ends) - mean) / std)

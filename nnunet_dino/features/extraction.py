@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from nnunet_dino._errors import UserError, nearest
-from nnunet_dino.backbones.adapted import IMAGENET
 from nnunet_dino.backbones.image_encoder import FoundBackbone, find_backbone
+from nnunet_dino.backbones.rgb import IMAGENET
 from nnunet_dino.features.encode import FREE_THE_MACHINE, Reading, encode_units
 from nnunet_dino.features.encoder import FrozenEncoder, default_batch, pick_device
 from nnunet_dino.features.inputs import IMAGES, SLIDES, VOLUMES, find_items

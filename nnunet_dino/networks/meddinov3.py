@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -102,11 +103,19 @@ class MedDINOv3(nn.Module):
         """Returns logits ``b classes h w`` for images ``b c h w``."""
         return self.slice_encoder.reuse.run(self, x)
 
-    def _forward(self, x: Tensor) -> Tensor:
-        logits = self.decoder(torch.cat(self.slice_encoder(x), dim=-1).movedim(3, 1))
-        if logits.shape[2:] == x.shape[2:]:
+    def encode(self, x: Tensor) -> tuple[Tensor, Sequence[int]]:
+        """Returns the tokens ``b 4·e gh gw``, and the size ``(h, w)`` of the images."""
+        return torch.cat(self.slice_encoder(x), dim=-1).movedim(3, 1), x.shape[2:]
+
+    def decode(self, tokens: Tensor, size_px: Sequence[int]) -> Tensor:
+        """Returns the logits: ``network.decode(*network.encode(x))`` is ``network(x)``."""
+        logits = self.decoder(tokens)
+        if logits.shape[2:] == size_px:
             return logits
-        return F.interpolate(logits, x.shape[2:], mode="bilinear", align_corners=False)
+        return F.interpolate(logits, size_px, mode="bilinear", align_corners=False)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return self.decode(*self.encode(x))
 
     def compute_conv_feature_map_size(self, input_size: list[int]) -> int:
         """Counts the decoder's outputs for one sample, as nnU-Net's planner asks."""

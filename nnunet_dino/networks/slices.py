@@ -166,7 +166,11 @@ class SliceEncoder(nn.Module):
     def _encode_chunk(self, slices: Tensor, size_px: tuple[int, int]) -> list[Tensor]:
         if slices.shape[2:] != size_px:
             slices = F.interpolate(slices.float(), size_px, mode="bilinear", antialias=False)
-        return [tap.movedim(1, 3) for image in shown(slices, self.channels, self.rgb) for tap in self.backbone(image)]
+        return [
+            tap.movedim(1, 3)
+            for image in shown(slices, self.channels, self.rgb, self.backbone.statistics)
+            for tap in self.backbone(image)
+        ]
 
 
 def _fill(num: int, chunks: Iterable[Sequence[Tensor]]) -> tuple[Tensor, ...]:

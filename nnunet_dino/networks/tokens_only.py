@@ -51,6 +51,7 @@ class TokensOnly(nn.Module):
             backbone.embed_dim * self.slice_encoder.num_maps // backbone.num_taps,
             **{key: value for key, value in unet_kwargs.items() if key in TokenPyramid.PLANNED},
         )
+        self.encoder.__dict__["slice_encoder"] = self.slice_encoder  # not a module of it: parameters have one name
         self.decoder = UNetDecoder(self.encoder, num_classes, 1, deep_supervision)
         self.neck, self.token_head = None, None
         if options.token_head:
@@ -69,8 +70,7 @@ class TokensOnly(nn.Module):
     def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor | None]:
         """Returns the skips ``b f d h w``, and for the head tokens ``b k d gh gw``."""
         maps = self.slice_encoder(x)
-        taps = [unfold_slices(tap.movedim(3, 1), x.shape[0], x.ndim - 2) for tap in group_by_tap(maps, self.encoder.num_taps)]
-        skips = self.encoder(taps, x.shape[2:])
+        skips = self.encoder(taps_of(maps, x, self.encoder.num_taps), x.shape[2:])
         if self.neck is None:
             return skips, None
         return skips, unfold_slices(self.neck(maps).movedim(3, 1), x.shape[0], x.ndim - 2)
@@ -86,6 +86,11 @@ class TokensOnly(nn.Module):
     def compute_conv_feature_map_size(self, input_size: list[int]) -> int:
         """Counts the decoder's outputs for one sample, as nnU-Net's planner asks."""
         return self.decoder.compute_conv_feature_map_size(input_size)
+
+
+def taps_of(maps: Sequence[Tensor], x: Tensor, num_taps: int) -> list[Tensor]:
+    """Returns taps ``b k d gh gw`` of the maps of the slices of ``x``, ``b c d h w``."""
+    return [unfold_slices(tap.movedim(3, 1), x.shape[0], x.ndim - 2) for tap in group_by_tap(maps, num_taps)]
 
 
 def group_by_tap(maps: Sequence[Tensor], num_taps: int) -> list[Tensor]:
@@ -157,8 +162,14 @@ class TokenPyramid(nn.Module):
             for f, kernel in zip(self.output_channels, self.kernel_sizes, strict=True)
         )
 
-    def forward(self, taps: Sequence[Tensor], size: Sequence[int]) -> list[Tensor]:
-        """Returns one map ``b f d h w`` per stage, given taps ``b k d gh gw`` of an input of ``size = (d, h, w)``."""
+    def forward(self, taps: Sequence[Tensor] | Tensor, size: Sequence[int] = ()) -> list[Tensor]:
+        """Returns one map ``b f d h w`` per stage, given taps ``b k d gh gw`` of an input of ``size = (d, h, w)``.
+
+        An image ``b c d h w``, which nnU-Net's encoder takes, may stand for its taps.
+        """
+        if isinstance(taps, Tensor):
+            size = taps.shape[2:]
+            taps = taps_of(self.slice_encoder(taps), taps, self.num_taps)
         sizes = np.asarray([int(n) for n in size]) // np.cumprod(np.asarray(self.strides), axis=0)
         skips = []
         for stage, target in enumerate(sizes.tolist()):

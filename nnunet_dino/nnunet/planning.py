@@ -8,6 +8,7 @@ from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -99,7 +100,8 @@ class DINOv3Planning(_Planner):
         return self._estimate(dino, patch_size, input_channels, *architecture)
 
     def _estimate(self, dino: DinoOptions, patch_size: Sequence[int], input_channels: int, *architecture: Any) -> int:
-        with torch.device("meta"):  # nnU-Net builds a network for every patch size it tries; here it costs nothing
+        # nnU-Net builds a network for every patch size it tries; here it costs nothing, nor any of its threads
+        with torch.device("meta"), patch.dict(os.environ, nnUNet_n_proc_DA="1"):
             convolutions = super().static_estimate_VRAM_usage(patch_size, input_channels, *architecture)
         return convolutions + backbone_outputs(dino, patch_size, input_channels, self._reference(len(patch_size))[1])
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nnunet_dino._checkpoints import read_checkpoint
 from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.adaptation import canonical_name, is_adapter
-from nnunet_dino.backbones.adapted import RECORD_KEY
+from nnunet_dino.backbones.adapted import RECORD_KEY, STATISTICS_KEY
 from nnunet_dino.backbones.weights.unwrapping import adapter_scale, merge_adapters
 from nnunet_dino.networks.meddinov3_checkpoint import from_published, is_published
 from nnunet_dino.networks.options_record import OPTIONS_KEY, different_options
@@ -86,7 +86,11 @@ def load_pretrained(network: nn.Module, path: str, verbose: bool = False) -> lis
     for key in own:
         if SEGMENTATION_HEADS in key or not (has_dino_side or key.startswith(CONVOLUTIONAL_PART)):
             continue
-        if key.endswith(RECORD_KEY) or (has_record and _belongs_to_backbone(key)) or (is_adapter(key) and key not in given):
+        if (
+            key.endswith((RECORD_KEY, STATISTICS_KEY))
+            or (has_record and _belongs_to_backbone(key))
+            or (is_adapter(key) and key not in given)
+        ):
             continue
         _check_fits(path, key, own[key], given)
         needed.append(key)

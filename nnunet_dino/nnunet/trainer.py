@@ -80,8 +80,7 @@ class DINOv3Trainer(nnUNetTrainer):
         if self.short_run_epochs is not None:
             self.num_epochs = self.short_run_epochs
         honour_class_body(self, DINOv3Trainer)
-        if self.vit_lr is not None:
-            self.configure_optimizers = separating(self.configure_optimizers, self._backbone_parameters, self.vit_lr)  # type: ignore[method-assign]
+        self.configure_optimizers = separating(self.configure_optimizers, self._backbone_parameters, lambda: self.vit_lr)  # type: ignore[method-assign]
         install_loader()
 
     @classmethod
@@ -160,7 +159,13 @@ class DINOv3Trainer(nnUNetTrainer):
         """Returns the trained parameters of the backbone."""
         if self.dino is None:
             return []
-        return [p for p in unwrap(self.network).slice_encoder.backbone.parameters() if p.requires_grad]
+        network = unwrap(self.network)
+        if not hasattr(network, "slice_encoder"):
+            raise UserError(
+                f"{type(self).__name__}: required a network with a slice encoder · got {type(network).__name__} · leave "
+                "build_network_architecture as it is, or derive from nnUNetTrainer"
+            )
+        return [p for p in network.slice_encoder.backbone.parameters() if p.requires_grad]
 
     def save_checkpoint(self, filename: str) -> None:
         """Saves so that a good checkpoint is never lost to an interruption or a full disk.

@@ -16,6 +16,12 @@ OPTIMISES, BUILDS = "configure_optimizers", "build_network_architecture"
 _FOLLOWS = "follows"
 ALIKE = 0.85  # of a name that is a slip of the pen
 _OF_PLANS = ("batch_size", "patch_size", "spacing")
+_BY_GROUP = ("base_lrs", "lr_lambdas", "min_lrs", "max_lrs", "base_momentums", "max_momentums")  # of torch's schedules
+_ELSEWHERE = {  # what nnU-Net 1 and others call it
+    "num_epochs": ("epochs", "n_epochs", "max_epochs", "max_num_epochs"),
+    "initial_lr": ("lr", "learning_rate", "base_lr"),
+    "num_iterations_per_epoch": ("num_batches_per_epoch", "iterations_per_epoch"),
+}
 
 
 def check_combination(trainer: type, ours: type, builds: bool, optimises: bool) -> None:
@@ -90,7 +96,7 @@ def honour_class_body(trainer: nnUNetTrainer, ours: type) -> None:
         if cls is not ours and cls not in nnUNetTrainer.__mro__:
             written = {**vars(cls), **written}
     for name, value in written.items():
-        if name.startswith("_") or hasattr(value, "__get__") or hasattr(ours, name):
+        if name.startswith("_") or hasattr(value, "__get__") or name in (*dir(ours), *ours.__annotations__):
             continue
         if name in vars(trainer) and vars(trainer)[name] is not None:
             setattr(trainer, name, value)
@@ -99,36 +105,60 @@ def honour_class_body(trainer: nnUNetTrainer, ours: type) -> None:
                 f"{type(trainer).__name__}: required a class body without {name}, which nnU-Net sets itself · got {value!r} · "
                 f"{'write it into the plans' if name in _OF_PLANS else 'override the method that sets it'}"
             )
-        elif name not in vars(trainer) and (meant := difflib.get_close_matches(name, vars(trainer), 1, ALIKE)):
+        elif name not in vars(trainer) and (meant := _meant(trainer, name, [*vars(trainer), *ours.__annotations__])):
             raise UserError(
-                f"{type(trainer).__name__}: required {meant[0]}, as nnU-Net calls it, in a class body · got {name} · correct it"
+                f"{type(trainer).__name__}: required {meant}, which is its name here, in a class body · got {name} · correct it"
             )
 
 
-def separating(
-    configure: Callable[..., tuple[Optimizer, Any]], backbone: Callable[[], Iterable[nn.Parameter]], vit_lr: float
-) -> Callable[..., tuple[Optimizer, Any]]:
-    """Wraps ``configure_optimizers`` so that a group of the backbone and the rest becomes two, the backbone's with ``vit_lr``.
+def _meant(trainer: nnUNetTrainer, name: str, known: Iterable[str]) -> str | None:
+    """Returns the known name that ``name`` is a slip of the pen of, or another word for where no method reads it."""
+    if close := difflib.get_close_matches(name, known, 1, ALIKE):
+        return close[0]
+    meant = next((ours for ours, others in _ELSEWHERE.items() if name in others), None)
+    methods = (getattr(value, "__func__", value) for cls in type(trainer).__mro__ for value in vars(cls).values())
+    if meant and any(name in method.__code__.co_names for method in methods if hasattr(method, "__code__")):
+        return None
+    return meant
 
-    Variants of nnU-Net give all parameters one learning rate. Their schedules set it for all groups alike, so
-    :func:`follow` has to be called after each of their steps.
+
+def separating(
+    configure: Callable[..., tuple[Optimizer, Any]],
+    backbone: Callable[[], Iterable[nn.Parameter]],
+    backbone_lr: Callable[[], float | None],
+) -> Callable[..., tuple[Optimizer, Any]]:
+    """Wraps ``configure_optimizers`` so that a group of the backbone and the rest becomes two if the backbone has a rate.
+
+    Variants of nnU-Net give all parameters one learning rate. Their schedules set it for all groups alike, with every epoch or
+    every batch, so :func:`follow` is called before each step.
     """
 
     def configure_optimizers(*args: Any, **kwargs: Any) -> tuple[Optimizer, Any]:
         optimizer, schedule = configure(*args, **kwargs)
+        if (vit_lr := backbone_lr()) is None:
+            return optimizer, schedule
         of_backbone = {id(p) for p in backbone()}
         for number, group in enumerate(list(optimizer.param_groups)):
             apart = [p for p in group["params"] if id(p) in of_backbone]
             if 0 < len(apart) < sum(p.requires_grad for p in group["params"]):
                 group["params"] = [p for p in group["params"] if id(p) not in of_backbone]
-                share = vit_lr / group.get("initial_lr", group["lr"])
+                share = vit_lr / max(group.get(rate, 0) for rate in ("lr", "initial_lr", "max_lr"))  # a schedule may start low
                 optimizer.add_param_group({**group, "params": apart, "lr": vit_lr, _FOLLOWS: (number, share)})
-                if hasattr(schedule, "base_lrs"):
-                    schedule.base_lrs.append(vit_lr)
+                _show(schedule, number)
         follow(optimizer)
+        optimizer.register_step_pre_hook(lambda stepped, *_: follow(stepped))
         return optimizer, schedule
 
     return configure_optimizers
+
+
+def _show(schedule: Any, number: int) -> None:
+    """Tells a schedule, and those it is made of, of a new group that is like group ``number``."""
+    for name in _BY_GROUP:
+        if values := getattr(schedule, name, None):
+            values.append(values[number])
+    for part in getattr(schedule, "_schedulers", ()):
+        _show(part, number)
 
 
 def follow(optimizer: Optimizer) -> None:

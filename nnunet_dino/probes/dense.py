@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.adapted import AdaptedBackbone
-from nnunet_dino.backbones.rgb import num_images
+from nnunet_dino.backbones.rgb import IMAGENET, num_images
 from nnunet_dino.backbones.spec import PATCH_PX
 from nnunet_dino.networks.slices import SliceEncoder
 from nnunet_dino.probes.dense_cases import LabelledCases, LabelledSlices, find_cases
@@ -234,6 +234,7 @@ class _Given(nn.Module):
 
     is_frozen, num_taps = True, 1
     patch_px, num_prefix_tokens = PATCH_PX, 0
+    statistics = IMAGENET
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()

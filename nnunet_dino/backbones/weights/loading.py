@@ -18,6 +18,7 @@ from nnunet_dino.backbones.weights.matching import closest, fitting, match
 from nnunet_dino.backbones.weights.model_config import TRAINED_ELSEWHERE, Statistics, statistics, trained_elsewhere
 from nnunet_dino.backbones.weights.reading import FILES_OF_A_FOLDER, RawCheckpoint, read_checkpoint
 from nnunet_dino.backbones.weights.releases import SATELLITE, is_satellite
+from nnunet_dino.backbones.weights.unwrapping import recorded_statistics
 
 NAME_KEY = "nnunet_dino_name"
 DIGEST_KEY = "nnunet_dino_digest"
@@ -84,7 +85,7 @@ def load_file(path: Path, spec: BackboneSpec | None = None) -> LoadedWeights:
         spec = spec or get_spec(names[0])
         _check_what_it_says(spec, path, raw.metadata)
         state, report = match(conversion, spec, raw.config)
-    shown = statistics(raw.metadata, raw.config, raw.preprocessor, path)
+    shown = statistics(raw.metadata, raw.config, raw.preprocessor, path) or recorded_statistics(raw.tensors)
     digest = digest_of(state)
     stated = raw.metadata.get(DIGEST_KEY, digest)
     if stated != digest:

@@ -22,7 +22,7 @@ LEVELS = (
 )
 _INSIDE = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _AVERAGED = ("teacher", "ema", "model_ema", "ema_model")
-_OPTIONS = "options_record"  # in checkpoints of this package's trainers
+_OPTIONS, _STATISTICS = "options_record", "statistics_record"  # in checkpoints of this package's trainers
 
 
 def descend(content: Any) -> tuple[Any, list[str]]:
@@ -56,11 +56,19 @@ def has_adapters(names: Iterable[str]) -> bool:
 
 def adapter_scale(tensors: Mapping[str, Tensor]) -> float | None:
     """Returns what adapters are multiplied by, ``alpha / rank``, if a checkpoint of this package says so."""
-    record = next((tensor for key, tensor in tensors.items() if key.rpartition(".")[2] == _OPTIONS), None)
-    if record is None:
-        return None
-    options = from_tensor(record)
-    return float(options["lora.alpha"] / options["lora.rank"])
+    options = _recorded(tensors, _OPTIONS)
+    return None if options is None else float(options["lora.alpha"] / options["lora.rank"])
+
+
+def recorded_statistics(tensors: Mapping[str, Tensor]) -> tuple[Any, Any] | None:
+    """Returns mean and deviation of red, green and blue, if a checkpoint of this package says so."""
+    statistics = _recorded(tensors, _STATISTICS)
+    return None if statistics is None else (tuple(statistics[0]), tuple(statistics[1]))
+
+
+def _recorded(tensors: Mapping[str, Tensor], name: str) -> Any:
+    record = next((tensor for key, tensor in tensors.items() if key.rpartition(".")[2] == name), None)
+    return None if record is None else from_tensor(record)
 
 
 def merge_adapters(tensors: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
