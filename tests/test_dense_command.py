@@ -65,6 +65,14 @@ def test_a_report_compares_files_runs_random_weights_and_pixels(place: Path) -> 
     assert pixels["classes"][2]["dice"]["value"] is None
     page = (place / "report" / "report.html").read_text()
     assert all(title in page for title in titles)
+    costs = {one["title"]: (one["num_parameters"], one["ms_per_slice"]) for one in numbers["backbones"]}
+    assert costs["pixels"] == (None, None)
+    assert {costs[title][0] for title in titles[1:]} == {get_spec("dinov3_tiny").num_parameters}
+    text = (place / "report" / "report.md").read_text()
+    for title in titles[1:]:
+        assert 0 < costs[title][1] < 1000, costs
+        assert re.search(rf"\| {re.escape(title)} +\| +0\.9 M \| +{costs[title][1]:.1f} \|", text), text
+    assert re.search(r"\| pixels +\| +– \| +– \|", text) and "on cpu, at most 8 slices at a time, each of 5 × 7 tokens" in text
     said = " ".join(result.stdout.split())
     assert "Absent in the test cases, as no token has 30% of its cell of it: never." in said
     assert "The weights of random:dinov3_tiny are random" in said and "2 test patients" in said

@@ -172,7 +172,7 @@ def test_unreadable_files_are_listed_and_the_rest_is_done(tmp_path):
     (tmp_path / "in" / names[4]).write_text("no picture")
     result = extract(tmp_path / "in", "-o", tmp_path / "s", "--per-file", 3)
     assert result.exit_code == 1
-    assert "2 could not be read" in result.stdout
+    assert "2 of 6 could not be read" in result.stdout
     assert f"{names[4]}: cannot identify" in result.stdout
     store = FeatureStore(tmp_path / "s")
     ids, vectors = store.vectors()

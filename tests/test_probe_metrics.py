@@ -117,7 +117,8 @@ def test_measures_are_those_of_scikit_learn(several):
     decided = (scores >= thresholds).astype(int)
     for average, prefix in (("macro", ""), ("micro", "micro_"), ("weighted", "weighted_")):
         for name in ("precision", "recall"):
-            expected = getattr(reference, f"{name}_score")(targets, decided, average=average, zero_division=0)
+            absent = np.nan if (name, average) == ("recall", "macro") else 0
+            expected = getattr(reference, f"{name}_score")(targets, decided, average=average, zero_division=absent)
             assert found.overall[prefix + name].value == pytest.approx(expected), prefix + name
     assert found.overall["subset_accuracy"].value == pytest.approx(reference.accuracy_score(targets, decided))
     assert found.overall["accuracy"].value == pytest.approx((targets == decided).mean())
@@ -126,6 +127,19 @@ def test_measures_are_those_of_scikit_learn(several):
     assert found.single_class == ["none"]
     assert [label.num_positive for label in found.labels] == targets.sum(0).astype(int).tolist()
     assert found.num_patients == 27
+
+
+def test_drawings_without_a_class_say_nothing_of_its_recall_and_specificity():
+    """One of five lacks the label, one has it: both are decided rightly in every drawing in which they are."""
+    scores, people = np.array([[0.1], [0.9], [0.9], [0.9], [0.9]]), np.arange(5)
+    for truth, name in ((scores > 0.5, "specificity"), (scores < 0.5, "recall")):
+        shown = scores if name == "specificity" else 1 - scores
+        found = compute_metrics(("a",), truth.astype(float), shown, people, np.array([0.5]))
+        for one in (getattr(found.labels[0], name), found.overall[name]):
+            assert (one.value, one.low, one.high) == (1, 1, 1), name
+    for truth, name in ((np.ones((5, 1)), "specificity"), (np.zeros((5, 1)), "recall")):
+        found = compute_metrics(("a",), truth, scores, people, np.array([0.5]))
+        assert np.isnan([getattr(found.labels[0], name).value, found.overall[name].value]).all(), name
 
 
 def test_exclusive_classes_are_decided_by_the_highest_score(several):

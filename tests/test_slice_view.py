@@ -73,6 +73,9 @@ def test_the_plane_is_named() -> None:
     plans, options = {"transpose_forward": [1, 0, 2]}, fitted("CTNormalization")
     said = describe_plane(plans, {"spacing": [1.0, 3.0, 2.0]}, options.token_stride_px, options.rgb)
     assert "axis 1" in said and "coronal" in said and "3 × 2 mm" in said and "per 16 mm" in said
+    assert "channel" not in said
+    said = describe_plane(plans, {"spacing": [1.0, 3.0, 2.0]}, options.token_stride_px, options.rgb, (2, 0))
+    assert said.endswith("image channels seen: 2, 0")
 
 
 def test_a_slice_of_a_2d_configuration_has_no_neighbours() -> None:

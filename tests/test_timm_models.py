@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import timm
 import torch
 from click.testing import CliRunner
@@ -192,6 +193,22 @@ def test_features_are_those_of_timm_with_its_own_transform(architecture: str, tm
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
         code, output = run(*words, "--features", "class", "-o", str(tmp_path / "class"))
         assert code == 2 and "which has no class token" in output and not (tmp_path / "class").exists()
+
+
+def test_grey_pictures_and_scans_are_resized_as_timm_does_as_well(tmp_path: Path) -> None:
+    model_folder(tmp_path / "model", "convnext_atto", **FAMILIES["convnext_atto"])
+    grey = Image.open(picture(tmp_path)).convert("L")
+    grey.save(tmp_path / "grey.png")
+    grey.convert("RGB").save(tmp_path / "colour.png")
+    sitk.WriteImage(sitk.GetImageFromArray(np.asarray(grey)[None].repeat(2, 0).astype(np.int16)), tmp_path / "scan.nii.gz")
+    words = ["--backbone", str(tmp_path / "model"), "--fit", "own", "--device", "cpu", "--window", "0,255"]
+    for name in ("grey.png", "colour.png", "scan.nii.gz"):
+        code, output = run("extract", str(tmp_path / name), *words, "-o", str(tmp_path / f"of {name}"))
+        assert code == 0, output
+    found = {name: open_store(tmp_path / f"of {name}").vectors("mean")[1][0] for name in ("grey.png", "colour.png")}
+    np.testing.assert_array_equal(found["grey.png"], found["colour.png"])
+    scan = open_store(tmp_path / "of scan.nii.gz").vectors("mean")[1][0]
+    np.testing.assert_allclose(scan, found["grey.png"], atol=0.05)
 
 
 def test_a_repository_of_the_hub_is_read_from_its_cache_and_only_asked_for_by_fetch(

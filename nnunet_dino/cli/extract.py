@@ -133,7 +133,7 @@ def _report(store: str, outcome: Outcome) -> int:
         click.echo(f"Note: {len(ids_of) - NUM_SHOWN} more notes, see the column `note` of {store}/index.csv")
     if not failed:
         return 0
-    click.echo(f"{len(failed)} could not be read; everything else is done:")
+    click.echo(f"{len(failed)} of {facts.num_items} could not be read; everything else is done:")
     for name, reason in failed[:NUM_SHOWN]:
         click.echo(f"  {name}: {reason}")
     if len(failed) > NUM_SHOWN:

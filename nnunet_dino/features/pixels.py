@@ -334,7 +334,7 @@ def own_transform(preprocessing: Preprocessing) -> Callable[[Any], Tensor]:
     from nnunet_dino.backbones.quiet_timm import timm
 
     own = {**preprocessing.own_input, "input_size": (3, preprocessing.size_px, preprocessing.size_px)}
-    return timm.data.create_transform(**own, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    return timm.data.create_transform(**own, mean=(0.0,), std=(1.0,))  # one number each fits grey and colours
 
 
 def _resized(images: Tensor, size: tuple[int, int], mode: str) -> Tensor:

@@ -62,14 +62,17 @@ def pixel_aspect(spacing_mm: Sequence[float]) -> float:
     return float(spacing_mm[-2]) / float(spacing_mm[-1])
 
 
-def describe_plane(plans: Mapping[str, Any], configuration: Mapping[str, Any], token_stride_px: int, rgb: str) -> str:
-    """Says which plane of the images the transformer sees and how large its pixels and tokens are."""
+def describe_plane(
+    plans: Mapping[str, Any], configuration: Mapping[str, Any], token_stride_px: int, rgb: str, sees: Sequence[int] = ()
+) -> str:
+    """Says which plane of the images the transformer sees, how large its pixels and tokens are, and which channels."""
     axis = int(plans["transpose_forward"][0])
     height, width = (float(mm) for mm in configuration["spacing"][-2:])
     token_mm = token_stride_px * min(height, width)
     return (
         f"the transformer sees slices across axis {axis} of the images ({PLANES[axis]} where they are stored as scanners do), "
         f"pixels of {height:.3g} × {width:.3g} mm, one token per {token_mm:.3g} mm, rgb: {rgb}"
+        + (f", image channels seen: {', '.join(map(str, sees))}" if sees else "")
     )
 
 

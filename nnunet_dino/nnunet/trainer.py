@@ -122,7 +122,7 @@ class DINOv3Trainer(nnUNetTrainer):
             self.print_to_log_file("nnunet-dino:", json.dumps(facts))
             if encoder := getattr(unwrap(self.network), "slice_encoder", None):
                 plans, configuration = self.plans_manager.plans, self.configuration_manager.configuration
-                plane = describe_plane(plans, configuration, encoder.token_stride_px, encoder.rgb)
+                plane = describe_plane(plans, configuration, encoder.token_stride_px, encoder.rgb, encoder.sees)
                 self.print_to_log_file("nnunet-dino:", plane)
             Path(self.output_folder, FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n")
 

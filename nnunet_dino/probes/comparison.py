@@ -199,7 +199,7 @@ def _encoders(compared: Sequence[_Predictions], means: Mapping[str, PairedDiffer
     for report in compared:
         facts, one = report.facts, means.get(report.name)
         size = facts["preprocessing"]["size_px"] if facts else None
-        count, time_ms = num_parameters(facts) if facts else None, None
+        count, time_ms = num_parameters(facts["backbone"]) if facts else None, None
         if facts and device and count:
             time_ms = milliseconds_per_image(facts, device)
         tested = [with_interval(one.difference), _p(one.p_bootstrap)] if one else ["first", "–"]

@@ -154,7 +154,7 @@ def find_cases(dataset: str | int, configuration: str, plans_name: str, fold: in
         fold=fold,
         folder=where,
         dino=dino,
-        plane=describe_plane(plans, planned, dino.token_stride_px, dino.rgb),
+        plane=describe_plane(plans, planned, dino.token_stride_px, dino.rgb, dino.sees),
         classes=classes,
         ignored=ignored,
         patch_px=(int(planned["patch_size"][-2]), int(planned["patch_size"][-1])),

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from nnunet_dino import reports
 from nnunet_dino.features.encoder import pick_device
 from nnunet_dino.features.progress import progress
 from nnunet_dino.probes.dense import PIXELS, DenseProbe
-from nnunet_dino.probes.dense_backbones import open_backbones
+from nnunet_dino.probes.dense_backbones import NamedBackbone, open_backbones
 from nnunet_dino.probes.dense_metrics import DenseScore
 from nnunet_dino.probes.dense_options import DenseOptions
 from nnunet_dino.probes.dense_pictures import case_picture
@@ -23,11 +24,13 @@ from nnunet_dino.probes.dense_tables import (
     METHODS,
     Asked,
     classes_table,
+    costs_table,
     curves,
     difference,
     differences_table,
     means_table,
 )
+from nnunet_dino.probes.encoder_cost import num_parameters
 from nnunet_dino.probes.options import check_number
 from nnunet_dino.probes.report import PACKAGES
 from nnunet_dino.probes.result_tables import listed, with_interval
@@ -83,24 +86,30 @@ def report_dense(request: DenseRequest, options: DenseOptions, echo: Callable[[s
     asked = []
     for named in backbones:
         echo(f"{named.title}: {named.description}")
-        if not isinstance(named.backbone, str):
-            named.backbone.to(device)
-        asked.append(Asked(named, probe(named.backbone, device, partial(progress, unit="case"))))
-    report = compose(request, probe, asked)
+        asked.append(_ask(probe, named, device))
+    report = compose(request, probe, asked, str(device))
     reports.write_report(report, folder, overwrite=request.overwrite)
     echo(f"\n{reports.report_text(report)}")
     echo(f"\nReport: {folder / PAGE}\n  also: {TEXT}, {NUMBERS}")
     return report
 
 
-def compose(request: DenseRequest, probe: DenseProbe, asked: Sequence[Asked]) -> Report:
+def _ask(probe: DenseProbe, named: NamedBackbone, device: torch.device) -> Asked:
+    backbone, count, time_ms = named.backbone, None, None
+    if not isinstance(backbone, str):
+        backbone.to(device)
+        count, time_ms = num_parameters(backbone.name), probe.milliseconds_per_slice(backbone, device)
+    return Asked(named, probe(backbone, device, partial(progress, unit="case")), count, time_ms)
+
+
+def compose(request: DenseRequest, probe: DenseProbe, asked: Sequence[Asked], device: str) -> Report:
     """Puts the report together."""
     cases, options = probe.cases, probe.options
     most = probe.numbers_of_cases[-1]
     blocks: list[Block] = [means_table(probe, asked)]
     blocks += [curves(probe, asked)] if len(probe.numbers_of_cases) > 1 else []
     blocks += [differences_table(probe, asked)] if len(asked) > 1 else []
-    blocks += [classes_table(probe, asked, most)]
+    blocks += [classes_table(probe, asked, most), costs_table(probe, asked, device)]
     if probe.drawn:
         blocks += [Heading("Slices")]
         blocks += [
@@ -123,7 +132,13 @@ def compose(request: DenseRequest, probe: DenseProbe, asked: Sequence[Asked]) ->
             "training_cases": probe.learned_from,
             "test_cases": cases.test,
             "backbones": [
-                {"title": one.named.title, "what": one.named.description, "scores": [_numbers(s) for s in one.result.scores]}
+                {
+                    "title": one.named.title,
+                    "what": one.named.description,
+                    "num_parameters": one.num_parameters,
+                    "ms_per_slice": one.ms_per_slice,
+                    "scores": [_numbers(s) for s in one.result.scores],
+                }
                 for one in asked
             ],
         },

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from nnunet_dino.probes.dense import PIXELS, DenseProbe, DenseResult
 from nnunet_dino.probes.dense_backbones import NamedBackbone
+from nnunet_dino.probes.encoder_cost import BATCH
 from nnunet_dino.probes.metrics import Estimate, estimate
 from nnunet_dino.probes.result_tables import number, with_interval
 from nnunet_dino.reports import Plot, Table
@@ -20,10 +21,12 @@ LINEAR, KNN = METHODS = ("linear", "k-NN")
 
 @dataclass(frozen=True)
 class Asked:
-    """One backbone with its answer."""
+    """One backbone with its answer and its cost; raw pixels have none."""
 
     named: NamedBackbone
     result: DenseResult
+    num_parameters: int | None = None
+    ms_per_slice: float | None = None
 
 
 def means_table(probe: DenseProbe, asked: Sequence[Asked]) -> Table:
@@ -74,6 +77,21 @@ def classes_table(probe: DenseProbe, asked: Sequence[Asked], count: int) -> Tabl
     headers = ["Class", "Backbone", "In test", *(f"{what}, {method}" for method in METHODS for what in ("AP", "Dice"))]
     caption = "– is undefined: a class that is absent is left out of the means and not counted as 0."
     return Table(f"Classes, {count} training case{'s' * (count > 1)}", headers, rows, caption, num_text_columns=3)
+
+
+def costs_table(probe: DenseProbe, asked: Sequence[Asked], device: str) -> Table:
+    """Returns what every backbone costs."""
+    rows = [
+        [
+            one.named.title,
+            f"{one.num_parameters / 1e6:.1f} M" if one.num_parameters else "–",
+            f"{one.ms_per_slice:.1f}" if one.ms_per_slice else "–",
+        ]
+        for one in asked
+    ]
+    gh, gw = probe.slices(probe.cases.test[0]).known.shape[1:]
+    caption = f"Time of the backbone alone: on {device}, at most {BATCH} slices at a time, each of {gh} × {gw} tokens."
+    return Table("Cost", ["Backbone", "Parameters", "ms a slice"], rows, caption)
 
 
 def curves(probe: DenseProbe, asked: Sequence[Asked]) -> Plot:

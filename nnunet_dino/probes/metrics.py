@@ -36,9 +36,9 @@ class LabelMetrics:
             highest score counts.
         accuracy: Fraction of inputs for which "found" is right.
         precision: Of those found, the fraction that have it; 0 if none is found.
-        recall: Of those that have it, the fraction found; 0 if none has it. Also called sensitivity.
+        recall: Of those that have it, the fraction found; NaN if none has it. Also called sensitivity.
         average_precision: Area under the precision-recall curve by steps; NaN if none has it. By chance it is the prevalence.
-        specificity: Of those that do not have it, the fraction not found; 0 if all have it.
+        specificity: Of those that do not have it, the fraction not found; NaN if all have it.
         balanced_accuracy: Mean of recall and specificity; NaN if all inputs have it, or none.
         f1: Harmonic mean of precision and recall; 0 if nothing is found rightly.
         brier: Mean squared difference of score and truth; 0 is best.
@@ -168,8 +168,7 @@ def _measures(
     columns = range(targets.shape[1])
     areas = np.stack([weighted_auroc(targets[:, c], scores[:, c], weights) for c in columns])
     having, lacking = hits + missed, total[:, None] - hits - missed
-    specificity, recall = _ratio(lacking - alarms, lacking), _ratio(hits, having)
-    has_both = (having > 0) & (lacking > 0)
+    specificity, recall = _ratio(lacking - alarms, lacking, np.nan), _ratio(hits, having, np.nan)
     per_label = {
         "auroc": areas,
         "accuracy": (1 - (alarms + missed) / total[:, None]).T,
@@ -177,7 +176,7 @@ def _measures(
         "recall": recall.T,
         "average_precision": np.stack([weighted_average_precision(targets[:, c], scores[:, c], weights) for c in columns]),
         "specificity": specificity.T,
-        "balanced_accuracy": np.where(has_both, (recall + specificity) / 2, np.nan).T,
+        "balanced_accuracy": ((recall + specificity) / 2).T,
         "f1": _ratio(2 * hits, 2 * hits + alarms + missed).T,
         "brier": (weights @ (scores - targets) ** 2 / total[:, None]).T,
     }
@@ -188,15 +187,12 @@ def _measures(
         "accuracy": all_right if is_exclusive else per_label["accuracy"].mean(0),
         "subset_accuracy": all_right,
         "precision": per_label["precision"].mean(0),
-        "recall": per_label["recall"].mean(0),
         "micro_precision": _ratio(hits.sum(1), (hits + alarms).sum(1)),
-        "micro_recall": _ratio(hits.sum(1), having.sum(1)),
+        "micro_recall": _ratio(hits.sum(1), having.sum(1), np.nan),
         "weighted_precision": (per_label["precision"] * share).sum(0),
-        "weighted_recall": (per_label["recall"] * share).sum(0),
-        **{name: _mean_of_known(per_label[name]) for name in ("average_precision", "specificity", "f1", "brier")},
-        "balanced_accuracy": _mean_of_known(
-            np.where(having > 0, recall, np.nan).T if is_exclusive else per_label["balanced_accuracy"]
-        ),
+        "weighted_recall": np.nansum(per_label["recall"] * share, axis=0),
+        **{name: _mean_of_known(per_label[name]) for name in ("recall", "average_precision", "specificity", "f1", "brier")},
+        "balanced_accuracy": _mean_of_known(recall.T if is_exclusive else per_label["balanced_accuracy"]),
     }
     return per_label, overall
 
@@ -207,8 +203,8 @@ def _mean_of_known(values: np.ndarray) -> np.ndarray:
     return np.where(known.any(0), np.where(known, values, 0).sum(0) / np.maximum(known.sum(0), 1), np.nan)
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+def _ratio(part: np.ndarray, whole: np.ndarray, of_nothing: float = 0.0) -> np.ndarray:
+    return np.divide(part, whole, out=np.full_like(part, of_nothing), where=whole > 0)
 
 
 def estimate(values: np.ndarray) -> Estimate:
