@@ -168,6 +168,8 @@ class AdaptedBackbone(nn.Module):
 
     def _in_its_type(self, images: Tensor, dtype: torch.dtype) -> BackboneOutput:
         """Computes with parameters of ``dtype``, in whatever type they are stored."""
+        if torch.jit.is_tracing():  # which allows no call with other parameters
+            self._store_in(dtype)
         if next(self.backbone.vit.parameters()).dtype is dtype:
             return self.backbone(images)
         self.backbone.vit.set_grad_checkpointing(False)  # computing once more would find the stored type
