@@ -139,6 +139,13 @@ def test_several_channels_are_files_of_one_case(place: Path) -> None:
     np.testing.assert_array_equal(prepared(place, "c"), of_nnunet(place, two))
 
 
+def test_files_that_look_like_further_channels_are_named(place: Path) -> None:
+    for channel in range(2):
+        write_scan(place / "pair" / f"c_{channel:04d}.nii.gz", channel)
+    result = prepare(place, "--images", place / "pair")
+    assert f"Note: c and c_0001 are taken for two scans, as {LIKE} has one channel" in result.stdout
+
+
 def test_a_broken_scan_stops_or_is_left_out_and_what_was_done_stays(place: Path) -> None:
     (place / "scans" / "aa.nii.gz").write_bytes(b"half a file")
     stopped = prepare(place)

@@ -458,6 +458,9 @@ def test_what_cannot_be_read_is_in_the_table_and_the_exit_code(place, tmp_path):
     assert set(found.index) == {"p000.png", "p001.png", "broken.png"}
     assert (found["error"] != "").sum() == 1
     assert (found.loc["broken.png", "score bright"], found.loc["broken.png", "error"] != "") == ("", True)
+    told = fails("probe", "apply", tmp_path / "trained", tmp_path / "mixed/broken.png", "-o", tmp_path / "none")
+    assert "mixed/broken.png: required at least one readable input · got broken.png: cannot identify" in told
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("folds", [0, 3])

@@ -115,6 +115,8 @@ def test_every_encoder_has_a_row_with_its_cost(tmp_path):
     for folder, backbone in zip(folders, ("dinov3_tiny", "timm:convnext_atto"), strict=False):
         facts = {"backbone": backbone, "preprocessing": {"size_px": 64}}
         Path(folder, "report.json").write_text(json.dumps({"store": facts}), encoding="utf-8")
+    with pytest.raises(UserError, match="--time: required a device of this machine.* got 'gpu'"):
+        compare_probes(folders, str(tmp_path / "out"), num_rounds=200, time_on="gpu")
     compare_probes(folders, str(tmp_path / "out"), num_rounds=200, echo=lambda text: None, time_on="cpu")
     text = (tmp_path / "out/report.md").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith(f"| {tmp_path}")]

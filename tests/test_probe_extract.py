@@ -165,6 +165,17 @@ def test_kill_in_the_middle_and_run_again(tmp_path, monkeypatch):
     assert files_of(tmp_path / "cut") == files_of(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    "option, value, kind",
+    [("--tissue", "biopsy", "slides"), ("--min-tissue", 0.5, "slides"), ("--plane", "coronal", "volumes")],
+)
+def test_an_option_of_another_kind_of_input_is_refused(tmp_path, option, value, kind):
+    write_pictures(tmp_path / "in", 2)
+    result = extract(tmp_path / "in", "-o", tmp_path / "s", option, value)
+    assert result.exit_code == 2 and not (tmp_path / "s").exists()
+    assert f"{option}: required {kind} · got images · leave it out, or say with --kind what they are" in result.stderr
+
+
 def test_unreadable_files_are_listed_and_the_rest_is_done(tmp_path):
     names = write_pictures(tmp_path / "in", 6)
     good = (tmp_path / "in" / names[1]).read_bytes()

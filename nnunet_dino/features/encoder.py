@@ -118,7 +118,7 @@ def default_batch(size_px: int, patch_px: int = PATCH_PX) -> int:
     return max(1, TOKENS_AT_ONCE // ((size_px // min(patch_px, PATCH_PX)) ** 2 + NUM_PREFIX_TOKENS))
 
 
-def pick_device(name: str = "auto") -> torch.device:
+def pick_device(name: str = "auto", option: str = "--device") -> torch.device:
     """Returns the device called ``name``; ``auto`` is CUDA if there is one.
 
     Under ``torchrun`` every process takes the GPU of its local rank.
@@ -137,5 +137,5 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device: required a device of this machine, for example cpu · got {name!r}") from error
+        raise UserError(f"{option}: required a device of this machine, for example cpu · got {name!r}") from error
     return device

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -105,6 +105,8 @@ def extract(
     preprocessing = Preprocessing.of(found.spec, *size)
     _check(str(store), features, dtype, {"--batch": batch, "--per-file": items_per_file, "--workers": num_workers})
     kind, items = find_items(inputs, kind, column, root)
+    _refuse_without_effect(kind, SLIDES, tiling, Tiling())
+    _refuse_without_effect(kind, VOLUMES, slicing, Slicing())
     open_source = opener(kind, preprocessing, slicing, tiling)
     encoder = FrozenEncoder(found, pick_device(device), preprocessing.statistics)
     tokens = TOKENS_OF[features or (DEFAULT_FEATURES[kind] if encoder.has_class_token else "mean")]
@@ -144,6 +146,14 @@ def extract(
     with Meter(sum(map(len, mine.values())), kind[:-1], show_progress) as meter:
         failed = fill(Path(store), facts, items, units, encoder, reading, shard, _shown_by(meter))
     return Outcome(facts, failed, _noted(Path(store), mine), len(missing_units(Path(store), facts)))
+
+
+def _refuse_without_effect(kind: str, of: str, given: Tiling | Slicing, usual: Tiling | Slicing) -> None:
+    """Refuses what is asked of slides or volumes where there are none."""
+    odd = [field.name for field in fields(given) if getattr(given, field.name) != getattr(usual, field.name)]
+    if kind != of and odd:
+        option = f"--{odd[0].replace('_', '-')}"
+        raise UserError(f"{option}: required {of} · got {kind} · leave it out, or say with --kind what they are")
 
 
 def _of_shard(units: dict[int, list[Item]], shard: tuple[int, int]) -> dict[int, list[Item]]:

@@ -88,6 +88,9 @@ def prepare(options: Options, echo: Callable[[str], object]) -> Path:
     }
     check_folder(output, settings)
     echo(f"{len(scans)} scans in {options.images}, like {like.name} ({options.plans}, {options.configuration}) in {output}")
+    names = {scan.name for scan in scans}
+    if beside := min((name for name in names if f"{name}_0001" in names), default=None):
+        echo(f"Note: {beside} and {beside}_0001 are taken for two scans, as {like.name} has one channel")
     if doubt:
         echo(f"Note: orientation: {doubt}")
     with exclusive(output / LOCK, wait_s=0, busy="wait until it has finished"):

@@ -77,6 +77,9 @@ def apply_probe(
             _extract(saved, inputs, folder, device)
         store = FeatureStore(folder)
         require_same(saved, store.facts, folder)
+        if not len(store.good):
+            name, why = store.failed[["id", "error"]].iloc[0]
+            raise UserError(f"{inputs[0]}: required at least one readable input · got {name}: {why}")
         ids, scores, attention = _scores(saved, trained, store, where)
         pictures, notes = attention_pictures(store, ids, attention, scores[:, -1], num_maps if attention else 0)
     failed = list(zip(store.failed["id"], store.failed["error"], strict=True))
@@ -162,8 +165,6 @@ def _scores(
         ids, vectors = store.vectors(saved.features)
         return ids, trained[0].scores(vectors), []
     ids = store.good["id"].tolist()
-    if not ids:
-        raise UserError(f"{store.folder}: required at least one readable input · got none")
     bags = bags_of(store, ids, saved.features)
     outcomes = [network.on(device).predict(bags, range(len(ids))) for network in trained]  # one at a time on a GPU
     scores = np.mean([scores for scores, _ in outcomes], axis=0)

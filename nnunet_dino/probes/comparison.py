@@ -85,7 +85,7 @@ def compare_probes(
         other.name: paired_difference(truth, scores, _stacked(other.scores, labels), patients, num_rounds, seed)
         for other in others
     }
-    encoders = _encoders([first, *others], means, pick_device(time_on) if time_on else None)
+    encoders = _encoders([first, *others], means, pick_device(time_on, "--time") if time_on else None)
     report = _report(first, found, patients, num_rounds, seed, command, encoders)
     reports.write_report(report, Path(output), overwrite=overwrite)
     echo(reports.report_text(report))
