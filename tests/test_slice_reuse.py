@@ -15,7 +15,7 @@ from sliding_window import MovingPredictor, image, predict, predictor
 from small_nets import TINY, planned, small_unet, volume
 from torch import Tensor, nn
 
-from nnunet_dino.backbones.rgb import ChannelView
+from nnunet_dino.backbones.rgb import IMAGENET, ChannelView
 from nnunet_dino.networks.meddinov3 import MedDINOv3
 from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.networks.slices import SliceEncoder
@@ -46,6 +46,7 @@ class MeanOfSlices(nn.Module):
 
     num_taps, embed_dim, is_frozen = 1, 2, True
     patch_px, num_prefix_tokens = 16, 5
+    statistics = IMAGENET
 
     def __init__(self) -> None:
         super().__init__()
