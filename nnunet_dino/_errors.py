@@ -17,9 +17,16 @@ class UserError(ValueError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns ``"; did you mean 'x'?"`` for the closest known name, or an empty string."""
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}?" if match else ""
+    """Returns ``"; did you mean 'x'?"`` for the closest known name, or an empty string.
+
+    Letters in another order count half: otherwise a name that merely stops before the slip were closer.
+    """
+
+    def alike(other: str) -> float:
+        return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in ((other, name), (sorted(other), sorted(name))))
+
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f"; did you mean {max(close, key=alike)!r}?" if close else ""
 
 
 def leave(error: UserError) -> None:

@@ -228,8 +228,8 @@ def test_missing_and_wrong_weights(copy: Copy, tmp_path: Path) -> None:
 
 
 def test_unknown_names(copy: Copy) -> None:
-    line = copy.train(trainer="nnUNetTrainerDINOv3Tinny")
-    assert "'nnUNetTrainerDINOv3Tinny'; did you mean 'nnUNetTrainerDINOv3Tiny'" in line
+    line = copy.train(trainer="nnUNetTrainerDINOv3Tyni")
+    assert "'nnUNetTrainerDINOv3Tyni'; did you mean 'nnUNetTrainerDINOv3Tiny'" in line
     line = copy.refused("nnUNetv2_plan_experiment", "-d", 801, "-pl", "nnUNetPlannerDINOv3XL")
     assert "'nnUNetPlannerDINOv3XL'; did you mean 'nnUNetPlannerDINOv3L'" in line
 
