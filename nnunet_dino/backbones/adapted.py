@@ -25,11 +25,12 @@ from nnunet_dino.backbones.precision import backbone_dtype, is_exporting
 from nnunet_dino.backbones.records import from_tensor, to_tensor
 from nnunet_dino.backbones.rgb import IMAGENET
 from nnunet_dino.backbones.vit import Backbone, BackboneOutput
+from nnunet_dino.backbones.weights.unwrapping import STATISTICS_RECORD, recorded_statistics
 
 PRETRAINED = "pretrained"
 RANDOM = weight_files.RANDOM
 _LOADED = "weights_were_loaded"  # an attribute of a transformer
-RECORD_KEY, STATISTICS_KEY = "weights_record", "statistics_record"
+RECORD_KEY = "weights_record"
 
 
 @dataclass(frozen=True)
@@ -263,7 +264,7 @@ class AdaptedBackbone(nn.Module):
 def _replace_weights_by_record(module: AdaptedBackbone, state: dict[str, Tensor], prefix: str, _: Any) -> None:
     module._forget_the_file_if_others_were_loaded()
     if module.statistics != IMAGENET:
-        state[prefix + STATISTICS_KEY] = to_tensor(module.statistics)
+        state[prefix + STATISTICS_RECORD] = to_tensor(module.statistics)
     if not module._is_left_out_of_checkpoints():
         return
     for key in module._source_keys(prefix):
@@ -280,13 +281,13 @@ def _note_loading(vit: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any
 def _read_record(module: AdaptedBackbone, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Verifies the record of weights that ``state`` does not hold."""
     keys = module._source_keys(prefix)
-    encoded, statistics = (state.pop(prefix + key, None) for key in (RECORD_KEY, STATISTICS_KEY))
+    records = {key: state.pop(prefix + key) for key in (RECORD_KEY, STATISTICS_RECORD) if prefix + key in state}
+    encoded = records.get(RECORD_KEY)
     if encoded is not None:
         _verify(module, *decode_record(encoded))
         module._stayed = [key for key in keys if key not in state]
     if encoded is not None or any(key in state for key in keys):
-        mean, std = IMAGENET if statistics is None else from_tensor(statistics)
-        module.statistics = tuple(mean), tuple(std)
+        module.statistics = recorded_statistics(records) or IMAGENET
 
 
 def _forgive_weights_that_stayed(module: AdaptedBackbone, incompatible: Any) -> None:

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.records import from_tensor, to_tensor
+from nnunet_dino.backbones.weights.unwrapping import OPTIONS_KEY
 
-OPTIONS_KEY = "options_record"
 _START_OR_TRAINING = ("weights", "drop_path", "gate_start")  # they say nothing of what a trained network computes
 
 

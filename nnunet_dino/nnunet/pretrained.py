@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from nnunet_dino._checkpoints import read_checkpoint
 from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.adaptation import canonical_name, is_adapter
-from nnunet_dino.backbones.adapted import RECORD_KEY, STATISTICS_KEY
-from nnunet_dino.backbones.weights.unwrapping import adapter_scale, merge_adapters
+from nnunet_dino.backbones.adapted import RECORD_KEY
+from nnunet_dino.backbones.weights.unwrapping import OPTIONS_KEY, STATISTICS_RECORD, adapter_scale, merge_adapters
 from nnunet_dino.networks.meddinov3_checkpoint import from_published, is_published
-from nnunet_dino.networks.options_record import OPTIONS_KEY, different_options
+from nnunet_dino.networks.options_record import different_options
 from nnunet_dino.nnunet.export import embed_backbone
 
 OPTIONS = f"slice_encoder.{OPTIONS_KEY}"
@@ -87,7 +87,7 @@ def load_pretrained(network: nn.Module, path: str, verbose: bool = False) -> lis
         if SEGMENTATION_HEADS in key or not (has_dino_side or key.startswith(CONVOLUTIONAL_PART)):
             continue
         if (
-            key.endswith((RECORD_KEY, STATISTICS_KEY))
+            key.endswith((RECORD_KEY, STATISTICS_RECORD))
             or (has_record and _belongs_to_backbone(key))
             or (is_adapter(key) and key not in given)
         ):

@@ -22,7 +22,7 @@ LEVELS = (
 )
 _INSIDE = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _AVERAGED = ("teacher", "ema", "model_ema", "ema_model")
-_OPTIONS, _STATISTICS = "options_record", "statistics_record"  # in checkpoints of this package's trainers
+OPTIONS_KEY, STATISTICS_RECORD = "options_record", "statistics_record"  # in checkpoints of this package's trainers
 
 
 def descend(content: Any) -> tuple[Any, list[str]]:
@@ -56,13 +56,13 @@ def has_adapters(names: Iterable[str]) -> bool:
 
 def adapter_scale(tensors: Mapping[str, Tensor]) -> float | None:
     """Returns what adapters are multiplied by, ``alpha / rank``, if a checkpoint of this package says so."""
-    options = _recorded(tensors, _OPTIONS)
+    options = _recorded(tensors, OPTIONS_KEY)
     return None if options is None else float(options["lora.alpha"] / options["lora.rank"])
 
 
 def recorded_statistics(tensors: Mapping[str, Tensor]) -> tuple[Any, Any] | None:
     """Returns mean and deviation of red, green and blue, if a checkpoint of this package says so."""
-    statistics = _recorded(tensors, _STATISTICS)
+    statistics = _recorded(tensors, STATISTICS_RECORD)
     return None if statistics is None else (tuple(statistics[0]), tuple(statistics[1]))
 
 
