@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import stats
 
 from nnunet_dino._errors import UserError
@@ -44,7 +47,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for folder, name in (("imagesTr", f"case_{case:02d}_0000"), ("labelsTr", f"case_{case:02d}")):
             touch(tmp_path / "nnUNet_raw" / DATASET / folder / f"{name}.nii.gz")
         touch(preprocessed(tmp_path) / "gt_segmentations" / f"case_{case:02d}.nii.gz")
-        touch(preprocessed(tmp_path) / "data" / f"case_{case:02d}.pkl")
+        touch(preprocessed(tmp_path) / "data" / f"case_{case:02d}.pkl", b"properties")
     plans = {"configurations": {"3d_fullres": {"data_identifier": "data", "spacing": [3, 1, 2], "patch_size": [4, 8, 16]}}}
     (preprocessed(tmp_path) / "nnUNetPlans.json").write_text(json.dumps(plans))
     write(tmp_path)
@@ -55,9 +58,14 @@ def preprocessed(home: Path) -> Path:
     return home / "nnUNet_preprocessed" / DATASET
 
 
-def touch(file: Path) -> None:
+def touch(file: Path, content: bytes = b"") -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.touch()
+    file.write_bytes(content)
+
+
+def checkpoint(file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"network_weights": {}}, file)
 
 
 def write(home: Path, **changes: object) -> Path:
@@ -164,12 +172,46 @@ def test_a_training_goes_on_or_is_validated_or_is_left_alone(home: Path) -> None
     output = jobs.trainings[name].output(folder)
     job = jobs.job("train", name)
     assert command_of(jobs, job, folder)[0][-2:] == ["-device", "cpu"]
-    touch(output / "checkpoint_latest.pth")
+    checkpoint(output / "checkpoint_latest.pth")
     assert command_of(jobs, job, folder)[0][-1] == "--c"
-    touch(output / "checkpoint_final.pth")
+    checkpoint(output / "checkpoint_final.pth")
     assert command_of(jobs, job, folder)[0][-1] == "--val"
-    touch(output / "validation" / "summary.json")
+    touch(output / "validation" / "summary.json", b"{}")
     assert command_of(jobs, job, folder) is None
+
+
+def test_what_a_killed_training_did_not_write_to_its_end_is_not_taken(home: Path, capsys) -> None:
+    folder = home / "study"
+    jobs = jobs_of(read_study(folder))
+    name = f"{DATASET}__nnUNetTrainer__nnUNetPlans__3d_fullres__all__fold0"
+    output = jobs.trainings[name].output(folder)
+    for file in ("checkpoint_best.pth", "checkpoint_latest.pth", "checkpoint_final.pth"):
+        checkpoint(output / file)
+    touch(output / "validation" / "summary.json", b'{"mean": ')
+    assert command_of(jobs, jobs.job("train", name), folder)[0][-1] == "--val"
+    for cut in ("checkpoint_final.pth", "checkpoint_latest.pth"):
+        touch(output / cut, (output / cut).read_bytes()[:-30])
+        assert command_of(jobs, jobs.job("train", name), folder)[0][-1] == "--c"
+        assert not (output / cut).exists() and (output / f"{cut}.cut").exists()
+        assert f"{cut} was not written to its end" in capsys.readouterr().out
+    touch(preprocessed(home) / "data" / "case_03.pkl")
+    assert command_of(jobs, jobs.job("preprocess", f"{DATASET}__nnUNetPlans"), folder)[0][0] == "nnUNetv2_preprocess"
+
+
+def test_the_log_of_a_killed_job_has_all_that_it_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = home / "bin" / "nnUNetv2_train"
+    command.parent.mkdir()
+    command.write_text(
+        f"#!{sys.executable}\nimport os, signal\nprint('Training done.')\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{command.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    name = f"{DATASET}__nnUNetTrainer__nnUNetPlans__3d_fullres__all__fold0"
+    step = [Path(sys.executable).parent / "nnunet-dino", "study", "step", "train", name]
+    killed = subprocess.run(step, cwd=home / "study", capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert "Training done." in (home / "study" / "logs" / "train" / f"{name}.txt").read_text()
 
 
 def test_what_is_planned_and_preprocessed_is_not_made_again(home: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
 import time
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -42,7 +44,7 @@ def run_step(jobs: Jobs, job: Job, folder: Path) -> None:
     line = " ".join([*(f"{name}={shlex.quote(value)}" for name, value in environment.items()), shlex.join(words)])
     print(f"# {stamp}\n$ {line}", flush=True)
     try:
-        os.execvpe(words[0], words, {**os.environ, **environment})
+        os.execvpe(words[0], words, {**os.environ, "PYTHONUNBUFFERED": "1", **environment})  # a killed job's log is whole
     except FileNotFoundError:
         raise UserError(f"required the command {words[0]} · got none on the path · run: pip install nnunet-dino") from None
 
@@ -99,7 +101,7 @@ def is_preprocessed(folder: Path, plans: str, configuration: str) -> bool:
         )
     data = folder / str(inherited(content, configuration, "data_identifier"))
     references = len(list((folder / "gt_segmentations").glob("*")))
-    return 0 < references == len(list(data.glob("*.pkl")))
+    return 0 < references == sum(file.stat().st_size > 0 for file in data.glob("*.pkl"))  # empty: killed while it was written
 
 
 def inherited(configurations: Mapping, name: str | None, key: str) -> object:
@@ -119,8 +121,10 @@ def train_command(jobs: Jobs, training: Training, folder: Path) -> Command | Non
     """Trains, goes on with a training that was interrupted (``--c``), or validates one that has ended (``--val``)."""
     output = training.output(folder)
     check_plans(training, folder)
+    for name in (FINAL, *UNFINISHED):
+        put_aside_if_cut(output / name)
     ended = (output / FINAL).is_file()
-    if ended and (output / "validation" / "summary.json").is_file():
+    if ended and is_json(output / "validation" / "summary.json"):
         return None
     words = ["nnUNetv2_train", training.dataset, training.configuration, str(training.fold), "-tr", training.trainer]
     words += ["-p", training.plans, "-device", jobs.study.device]
@@ -130,6 +134,22 @@ def train_command(jobs: Jobs, training: Training, folder: Path) -> Command | Non
     elif any((output / name).is_file() for name in UNFINISHED):
         words.append("--c")
     return words, environment_of(training.subset, folder)
+
+
+def put_aside_if_cut(checkpoint: Path) -> None:
+    """Renames a checkpoint that a killed training did not write to its end, so that nnU-Net goes on from an earlier one."""
+    if checkpoint.is_file() and not zipfile.is_zipfile(checkpoint):
+        print(f"# {checkpoint} was not written to its end: it is {checkpoint.name}.cut now", flush=True)
+        checkpoint.replace(checkpoint.with_name(f"{checkpoint.name}.cut"))
+
+
+def is_json(file: Path) -> bool:
+    """Whether a file is there and was written to its end."""
+    try:
+        json.loads(file.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
 
 
 DECIDING = ("spacing", "patch_size", "batch_size", "normalization_schemes", "data_identifier")
