@@ -1,4 +1,4 @@
-"""Trainers of 400 iterations that ask whether pretrained slice encoders help a training with few cases.
+"""Trainers of 300 iterations that ask whether pretrained slice encoders help a training with few cases.
 
 All with AdamW, nnU-Net's augmentation without mirroring, and biases at the class frequencies. ``SHORT_SEED`` sets first
 weights, patches and augmentation; ``SHORT_CASES`` takes the first cases of the fold's training part. ``nnUNet_dino_weights``
@@ -22,7 +22,7 @@ TINY = {"backbone": "dinov3_tiny", "weights": "pretrained", "token_stride_px": 8
 
 
 class FewCases:
-    """Mixed into a trainer: 8 epochs of 50 iterations on few cases."""
+    """Mixed into a trainer: 6 epochs of 50 iterations on few cases."""
 
     prior = True
 
@@ -31,10 +31,11 @@ class FewCases:
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
+        torch.set_num_threads(1)  # nnUNetv2_train takes all cores of a machine
         super().initialize()
 
     def run_training(self) -> None:
-        self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 8, 50, 5
+        self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 6, 50, 5
         super().run_training()
 
     def do_split(self):
