@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -139,6 +140,53 @@ def test_the_backbone_keeps_its_share_beside_a_schedule_of_every_step(make: Make
         trainer.cycle.step()
         rates.add(rest["lr"])
     assert len(rates) == 9
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=["lambda", "plateau", "cyclic"])
+def test_a_schedule_that_is_kept_on_the_trainer_knows_the_backbones_group(make: Make, schedule: Callable[..., Any]) -> None:
+    """Returned or not: a trainer with an ``on_train_epoch_start`` of its own may return None."""
+
+    class Mine(getattr(trainers, FULL)):  # type: ignore[misc]
+        def configure_optimizers(self) -> tuple[Any, Any]:
+            optimizer = torch.optim.SGD(self.network.parameters(), 1e-2)
+            self.alone, listed, inner = (schedule(optimizer) for _ in range(3))
+            self.kept = {"listed": [listed], "outer": SimpleNamespace(optimizer=optimizer, after=inner)}
+            return optimizer, None
+
+    trainer = make(Mine, "2d")
+    trainer.initialize()
+    rest, of_backbone = trainer.optimizer.param_groups
+    share = of_backbone["lr"] / rest["lr"]
+    for one in (trainer.alone, *trainer.kept["listed"], trainer.kept["outer"].after):
+        trainer.optimizer.step()
+        one.step(1.0) if isinstance(one, torch.optim.lr_scheduler.ReduceLROnPlateau) else one.step()
+        trainer.optimizer.step()
+        assert of_backbone["lr"] == pytest.approx(rest["lr"] * share)
+        assert {len(getattr(one, name)) for name in ("base_lrs", "max_lrs", "min_lrs", "lr_lambdas") if hasattr(one, name)} == {
+            2
+        }
+
+
+@pytest.mark.parametrize("ours", [FROZEN, FULL])
+def test_an_optimiser_without_a_schedule_is_refused_in_one_line(make: Make, ours: str) -> None:
+    """nnU-Net ends with a TypeError where there is no pair, and with an AttributeError where it steps None."""
+
+    class Alone(getattr(trainers, ours)):  # type: ignore[misc]
+        def configure_optimizers(self) -> Any:
+            self.lr_scheduler = None
+            return torch.optim.SGD(self.network.parameters(), 1e-2)
+
+    with pytest.raises(UserError, match="^Alone: required an optimiser and a schedule of configure_optimizers · got SGD · "):
+        make(Alone, "2d").initialize()
+
+    class WithNone(Alone):
+        def configure_optimizers(self) -> Any:
+            return super().configure_optimizers(), None
+
+    trainer = make(WithNone, "2d")
+    trainer.initialize()
+    with pytest.raises(UserError, match="^WithNone: required a schedule .* · got None · "):
+        trainer.on_train_epoch_start()
 
 
 def test_a_network_of_ones_own_has_a_slice_encoder_or_is_refused(make: Make) -> None:

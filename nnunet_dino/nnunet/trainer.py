@@ -80,7 +80,7 @@ class DINOv3Trainer(nnUNetTrainer):
         if self.short_run_epochs is not None:
             self.num_epochs = self.short_run_epochs
         honour_class_body(self, DINOv3Trainer)
-        self.configure_optimizers = separating(self.configure_optimizers, self._backbone_parameters, lambda: self.vit_lr)  # type: ignore[method-assign]
+        self.configure_optimizers = separating(self, self._backbone_parameters, lambda: self.vit_lr)  # type: ignore[method-assign]
         install_loader()
 
     @classmethod
@@ -134,6 +134,11 @@ class DINOv3Trainer(nnUNetTrainer):
         return self.output_biases
 
     def on_train_epoch_start(self) -> None:
+        if self.lr_scheduler is None:
+            raise UserError(
+                f"{type(self).__name__}: required a schedule with {OPTIMISES}'s optimiser · got None · return one, or write "
+                "on_train_epoch_start without that of the base class"
+            )
         super().on_train_epoch_start()
         follow(self.optimizer)
 

@@ -123,18 +123,23 @@ def _meant(trainer: nnUNetTrainer, name: str, known: Iterable[str]) -> str | Non
 
 
 def separating(
-    configure: Callable[..., tuple[Optimizer, Any]],
-    backbone: Callable[[], Iterable[nn.Parameter]],
-    backbone_lr: Callable[[], float | None],
+    trainer: nnUNetTrainer, backbone: Callable[[], Iterable[nn.Parameter]], backbone_lr: Callable[[], float | None]
 ) -> Callable[..., tuple[Optimizer, Any]]:
     """Wraps ``configure_optimizers`` so that a group of the backbone and the rest becomes two if the backbone has a rate.
 
     Variants of nnU-Net give all parameters one learning rate. Their schedules set it for all groups alike, with every epoch or
     every batch, so :func:`follow` is called before each step.
     """
+    configure = trainer.configure_optimizers
 
     def configure_optimizers(*args: Any, **kwargs: Any) -> tuple[Optimizer, Any]:
-        optimizer, schedule = configure(*args, **kwargs)
+        pair = configure(*args, **kwargs)
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise UserError(
+                f"{type(trainer).__name__}: required an optimiser and a schedule of {OPTIMISES} · got {type(pair).__name__} · "
+                "return both"
+            )
+        optimizer, schedule = pair
         if (vit_lr := backbone_lr()) is None:
             return optimizer, schedule
         of_backbone = {id(p) for p in backbone()}
@@ -144,7 +149,8 @@ def separating(
                 group["params"] = [p for p in group["params"] if id(p) not in of_backbone]
                 share = vit_lr / max(group.get(rate, 0) for rate in ("lr", "initial_lr", "max_lr"))  # a schedule may start low
                 optimizer.add_param_group({**group, "params": apart, "lr": vit_lr, _FOLLOWS: (number, share)})
-                _show(schedule, number)
+                for one in (schedule, *_schedules_of(optimizer, (schedule, vars(trainer)), [])):
+                    _show(one, number, len(optimizer.param_groups))
         follow(optimizer)
         optimizer.register_step_pre_hook(lambda stepped, *_: follow(stepped))
         return optimizer, schedule
@@ -152,13 +158,22 @@ def separating(
     return configure_optimizers
 
 
-def _show(schedule: Any, number: int) -> None:
-    """Tells a schedule, and those it is made of, of a new group that is like group ``number``."""
+def _schedules_of(optimizer: Optimizer, things: Iterable[Any], found: list[Any]) -> list[Any]:
+    """Returns ``found`` with the schedules of ``optimizer`` among ``things`` and in these, and those that they are made of."""
+    for thing in things:
+        if isinstance(thing, (dict, list, tuple)):
+            _schedules_of(optimizer, thing.values() if isinstance(thing, dict) else thing, found)
+        elif getattr(thing, "optimizer", None) is optimizer and all(thing is not one for one in found):
+            found.append(thing)
+            _schedules_of(optimizer, getattr(thing, "__dict__", {}).values(), found)
+    return found
+
+
+def _show(schedule: Any, number: int, num_groups: int) -> None:
+    """Tells a schedule of the last of so many groups, which is like group ``number``."""
     for name in _BY_GROUP:
-        if values := getattr(schedule, name, None):
+        if (values := getattr(schedule, name, None)) and len(values) < num_groups:
             values.append(values[number])
-    for part in getattr(schedule, "_schedulers", ()):
-        _show(part, number)
 
 
 def follow(optimizer: Optimizer) -> None:
