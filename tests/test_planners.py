@@ -21,7 +21,12 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.networks.unet import DINOv3UNet
-from nnunet_dino.planners import nnUNetPlannerDINOv3L, nnUNetPlannerDINOv3SResEncM, nnUNetPlannerDINOv3Tiny
+from nnunet_dino.planners import (
+    nnUNetPlannerAffinitiesSmall,
+    nnUNetPlannerDINOv3L,
+    nnUNetPlannerDINOv3SResEncM,
+    nnUNetPlannerDINOv3Tiny,
+)
 
 NAME = "Dataset907_Boxes"
 SHAPE, SPACING_MM = (96, 448, 384), (3.0, 0.9, 0.9)
@@ -180,9 +185,13 @@ def test_nnunet_is_stopped_where_a_patch_cannot_shrink(data_set: Path) -> None:
         planner.static_estimate_VRAM_usage([7, 5], 2, 2, *architecture.values())
 
 
-def test_a_data_loader_without_processes_does_not_stop_planning(data_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("planner", [nnUNetPlannerDINOv3Tiny, nnUNetPlannerAffinitiesSmall])
+def test_a_data_loader_without_processes_does_not_stop_planning(
+    data_set: Path, planner: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = plans_of(planner)
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
-    alone, usual = plan(nnUNetPlannerDINOv3Tiny, plans_name="alone"), plans_of(nnUNetPlannerDINOv3Tiny)
+    alone = plan(planner, plans_name="alone")
     assert alone["configurations"]["3d_fullres"] == usual["configurations"]["3d_fullres"]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, ClassVar
+from unittest.mock import patch
 
 import numpy as np
 
@@ -70,6 +72,10 @@ class AffinityPlanning(_Planner):
     def determine_resampling(self, *arguments: Any, **options: Any) -> tuple[Any, Any, Any, Any]:
         data, data_options, ids, _ = super().determine_resampling(*arguments, **options)
         return data, data_options, ids, {"is_seg": False, "order": 0, "order_z": 0, "force_separate_z": None}
+
+    def static_estimate_VRAM_usage(self, *arguments: Any) -> int:
+        with patch.dict(os.environ, nnUNet_n_proc_DA="1"):  # nnU-Net asks torch for as many threads, and 0 are refused
+            return super().static_estimate_VRAM_usage(*arguments)
 
     def plan_experiment(self) -> dict[str, Any]:
         """Plans.
