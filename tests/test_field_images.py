@@ -262,9 +262,8 @@ def written(data: Any, name: str, content: bytes) -> None:
         ("ImagePositionPatient", b"a\\b\\c "),
         ("ImagePositionPatient", b"0\\0\\nan "),
         ("ImageOrientationPatient", b"1\\0\\0\\0\\nan\\0 "),
-        ("SliceThickness", b"5 mm"),
-        ("SpacingBetweenSlices", b"inf "),
         ("NumberOfFrames", b"one "),
+        *((name, b"\x18\0\x19\0") for name in ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel")),
         ("PixelPaddingValue", b"\x18\0\x19\0"),
     ],
 )
@@ -274,6 +273,25 @@ def test_elements_that_hold_no_number_are_named(tmp_path: Path, name: str, conte
         one = MAKE.ct_slice(values, number + 1, 5 * number)
         written(one, name, content)
         MAKE.save(one, tmp_path / f"IM{number:03d}")
+    with pytest.raises(Unreadable, match=f"number in {name}, has"):
+        volume_of(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "content"), [("SliceThickness", b"5 mm"), ("SpacingBetweenSlices", b"inf ")])
+def test_a_distance_that_is_no_number_is_a_note_where_positions_say_it(tmp_path: Path, name: str, content: bytes) -> None:
+    assert MAKE is not None
+    for number, values in enumerate(MAKE.body(4)):
+        one = MAKE.ct_slice(values, number + 1, 5 * number)
+        written(one, name, content)
+        MAKE.save(one, tmp_path / f"IM{number:03d}")
+    volume = volume_of(tmp_path)
+    assert volume.spacing_mm[0] == 5
+    assert f"slices are 5 mm apart; the header's own distance: required a number in {name}, has" in "; ".join(volume.notes)
+    for number, file in enumerate(sorted(tmp_path.iterdir())):
+        one = MAKE.ct_slice(MAKE.body(4)[number], number + 1, 5 * number)
+        written(one, name, content)
+        del one.ImagePositionPatient
+        MAKE.save(one, file)
     with pytest.raises(Unreadable, match=f"number in {name}, has"):
         volume_of(tmp_path)
 

@@ -371,3 +371,13 @@ def test_a_list_may_name_cases_as_nnunet_does(tmp_path):
     assert (item.id, Path(item.path).name) == ("a_1", "a_1_0000.nii.gz")
     (tmp_path / "list.csv").write_text("file\nb_2\n")
     assert Path(find_items([str(tmp_path / "list.csv")])[1][0].path).name == "b_2.png"
+
+
+@pytest.mark.parametrize("num_bytes", [None, 500])
+def test_a_missing_or_cut_off_data_file_of_a_metaimage_is_named(tmp_path: Path, num_bytes: int | None) -> None:
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((3, 40, 50), np.int16)), str(tmp_path / "x.mhd"))
+    data = tmp_path / "x.raw"
+    data.write_bytes(data.read_bytes()[:num_bytes]) if num_bytes else data.unlink()
+    with pytest.raises(Unreadable, match=r"^with its data file x\.raw: File cannot be read: .*x\.mhd") as refused:
+        read_volume(Item("x", str(tmp_path / "x.mhd")))
+    assert "\n" not in str(refused.value)

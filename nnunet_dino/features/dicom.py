@@ -140,13 +140,15 @@ def stands_beside(data: Dataset) -> bool:
 
 
 def require_image(data: Dataset) -> None:
-    """Refuses what is no image, or one that shows many slices as tiles.
+    """Refuses what is no image, one of several sizes, or one that shows many slices as tiles.
 
     Raises:
         Unreadable: It is.
     """
     if reason := no_image(data):
         raise Unreadable(f"{reason} · leave the file out")
+    for name in ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel"):
+        number(data, name)
     if "MOSAIC" in (data.get("ImageType") or ()):
         raise Unreadable("required slices, has a mosaic: many slices tiled in one picture · convert the series with dcm2niix")
 

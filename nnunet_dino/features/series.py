@@ -312,8 +312,11 @@ def _stated_distance(where: Dataset) -> float:
 
 
 def _notes_on_distance(step_mm: float, where: Dataset) -> list[str]:
-    """Returns where a header lets expect other distances: slices may be missing at even distances."""
-    thickness, stated = (abs(dicom.number(where, name)) for name in ("SliceThickness", "SpacingBetweenSlices"))
+    """Returns where a header lets expect other distances, or cannot say: slices may be missing at even distances."""
+    try:
+        thickness, stated = (abs(dicom.number(where, name)) for name in ("SliceThickness", "SpacingBetweenSlices"))
+    except Unreadable as error:
+        return [f"slices are {step_mm:g} mm apart; the header's own distance: {str(error).split(' · ')[0]}"]
     if thickness > 0 and step_mm > WIDE_GAP * thickness:
         return [f"slices are {step_mm:g} mm apart and {thickness:g} mm thick"]
     if stated > 0 and abs(step_mm - stated) > DISTANCE_TOLERANCE * stated:

@@ -33,6 +33,7 @@ from nnunet_dino.features.series import read_file, read_folder
 
 NRRD_SPACE = "NRRD_space"  # ITK turns others that say directions into left-posterior-superior
 NRRD_UNIT = re.compile(rb'^(?:space )?units:[^"\n]*"([^"]+)"', re.MULTILINE)  # which ITK passes over
+MHD_DATA = re.compile(rb"^ElementDataFile[ \t]*=[ \t]*(\S[^\r\n]*)", re.MULTILINE)  # which ITK does not name in its errors
 MAX_HEADER_BYTES = 2**16
 AIR_HU = -900  # no other modality has values so far below zero
 PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}
@@ -204,7 +205,9 @@ def _by_itk(path: str) -> sitk.Image:
     for endings, name in OF_ITK_IN_ANY_CASE.items():
         if path.lower().endswith(endings):
             reader.SetImageIO(name)
-    with decoding():
+    with open(path, "rb") as file:
+        data = MHD_DATA.search(file.read(MAX_HEADER_BYTES)) if path.lower().endswith(".mhd") else None
+    with decoding(f"with its data file {data[1].decode(errors='replace').strip()}: " if data else ""):
         return reader.Execute()
 
 
