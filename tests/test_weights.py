@@ -518,6 +518,24 @@ def test_a_named_folder_is_not_passed_over(name: str, monkeypatch: pytest.Monkey
         weights.locate("small")
 
 
+def test_that_a_named_folder_holds_none_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An empty one is a store to be filled, so it is not refused."""
+    save_file(STATE, store / "small.safetensors")
+    assert weights.ensure_local("small") == store / "small.safetensors" and capsys.readouterr().err == ""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    monkeypatch.setenv("nnUNet_dino_weights", str(folder))
+    weights.ensure_local("small")
+    expected = (
+        f"nnunet-dino: nnUNet_dino_weights ({folder}) has no weights of small; taken are those of {store}/small.safetensors\n"
+    )
+    assert capsys.readouterr().err == expected
+    save_file(STATE, folder / "small.safetensors")
+    assert weights.ensure_local("small") == folder / "small.safetensors" and capsys.readouterr().err == ""
+
+
 def test_a_named_folder_with_a_model_and_no_configuration_is_the_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     hugging_face_folder(tmp_path / "mine")
     (tmp_path / "mine" / "config.json").unlink()

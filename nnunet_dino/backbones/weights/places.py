@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -200,7 +201,12 @@ def ensure_local(name: str) -> Path:
         UserError: Random weights are asked for, or there are none and they cannot be downloaded.
     """
     _refuse_random(name)
-    return locate(name) or hub.download(get_spec(name), lambda: locate(name))
+    if (path := locate(name)) is None:
+        return hub.download(get_spec(name), lambda: locate(name))
+    if _setting() and not get_spec(name).place and not path.is_relative_to(_expanded(_setting())):
+        message = f"{ENVIRONMENT_VARIABLE} ({_setting()}) has no weights of {name}; taken are those of {path}"
+        print(f"nnunet-dino: {message}", file=sys.stderr, flush=True)
+    return path
 
 
 def missing_weights_message(name: str, digest: str | None = None) -> str:
