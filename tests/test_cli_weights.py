@@ -212,6 +212,7 @@ def test_fetch_prints_path_digest_licence_and_pages(monkeypatch: pytest.MonkeyPa
 def test_fetch_offline_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE=1" in fails("weights", "fetch", "small")
+    assert "HF_HUB_OFFLINE=1" in fails("weights", "fetch", "hf-hub:owner/name")
     assert "did you mean 'dinov3_vitl16'" in fails("weights", "fetch", "dinov3_vitl")
 
 

@@ -128,6 +128,10 @@ def test_every_fold_is_written_and_what_is_there_is_kept(trained: Callable, tmp_
     assert export(*words).exit_code == 0
     assert len(list((tmp_path / "graphs").glob("fold_*.onnx"))) == 2
     before = (tmp_path / "graphs" / "fold_0.onnx").read_bytes()
+    (tmp_path / "file").write_text("kept")
+    for other, said in (("--onnx", "required a folder.*file"), ("--torch-export", "--onnx: required without --torch-export")):
+        result = export(model, "-o", tmp_path / "file", "--onnx", other)
+        assert (result.exit_code, result.stderr.count("\n")) == (2, 1) and re.search(said, result.stderr), result.stderr
     result = export(*words)
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert "required a folder without fold_0.onnx" in result.stderr

@@ -144,6 +144,10 @@ def test_init_writes_a_study_that_is_read_and_leaves_nothing_of_a_wrong_one(home
     assert (study.folds, study.cases) == ((0, 1), (3, "all"))
     with pytest.raises(SystemExit, match="2"):
         main(["study", "init", str(home / "new"), "-d", "801"])
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="0"):
+        main(["study", "init", str(home / "other"), "-d", "801"])
+    assert "Trainers: nnUNetTrainer, nnUNetTrainerDINOv3L, as no -tr says others" in capsys.readouterr().out
 
 
 def test_hours_are_read_from_logs_else_from_the_stated_rates(home: Path) -> None:
