@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from nnunet_dino.backbones.precision import backbone_dtype
 from nnunet_dino.backbones.spec import PATCH_PX
 from nnunet_dino.pretrain.recipe import Recipe, get_recipe
 from nnunet_dino.pretrain.start import start_from_weights
@@ -63,12 +64,14 @@ def main() -> None:
     with FlopCounterMode(display=False) as counter:
         engine.step(batch, 0)
     step_s = seconds_of(lambda: engine.step(batch, 1), NUM_STEPS)
-    matrix = torch.randn(EDGE, EDGE)
+    dtype = backbone_dtype(engine.device)
+    matrix = torch.randn(EDGE, EDGE, dtype=dtype)
     peak = 2 * EDGE**3 / seconds_of(lambda: matrix @ matrix, NUM_STEPS)
     products_s = counter.get_total_flops() / peak
     gigaflop = counter.get_total_flops() / 1e9
     print(f"{options.backbone}, {recipe.name}, batch {recipe.batch}: {step_s:.2f} s a step, {gigaflop:.0f} GFLOP")
-    print(f"matrix products at {peak / 1e9:.1f} GFLOP/s: {products_s:.2f} s, {100 * products_s / step_s:.0f} % of the step")
+    share = 100 * products_s / step_s
+    print(f"matrix products in {dtype} at {peak / 1e9:.1f} GFLOP/s: {products_s:.2f} s, {share:.0f} % of the step")
 
 
 if __name__ == "__main__":

@@ -240,6 +240,91 @@ def test_headers_of_a_series(tmp_path: Path, header: Any, said: str) -> None:
     np.testing.assert_array_equal(volume.values, MAKE.body(13)[: len(volume.values)])
 
 
+def written(data: Any, name: str, content: bytes) -> None:
+    """Puts an element into a file as these bytes."""
+    from pydicom.datadict import dictionary_VR, tag_for_keyword
+    from pydicom.dataelem import RawDataElement
+    from pydicom.tag import Tag
+
+    tag = Tag(tag_for_keyword(name))
+    data._dict[tag] = RawDataElement(tag, dictionary_VR(tag), len(content), content, 0, False, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("RescaleSlope", b"nan "),
+        ("RescaleSlope", b"1\\2 "),
+        ("RescaleIntercept", b"-1,024"),
+        ("RescaleIntercept", b"inf "),
+        ("PixelSpacing", b"0,9\\0,8 "),
+        ("PixelSpacing", b"nan\\0.8 "),
+        ("ImagePositionPatient", b"a\\b\\c "),
+        ("ImagePositionPatient", b"0\\0\\nan "),
+        ("ImageOrientationPatient", b"1\\0\\0\\0\\nan\\0 "),
+        ("SliceThickness", b"5 mm"),
+        ("SpacingBetweenSlices", b"inf "),
+        ("NumberOfFrames", b"one "),
+        ("PixelPaddingValue", b"\x18\0\x19\0"),
+    ],
+)
+def test_elements_that_hold_no_number_are_named(tmp_path: Path, name: str, content: bytes) -> None:
+    assert MAKE is not None
+    for number, values in enumerate(MAKE.body(4)):
+        one = MAKE.ct_slice(values, number + 1, 5 * number)
+        written(one, name, content)
+        MAKE.save(one, tmp_path / f"IM{number:03d}")
+    with pytest.raises(Unreadable, match=f"number in {name}, has"):
+        volume_of(tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"0.8 ", b"1\\2\\3 ", b"-0.9\\0.8 "])
+@pytest.mark.parametrize("is_placed", [True, False])
+def test_that_pixels_have_no_size_is_said(tmp_path: Path, content: bytes | None, is_placed: bool) -> None:
+    assert MAKE is not None
+    for number, values in enumerate(MAKE.body(4)):
+        one = MAKE.ct_slice(values, number + 1, 5 * number)
+        del one.PixelSpacing
+        if not is_placed:
+            del one.ImagePositionPatient
+        if content is not None:
+            written(one, "PixelSpacing", content)
+        MAKE.save(one, tmp_path / f"IM{number:03d}")
+    volume = volume_of(tmp_path)
+    assert volume.spacing_mm[1:] == (1, 1) and "size of pixels is not known: 1 × 1 mm was taken" in "; ".join(volume.notes)
+
+
+def test_series_of_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    assert MAKE is not None
+    one = MAKE.ct_slice(MAKE.body(1)[0], 1, 0, BitsAllocated=32)
+    for name in ("PixelData", "BitsStored", "HighBit", "PixelRepresentation"):
+        del one[name]
+    one.FloatPixelData = np.where(MAKE.body(1)[0] > 0, np.nan, 1).astype(np.float32).tobytes()
+    MAKE.save(one, tmp_path / "IM000")
+    with pytest.raises(Unreadable, match="finite values, holds NaN"):
+        volume_of(tmp_path)
+
+
+def test_a_damaged_file_among_several_series_is_told(tmp_path: Path) -> None:
+    assert MAKE is not None
+    for series in (1, 2, 3):
+        MAKE.save(MAKE.ct_slice(MAKE.body(1)[0], 1, 0, series=series), tmp_path / "case" / f"{series}")
+    one = MAKE.ct_slice(MAKE.body(1)[0], 1, 5, series=4)
+    written(one, "ImagePositionPatient", b"a\\b\\c ")
+    MAKE.save(one, tmp_path / "case" / "4")
+    result = extract(tmp_path / "case", tmp_path / "store", "--kind", "volumes")
+    assert is_refused(result) and "number in ImagePositionPatient, has" in result.output
+
+
+@pytest.mark.parametrize("colours", ["HSV", "CMYK", "YBR_PARTIAL_422"])
+def test_colours_that_are_no_longer_in_use_are_refused(tmp_path: Path, colours: str) -> None:
+    assert MAKE is not None
+    values = np.stack([(MAKE.ramp() * 255).astype(np.uint8)] * 3, axis=-1)
+    MAKE.save(MAKE.dicom(values, "CR", 1, photometric=colours, spacing=None), tmp_path / "a.dcm")
+    with pytest.raises(Unreadable, match=colours):
+        read_picture(str(tmp_path / "a.dcm"))
+
+
 @pytest.mark.parametrize(
     "told_by",
     [
@@ -443,6 +528,17 @@ def animated_png(path: Path, values: np.ndarray) -> None:
     frames[0].save(path, save_all=True, append_images=frames[1:])
 
 
+def big_endian_bigtiff(path: Path, values: np.ndarray) -> None:
+    assert MAKE is not None
+    MAKE.tifffile.imwrite(path, np.stack([values // 16] * 3, axis=-1).astype(np.uint8), bigtiff=True, byteorder=">")
+
+
+def jpeg_of_12_bits(path: Path, values: np.ndarray) -> None:
+    import imagecodecs
+
+    path.write_bytes(imagecodecs.jpeg8_encode(values, bitspersample=12))
+
+
 def fluorescence(path: Path, values: np.ndarray, num_channels: int = 2, kind: type = np.uint16) -> None:
     assert MAKE is not None
     pixels = np.stack([values // 16] * num_channels, axis=-1).astype(kind)
@@ -454,6 +550,8 @@ def fluorescence(path: Path, values: np.ndarray, num_channels: int = 2, kind: ty
     [
         ("a.png", deep_png_on_its_head, None),
         ("a.png", animated_png, "one picture, has 2 pages"),
+        ("a.tif", big_endian_bigtiff, None),
+        ("a.jpg", jpeg_of_12_bits, "cannot identify .* save it as PNG"),
         ("a.tif", fluorescence, "1 or 3 channels, has 2"),
         ("a.tif", lambda path, values: fluorescence(path, values, 5, np.uint8), "1 or 3 channels, has 5"),
         ("a.dcm", lambda path, values: path.write_bytes(b"no picture" * 20), "is no DICOM by its content"),
@@ -464,7 +562,8 @@ def test_other_pictures(tmp_path: Path, name: str, write: Any, said: str | None)
     values = (MAKE.ramp() * 4095).round().astype(np.uint16)
     write(tmp_path / name, values)
     if said is None:
-        np.testing.assert_array_equal(read_picture(str(tmp_path / name)).values[:, :, 1], values)
+        read = read_picture(str(tmp_path / name)).values[:, :, 1]
+        np.testing.assert_array_equal(read, values if read.dtype != np.uint8 else values // 16)
     else:
         with pytest.raises(Unreadable, match=said):
             read_picture(str(tmp_path / name))
@@ -496,7 +595,15 @@ def nrrd(space: str, column: str = "(0,0.9,0)") -> Any:
         ("a.nii", nifti({("3f", 80): (2, 2, 2)}), "pixdim says 2 × 2 × 2 where the sform says 0.8 × 0.9 × 5", 1.0),
         ("a.nii", nifti({("f", 108): (0,)}), "vox_offset 0", None),
         ("a.nii", nifti(values=np.full((4, 5, 6), 1e300)), "values below 3.4e.38", None),
+        ("a.nii", nifti({("h", 70): (1234,)}), "header.*1234", None),
+        ("a.nii", nifti({("h", 42): (-4,)}), "header", None),
+        ("a.nii", nifti({("f", 108): (np.nan,)}), "header.*NaN", None),
+        ("a.nii", nifti({("f", 112): (2,), ("f", 116): (np.nan,)}), "header.*intercept nan", None),
         ("a.nrrd", nrrd("space: LPS\n"), "^$", 1.0),
+        ("a.nrrd", nrrd('space: LPS\nspace units: "mm" "mm" "mm"\n'), "^$", 1.0),
+        ("a.nrrd", nrrd('space: LPS\nspace units: "um" "um" "um"\n'), "^$", 0.001),
+        ("a.nrrd", nrrd('space: LPS\nspace units: "microns" "microns" "microns"\n'), "^$", 0.001),
+        ("a.nrrd", nrrd('space: LPS\nspace units: "furlong" "furlong" "furlong"\n'), "furlong.*millimetres", 1.0),
         ("a.nrrd", nrrd("space: scanner-xyz\n"), "scanner-xyz.*no directions", 1.0),
         ("a.nrrd", nrrd("space: LPS\n", "(0.0047,0.9,0)"), "shear of 0.3 degrees", 1.0),
         ("a.nrrd", nrrd("space: LPS\n", "(0.3,0.9,0)"), "shear of 18.4 degrees", None),
@@ -514,6 +621,27 @@ def test_headers_of_volumes(tmp_path: Path, name: str, write: Any, said: str, un
     assert re.search(said, "; ".join(volume.notes)), volume.notes
     assert volume.spacing_mm == pytest.approx([length * unit_mm for length in (5, 0.9, 0.8)], rel=1e-4)
     np.testing.assert_array_equal(volume.values, MAKE.body())
+
+
+def test_axes_of_one_voxel_before_several_volumes(tmp_path: Path) -> None:
+    """A field of vectors, as NIfTI stores it."""
+    assert MAKE is not None
+    values = np.stack([MAKE.as_ras(MAKE.body() + n) for n in (0, 1)], axis=-1)[..., None, :]
+    nifti(values=values.astype(np.int16))(tmp_path / "a.nii")
+    np.testing.assert_array_equal(read_volume(Item("a", str(tmp_path / "a.nii")), 1).values, MAKE.body() + 1)
+
+
+def test_one_of_several_values_of_a_voxel_is_chosen(tmp_path: Path) -> None:
+    """As volumes over time are written in NRRD."""
+    assert MAKE is not None
+    volumes = [MAKE.sitk.GetImageFromArray((MAKE.body() + n).astype(np.int16)) for n in (0, 1, 2)]
+    MAKE.sitk.WriteImage(MAKE.sitk.Compose(volumes), str(tmp_path / "a.nrrd"))
+    item = Item("a", str(tmp_path / "a.nrrd"))
+    with pytest.raises(Unreadable, match="required one channel, has 3 · choose one with --volume 0 to 2"):
+        read_volume(item)
+    volume = read_volume(item, 2)
+    np.testing.assert_array_equal(volume.values, MAKE.body() + 2)
+    assert volume.notes[0] == "volume 2 of 3"
 
 
 def test_axes_of_one_voxel_behind_several_volumes(tmp_path: Path) -> None:

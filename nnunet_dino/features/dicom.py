@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,6 +29,7 @@ OF_A_SERIES = ("SOPClassUID", "Modality", "SeriesInstanceUID", "ImageType", "Row
                "SamplesPerPixel", "PhotometricInterpretation", "ImagePositionPatient", "ImageOrientationPatient",
                *PIXEL_SIZES)  # fmt: skip
 UNKNOWN = "unknown"
+COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")  # that pydicom turns into RGB
 NARROW = 1e-3  # of a window that parts values in two
 DEFER_BYTES = 4096  # longer values, the pixels, are read when they are asked for
 
@@ -83,6 +85,35 @@ def read_header(path: str, is_brief: bool = False) -> Dataset:
         return data
 
 
+def numbers(where: Dataset, name: str) -> tuple[float, ...]:
+    """Returns the numbers of an element; none where it is missing or empty.
+
+    Raises:
+        Unreadable: It holds something else, or infinity.
+    """
+    try:
+        value = where.get(name)
+        one = value is None or isinstance(value, (str, bytes, float, int))
+        found = tuple(float(entry) for entry in ([value] if one else value) if entry not in (None, ""))
+    except (TypeError, ValueError) as error:
+        raise Unreadable(f"required a number in {name}, has none ({error}) · correct it") from error
+    if not all(map(math.isfinite, found)):
+        raise Unreadable(f"required a number in {name}, has {list(found)} · correct it")
+    return found
+
+
+def number(where: Dataset, name: str, default: float = 0.0) -> float:
+    """Returns the one number of an element.
+
+    Raises:
+        Unreadable: It holds something else, or several.
+    """
+    found = numbers(where, name)
+    if len(found) > 1:
+        raise Unreadable(f"required one number in {name}, has {list(found)} · correct it")
+    return found[0] if found else default
+
+
 def name_of(data: Dataset) -> str:
     """Returns what an object is, in the words of the standard."""
     uid = data.get("SOPClassUID") or data.file_meta.get("MediaStorageSOPClassUID")
@@ -129,11 +160,14 @@ def decoded(data: Dataset) -> np.ndarray:
     from pydicom.pixels import apply_color_lut, pixel_array
     from pydicom.pixels.decoders import JPEGExtended12BitDecoder
 
+    colours = data.get("PhotometricInterpretation")
+    if data.get("SamplesPerPixel") == 3 and colours not in COLOURS:
+        raise Unreadable(f"required colours as one of {', '.join(COLOURS)}, has {colours} · save it as RGB")
     if "imagecodecs" not in JPEGExtended12BitDecoder.available_plugins:  # of pydicom's own none reads 12 bits
         JPEGExtended12BitDecoder.add_plugin("imagecodecs", (__name__, "_jpeg_of_12_bits"))
     with warnings.catch_warnings(), decoding():
         warnings.simplefilter("ignore")
-        stored, high = data.get("BitsStored", 0), data.get("HighBit", 0)
+        stored, high = (int(number(data, name)) for name in ("BitsStored", "HighBit"))
         shift = high - stored + 1 if stored else 0
         if shift > 0:  # left-aligned, as the standard once allowed
             data.BitsStored = high + 1
@@ -169,7 +203,7 @@ def is_grey(data: Dataset) -> bool:
 
 def num_frames(data: Dataset) -> int:
     """Returns the number of pictures in a file."""
-    return int(data.get("NumberOfFrames") or 1)
+    return int(number(data, "NumberOfFrames")) or 1
 
 
 def group(data: Dataset, frame: int, name: str) -> Any:
@@ -185,8 +219,7 @@ def group(data: Dataset, frame: int, name: str) -> Any:
 def rescale_of(data: Dataset, frame: int) -> tuple[float, float]:
     """Returns slope and intercept of a frame."""
     where = group(data, frame, "PixelValueTransformationSequence")
-    slope, intercept = where.get("RescaleSlope"), where.get("RescaleIntercept")
-    return 1.0 if slope is None else float(slope), float(intercept or 0)
+    return number(where, "RescaleSlope", 1.0), number(where, "RescaleIntercept")
 
 
 def rescaled(values: np.ndarray, data: Dataset, frame: int = 0) -> np.ndarray:
@@ -215,23 +248,22 @@ def _looked_up(values: np.ndarray, table: Dataset, data: Dataset) -> np.ndarray:
 
 def padding_of(data: Dataset, frame: int = 0) -> tuple[float, float] | None:
     """Returns the range of rescaled values that stand for nothing."""
-    value = data.get("PixelPaddingValue")
-    if value is None or data.get("ModalityLUTSequence"):
+    if data.get("PixelPaddingValue") is None or data.get("ModalityLUTSequence"):
         return None
-    ends = sorted((_as_stored(value, data), _as_stored(data.get("PixelPaddingRangeLimit", value), data)))
+    names = ("PixelPaddingValue", "PixelPaddingRangeLimit")
     slope, intercept = rescale_of(data, frame)
-    low, high = sorted(end * slope + intercept for end in ends)
-    return low, high
+    ends = sorted(_as_stored(name, data) * slope + intercept for name in names if data.get(name) is not None)
+    return ends[0], ends[-1]
 
 
-def _as_stored(value: Any, data: Dataset) -> int:
+def _as_stored(name: str, data: Dataset) -> int:
     """Files with another representation of the padding than of the pixels are common."""
-    if isinstance(value, bytes):
-        value = int.from_bytes(value[:2], "little")
+    value = data[name].value
+    value = int.from_bytes(value[:2], "little") if isinstance(value, bytes) else int(number(data, name))
     bits = data.BitsAllocated
     if data.get("PixelRepresentation") == 1 and value >= 2 ** (bits - 1):
-        return int(value) - 2**bits
-    return int(value) + 2**bits if data.get("PixelRepresentation") == 0 and value < 0 else int(value)
+        return value - 2**bits
+    return value + 2**bits if data.get("PixelRepresentation") == 0 and value < 0 else value
 
 
 def as_header_asks(values: np.ndarray, data: Dataset) -> Shown | None:
@@ -240,8 +272,8 @@ def as_header_asks(values: np.ndarray, data: Dataset) -> Shown | None:
     if table := where.get("VOILUTSequence"):
         return Shown(_looked_up(values, table[0], data), (0.0, float(2 ** (table[0].LUTDescriptor[2] or 16) - 1)))
     try:
-        center, width = (_first(where.get(name)) for name in ("WindowCenter", "WindowWidth"))
-    except (TypeError, ValueError, IndexError):
+        center, width = (numbers(where, name)[0] for name in ("WindowCenter", "WindowWidth"))
+    except (Unreadable, IndexError):
         return None
     function = str(where.get("VOILUTFunction") or "LINEAR").upper()
     if function == "SIGMOID" and width > 0:
@@ -254,14 +286,10 @@ def as_header_asks(values: np.ndarray, data: Dataset) -> Shown | None:
     return Shown(values, (center - 0.5 - half, center - 0.5 + half))  # PS3.3 C.11.2.1.2.1
 
 
-def _first(value: Any) -> float:
-    return float(value) if isinstance(value, (str, float, int)) else float(value[0])
-
-
 def pixel_size(data: Dataset, frame: int = 0) -> tuple[float, float] | None:
     """Returns height and width of a pixel in mm, or their ratio where only that is known."""
     where = group(data, frame, "PixelMeasuresSequence")
-    for value in (source.get(name) for name in PIXEL_SIZES for source in (where, data)):
-        if value and len(value) == 2 and min(map(float, value)) > 0:
-            return float(value[0]), float(value[1])
+    for size in (numbers(source, name) for name in PIXEL_SIZES for source in (where, data)):
+        if len(size) == 2 and min(size) > 0:
+            return size[0], size[1]
     return None

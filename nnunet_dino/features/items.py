@@ -34,10 +34,13 @@ def is_of_the_machine(error: Exception) -> bool:
 
 
 @contextlib.contextmanager
-def decoding() -> Iterator[None]:
+def decoding(what: str = "") -> Iterator[None]:
     """Turns whatever a decoder raises on a damaged file into :class:`Unreadable`.
 
     What is the machine's fault passes as it is.
+
+    Args:
+        what: Put before the words of the decoder where these do not say what they are about.
 
     Raises:
         Unreadable: With the last line of the error, where ITK says what went wrong.
@@ -50,7 +53,7 @@ def decoding() -> Iterator[None]:
         if is_of_the_machine(error):
             raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("Reason: ")]
-        raise Unreadable(lines[-1].split("): ", 1)[-1][:200] if lines else type(error).__name__) from error
+        raise Unreadable(what + (lines[-1].split("): ", 1)[-1][:200] if lines else type(error).__name__)) from error
 
 
 @dataclass(frozen=True)

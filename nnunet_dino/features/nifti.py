@@ -19,6 +19,7 @@ from nnunet_dino.features.pixels import as_torch_type, require_finite
 ENDINGS = (".nii", ".nii.gz", ".hdr", ".img")
 GZIP = b"\x1f\x8b"
 MM = {1: 1000.0, 3: 0.001}  # of metres and micrometres, as xyzt_units writes them
+HEADER = "required a header as NIfTI defines it, has another: "
 MIN_OFFSET = 352  # of values behind a header in one file
 
 
@@ -47,9 +48,7 @@ def read_nifti(path: str, number: int | None = None) -> Volume:
         Unreadable: It is damaged, has no three axes or no real values, or is sheared.
     """
     image = _stored(path)
-    shape = image.shape
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
+    shape = (*image.shape[:3], *(count for count in image.shape[3:] if count != 1))
     notes = []
     if len(shape) == 4:
         number = chosen_volume(number, shape[3], f"required three axes, has 4 ({' × '.join(map(str, shape))})")
@@ -58,7 +57,7 @@ def read_nifti(path: str, number: int | None = None) -> Volume:
         raise Unreadable(f"required three axes, has {len(shape)} ({' × '.join(map(str, shape))})")
     else:
         refuse_further_volumes(number)
-    values = _plain(image, number if len(shape) == 4 else None, len(shape))
+    values = _plain(image, number if len(shape) == 4 else None, shape)
     affine = np.diag([-1, -1, 1, 1]) @ image.affine  # RAS to LPS
     affine[:3] *= _mm(image)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
@@ -87,7 +86,7 @@ def _stored(path: str) -> Any:
     import nibabel as nib
 
     nib.imageglobals.logger.setLevel("CRITICAL")  # what it says of headers, and mends
-    with decoding():
+    with decoding(HEADER):
         if path.lower().endswith((".hdr", ".img")):
             pair = [os.path.splitext(path)[0] + ending for ending in (".hdr", ".img")]
             if missing := [name for name in pair if not os.path.isfile(name)]:
@@ -126,18 +125,18 @@ def _unpacked(path: str) -> bytes:
         raise Unreadable(f"damaged or cut off ({error}) · get the file again") from error
 
 
-def _plain(image: Any, number: int | None = None, num_axes: int | None = None) -> np.ndarray:
+def _plain(image: Any, number: int | None = None, shape: tuple[int, ...] | None = None) -> np.ndarray:
     """Returns finite values, slope and intercept applied once, of a type that torch has.
 
     Args:
         image: Of nibabel.
         number: Which entry of the last axis to take; None for all.
-        num_axes: Axes behind these have one entry.
+        shape: Without axes of one entry; None for that of the file.
     """
-    with decoding():
+    with decoding(HEADER):
         slope, intercept = image.dataobj.slope, image.dataobj.inter  # 1 and 0 where the header's slope is 0
         values = np.asanyarray(image.dataobj.get_unscaled())
-    values = values if num_axes is None else values.reshape(values.shape[:num_axes])
+    values = values if shape is None else values.reshape(shape)
     values = values if number is None else values[..., number]
     if values.dtype.kind not in "iuf":
         what = "complex values" if values.dtype.kind == "c" else "colours"

@@ -8,7 +8,7 @@ from PIL import Image
 
 from nnunet_dino.features.items import decoding
 
-UM = {"": 1.0, "µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}  # two letters µ
+UM = {"": 1.0, "µm": 1.0, "μm": 1.0, "um": 1.0, "microns": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}  # two letters µ
 
 
 def mpp_of_ome(path: str) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nnunet_dino.features import dicom
 from nnunet_dino.features.items import Item, Source, Unreadable, decoding, with_notes
@@ -164,7 +164,7 @@ def _read_deep_tiff(path: str) -> Picture | None:
         num_colours = 3 if colours == "RGB" else 1
         num_alphas = page.samplesperpixel - 3 if colours == "RGB" else sum(kind > 0 for kind in page.extrasamples)
         is_plain = colours not in ("MINISBLACK", "RGB") or page.samplesperpixel - num_alphas == num_colours
-        if bits <= 8 and page.sampleformat == 1 and is_plain:
+        if bits <= 8 and page.sampleformat == 1 and is_plain and not (file.is_bigtiff and file.byteorder == ">"):
             return None
         if (num_pages := len(file.pages) * page.imagedepth) > 1:
             raise Unreadable(_pages(num_pages))
@@ -197,10 +197,17 @@ def _one_or_three(values: np.ndarray, num_alphas: int) -> np.ndarray:
     return values[:, :, :count]
 
 
+def _opened(path: str) -> Image.Image:
+    try:
+        return Image.open(path)
+    except UnidentifiedImageError as error:
+        raise Unreadable("cannot identify the picture: damaged or unknown to Pillow · save it as PNG") from error
+
+
 def _read_with_pillow(path: str) -> Picture:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Image.open(path) as image:
+        with _opened(path) as image:
             num_pages = getattr(image, "n_frames", 1)
             if num_pages > 1 and image.format != "MPO":  # of a camera, whose further pictures are previews
                 raise Unreadable(_pages(num_pages))

@@ -14,6 +14,7 @@ from scipy import ndimage
 from nnunet_dino.features import dicom
 from nnunet_dino.features.items import Item, Unreadable
 from nnunet_dino.features.orientation import Volume, chosen_volume, in_patient_axes, refuse_further_volumes
+from nnunet_dino.features.pixels import require_finite
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -91,7 +92,10 @@ def with_series(items: Sequence[Item]) -> list[Item]:
         if not os.path.isdir(item.path):
             result.append(item)
             continue
-        series, notes = _series_in(item.path, is_brief=True)
+        try:
+            series, notes = _series_in(item.path, is_brief=True)
+        except Unreadable:  # said when it is read
+            series, notes = {}, []
         if len(series) < 2:
             result.append(item)
             continue
@@ -179,9 +183,9 @@ def slices_of(path: str, data: Dataset) -> list[Slice]:
 def _placed(path: str, data: Dataset) -> list[Slice]:
     found = []
     for frame in range(dicom.num_frames(data)):
-        position = dicom.group(data, frame, "PlanePositionSequence").get("ImagePositionPatient")
-        axes = dicom.group(data, frame, "PlaneOrientationSequence").get("ImageOrientationPatient")
-        is_placed = bool(position and axes and len(position) == 3 and len(axes) == 6)
+        position = dicom.numbers(dicom.group(data, frame, "PlanePositionSequence"), "ImagePositionPatient")
+        axes = dicom.numbers(dicom.group(data, frame, "PlaneOrientationSequence"), "ImageOrientationPatient")
+        is_placed = len(position) == 3 and len(axes) == 6
         if dicom.num_frames(data) > 1 and "PerFrameFunctionalGroupsSequence" not in data:
             is_placed = False  # one position for all frames
         directions = np.array(axes, float).reshape(2, 3) if is_placed else np.zeros((2, 3))
@@ -216,7 +220,7 @@ def as_volume(slices: list[Slice], notes: list[str], number: int | None = None) 
     step_mm, positions = _distance(slices, normal)
     if len(slices) > 1:
         more += _notes_on_distance(step_mm, dicom.group(slices[0].data, slices[0].frame, "PixelMeasuresSequence"))
-    pixel_hw = slices[0].pixel_hw or (1.0, 1.0)
+    pixel_hw = _pixel_hw(slices, more)
     values, padding = _values(slices)
     shifts = _tilt(positions, axes, normal, pixel_hw, slices)
     if shifts is not None:
@@ -304,12 +308,12 @@ def _distance(slices: list[Slice], normal: np.ndarray) -> tuple[float, np.ndarra
 
 def _stated_distance(where: Dataset) -> float:
     """Returns the distance of slices that a header states, which may be negative there (NM); 0 where it does not."""
-    return abs(float(where.get("SpacingBetweenSlices") or where.get("SliceThickness") or 0))
+    return abs(dicom.number(where, "SpacingBetweenSlices") or dicom.number(where, "SliceThickness"))
 
 
 def _notes_on_distance(step_mm: float, where: Dataset) -> list[str]:
     """Returns where a header lets expect other distances: slices may be missing at even distances."""
-    thickness, stated = (abs(float(where.get(name) or 0)) for name in ("SliceThickness", "SpacingBetweenSlices"))
+    thickness, stated = (abs(dicom.number(where, name)) for name in ("SliceThickness", "SpacingBetweenSlices"))
     if thickness > 0 and step_mm > WIDE_GAP * thickness:
         return [f"slices are {step_mm:g} mm apart and {thickness:g} mm thick"]
     if stated > 0 and abs(step_mm - stated) > DISTANCE_TOLERANCE * stated:
@@ -351,26 +355,34 @@ def _without_positions(slices: list[Slice], notes: list[str]) -> Volume:
     """By the location of slices, else in the order of their numbers, or of frames in their file."""
     first = slices[0].data
     step = _stated_distance(first)
-    locations = [one.data.get("SliceLocation") for one in slices]
+    locations = [dicom.numbers(one.data, "SliceLocation") for one in slices]
     is_one_file = len({one.path for one in slices}) == 1
-    if len(slices) > 1 and not is_one_file and None not in locations and len(set(locations)) == len(slices):
-        slices = sorted(slices, key=lambda one: float(one.data.SliceLocation))
+    if len(slices) > 1 and not is_one_file and all(locations) and len(set(locations)) == len(slices):
+        slices = sorted(slices, key=lambda one: dicom.number(one.data, "SliceLocation"))
         placed = [replace(one, position=np.array([0, 0, float(one.data.SliceLocation)])) for one in slices]
         step, _ = _distance(placed, np.array([0, 0, 1.0]))
         how = "sorted by SliceLocation"
     elif is_one_file:
         how = "in the order of the file"
     else:
-        numbers = [one.data.get("InstanceNumber") for one in slices]
-        if None in numbers or len(set(numbers)) < len(slices):
+        numbers = [dicom.numbers(one.data, "InstanceNumber") for one in slices]
+        if not all(numbers) or len(set(numbers)) < len(slices):
             raise Unreadable("required ImagePositionPatient, SliceLocation or InstanceNumber in every slice, has none of them")
-        slices, how = sorted(slices, key=lambda one: int(one.data.InstanceNumber)), "sorted by InstanceNumber"
+        slices, how = sorted(slices, key=lambda one: dicom.number(one.data, "InstanceNumber")), "sorted by InstanceNumber"
     if len(slices) > 1:
         distance = f"{step:g} mm apart" if step > 0 else "their distance is not known, 1 mm was taken"
         notes = [*notes, f"no ImagePositionPatient or ImageOrientationPatient: slices {how}, {distance}, taken as axial"]
+    pixel_hw = _pixel_hw(slices, notes)
     values, padding = _values(slices)
-    pixel_hw = slices[0].pixel_hw or (1.0, 1.0)
     return Volume(values, (step or 1.0, *pixel_hw), len(slices) > 1, tuple(notes), _is_inverted(slices), padding)
+
+
+def _pixel_hw(slices: list[Slice], notes: list[str]) -> tuple[float, float]:
+    """Returns height and width of a pixel in mm; that they are not known is added to ``notes``."""
+    known = slices[0].pixel_hw
+    if known is None:
+        notes.append("the size of pixels is not known: 1 × 1 mm was taken")
+    return known or (1.0, 1.0)
 
 
 def _is_inverted(slices: list[Slice]) -> bool:
@@ -396,6 +408,7 @@ def _values(slices: list[Slice]) -> tuple[np.ndarray, tuple[float, float] | None
             whole = whole.astype(np.float32 if values.dtype.kind == "f" else np.result_type(whole, values), copy=False)
         whole[number] = values
     assert whole is not None
+    require_finite(whole)
     return whole, paddings.pop() if len(paddings) == 1 else None
 
 

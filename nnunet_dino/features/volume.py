@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.features.dicom import is_dicom
 from nnunet_dino.features.items import Item, Source, Unreadable, decoding, with_notes
 from nnunet_dino.features.nifti import is_nifti, read_flat, read_nifti
+from nnunet_dino.features.ome import UM
 from nnunet_dino.features.orientation import Volume, chosen_volume, notes_on_shear, refuse_further_volumes
 from nnunet_dino.features.pixels import (
     WINDOWS_HU,
@@ -30,6 +32,8 @@ from nnunet_dino.features.pixels import (
 from nnunet_dino.features.series import read_file, read_folder
 
 NRRD_SPACE = "NRRD_space"  # ITK turns others that say directions into left-posterior-superior
+NRRD_UNIT = re.compile(rb'^(?:space )?units:[^"\n]*"([^"]+)"', re.MULTILINE)  # which ITK passes over
+MAX_HEADER_BYTES = 2**16
 AIR_HU = -900  # no other modality has values so far below zero
 PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}
 OF_ITK_IN_ANY_CASE = {(".nrrd", ".nhdr"): "NrrdImageIO", (".mha", ".mhd"): "MetaImageIO"}
@@ -128,31 +132,45 @@ def read_volume(item: Item, number: int | None = None) -> Volume:
         Unreadable: See :func:`open_volume`.
     """
     if os.path.isdir(item.path):
-        return read_folder(item, number)
+        with decoding():
+            return read_folder(item, number)
     if not os.path.isfile(item.path):
         raise Unreadable("no such file")
     if is_nifti(item.path):
         return read_nifti(item.path, number)
     if not item.path.lower().endswith(OF_ITK) and is_dicom(item.path):
-        return read_file(item.path, number)
+        with decoding():
+            return read_file(item.path, number)
     if not item.path.lower().endswith(OF_ITK):
         raise Unreadable("required NIfTI, NRRD, MetaImage or DICOM, has another format · convert it to NIfTI")
     image = _by_itk(item.path)
-    if image.GetNumberOfComponentsPerPixel() > 1:
-        raise Unreadable(f"required one channel, has {image.GetNumberOfComponentsPerPixel()}")
+    notes = []
+    if (count := image.GetNumberOfComponentsPerPixel()) > 1:
+        number = chosen_volume(number, count, f"required one channel, has {count}")
+        image, number, notes = sitk.VectorIndexSelectionCast(image, number), None, [f"volume {number} of {count}"]
     shape = " × ".join(map(str, image.GetSize()))
     if image.GetDimension() == 4 and image.GetSize()[3] > 1:
         count = image.GetSize()[3]
         number = chosen_volume(number, count, f"required three axes, has 4 ({shape})")
         image = sitk.Extract(image, [*image.GetSize()[:3], 0], [0, 0, 0, number])
-        volume = _oriented(image)
-        return replace(volume, notes=(f"volume {number} of {count}", *volume.notes))
+        return _in_mm(item.path, _oriented(image), f"volume {number} of {count}")
     refuse_further_volumes(number)
     if image.GetDimension() == 4:
         image = sitk.Extract(image, [*image.GetSize()[:3], 0], [0, 0, 0, 0])
     if image.GetDimension() != 3:
         raise Unreadable(f"required three axes, has {image.GetDimension()} ({shape})")
-    return _oriented(image)
+    return _in_mm(item.path, _oriented(image), *notes)
+
+
+def _in_mm(path: str, volume: Volume, *notes: str) -> Volume:
+    """Returns a volume of ITK with further notes, and its spacing in mm where a NRRD has another unit."""
+    with open(path, "rb") as file:
+        unit = NRRD_UNIT.search(file.read(MAX_HEADER_BYTES).split(b"\n\n")[0])
+    name = unit[1].decode(errors="replace") if unit and path.lower().endswith((".nrrd", ".nhdr")) else "mm"
+    if name not in UM:
+        notes = (*notes, f"its unit {name!r} is not known: taken as millimetres")
+    depth, height, width = (length * UM.get(name, UM["mm"]) / UM["mm"] for length in volume.spacing_mm)
+    return replace(volume, spacing_mm=(depth, height, width), notes=(*notes, *volume.notes))
 
 
 def read_to_compare(path: str) -> Volume:

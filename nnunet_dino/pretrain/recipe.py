@@ -325,7 +325,7 @@ def scratch() -> Recipe:
     return replace(
         Recipe("scratch"),
         iterations=3000,
-        batch=32,
+        batch=64,
         reference_batch=32,
         start="random",
         lr=1.5e-3,
@@ -335,7 +335,7 @@ def scratch() -> Recipe:
         patch_embed_lr=1.0,
         beta2=0.95,
         frozen_backbone=0,
-        momentum=0.98,
+        momentum=0.99,
         momentum_end=1.0,
         teacher_temperature_start=0.02,
         teacher_temperature=0.03,

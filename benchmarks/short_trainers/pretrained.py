@@ -1,0 +1,66 @@
+"""Trainers of 300 iterations that ask whether pretrained slice encoders help a training with few cases.
+
+All with AdamW, nnU-Net's augmentation without mirroring, and biases at the class frequencies. ``SHORT_SEED`` sets first
+weights, patches and augmentation; ``SHORT_CASES`` takes the first cases of the fold's training part. ``nnUNet_dino_weights``
+says which weights the transformer has: a file, or ``random``.
+"""
+
+import os
+import random
+
+import numpy as np
+import torch
+
+from nnunet_dino.networks.options import DinoOptions
+from nnunet_dino.trainers import (
+    nnUNetTrainerDINOv3Tiny_Adam1en3,
+    nnUNetTrainerDINOv3Tiny_TokensOnly,
+    nnUNetTrainerPrior_Adam1en3,
+)
+
+TINY = {"backbone": "dinov3_tiny", "weights": "pretrained", "token_stride_px": 8}
+
+
+class FewCases:
+    """Mixed into a trainer: 6 epochs of 50 iterations on few cases."""
+
+    prior = True
+
+    def initialize(self) -> None:
+        seed = int(os.environ["SHORT_SEED"])
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        torch.set_num_threads(1)  # nnUNetv2_train takes all cores of a machine
+        super().initialize()
+
+    def run_training(self) -> None:
+        self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 6, 50, 5
+        super().run_training()
+
+    def do_split(self):
+        training, validation = super().do_split()
+        return training[: int(os.environ["SHORT_CASES"])], validation
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
+        rotation, dummy, size, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        self.inference_allowed_mirroring_axes = None
+        return rotation, dummy, size, None
+
+
+class nnUNetTrainer_FewCases(FewCases, nnUNetTrainerPrior_Adam1en3):
+    """nnU-Net's network."""
+
+
+class nnUNetTrainerDINOv3Tiny_FewCases(FewCases, nnUNetTrainerDINOv3Tiny_Adam1en3):
+    """The flagship."""
+
+    dino = DinoOptions(**TINY)
+
+
+class nnUNetTrainerDINOv3Tiny_TokensOnly_FewCases(FewCases, nnUNetTrainerDINOv3Tiny_TokensOnly):
+    """Tokens and no convolutional encoder, with the same optimiser."""
+
+    recipe = nnUNetTrainerDINOv3Tiny_Adam1en3.recipe
+
+    dino = DinoOptions(**TINY)
