@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from nnunet_dino.cli.main import main
+from nnunet_dino.features.items import counted
 
 IDS = [f"s{number:02d}" for number in range(24)]
 LABELS = ["--target", "tumour", "--patient", "patient", "--device", "cpu", "--rounds", "20"]
@@ -219,3 +220,15 @@ def test_what_can_be_probed_is_named_where_there_is_no_store(name: str, probe: s
     assert code == 2 and re.search(
         f"required a store that `nnunet-dino extract` made, or {kinds} · got .*{name}, {got}", output
     )
+
+
+def test_a_target_with_another_value_for_every_patient_is_refused(tmp_path: Path, labels: Path) -> None:
+    pd.read_csv(labels).assign(tumour=lambda table: table.patient + "x").to_csv(labels, index=False)
+    np.savez(tmp_path / "others.npz", ids=IDS, features=vectors())
+    code, output = run("linear", str(tmp_path / "others.npz"), "--labels", str(labels), *LABELS[:4], "-o", str(tmp_path / "r"))
+    assert code == 2 and len(output.strip().splitlines()) == 1 and not (tmp_path / "r").exists()
+    assert "--target: required classes that several patients have · got 12 classes, 12 of them with one patient" in output
+
+
+def test_one_input_is_no_plural() -> None:
+    assert [counted(number, "slides") for number in (0, 1, 2000)] == ["0 slides", "1 slide", "2,000 slides"]
