@@ -231,6 +231,7 @@ def test_help_and_version() -> None:
     assert run("--version").stdout == f"nnunet-dino, version {__version__}\n"
 
 
+@pytest.mark.slow
 def test_the_module_runs_in_its_own_process(tmp_path: Path) -> None:
     (tmp_path / "page.pth").write_text("<html>log in</html>")
     command = [sys.executable, "-m", "nnunet_dino.cli.main", "weights", "verify", str(tmp_path / "page.pth")]

@@ -306,6 +306,7 @@ def test_tasks_that_are_not_whole_are_left_out_of_ranks() -> None:
     assert (ranks.num_tasks, ranks.mean.to_dict(), ranks.friedman_p) == (2, {"a": 1, "b": 2}, None)
 
 
+@pytest.mark.slow
 def test_five_hundred_trainings_are_listed_in_less_than_ten_seconds(home: Path) -> None:
     trainers = ["nnUNetTrainer"] + [f"nnUNetTrainerDINOv3{size}" for size in ("S", "B", "L", "HPlus")]
     folder = write(home, trainers=trainers, cases=[1, 2, 3, 4, "all"], seeds=[0, 1, 2, 3, 4], folds=[0, 1, 2, 3, 4])
