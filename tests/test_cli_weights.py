@@ -212,6 +212,7 @@ def test_fetch_prints_path_digest_licence_and_pages(monkeypatch: pytest.MonkeyPa
 def test_fetch_offline_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE=1" in fails("weights", "fetch", "small")
+    assert "HF_HUB_OFFLINE=1" in fails("weights", "fetch", "hf-hub:owner/name")
     assert "did you mean 'dinov3_vitl16'" in fails("weights", "fetch", "dinov3_vitl")
 
 
@@ -230,6 +231,7 @@ def test_help_and_version() -> None:
     assert run("--version").stdout == f"nnunet-dino, version {__version__}\n"
 
 
+@pytest.mark.slow
 def test_the_module_runs_in_its_own_process(tmp_path: Path) -> None:
     (tmp_path / "page.pth").write_text("<html>log in</html>")
     command = [sys.executable, "-m", "nnunet_dino.cli.main", "weights", "verify", str(tmp_path / "page.pth")]

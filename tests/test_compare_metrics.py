@@ -154,6 +154,7 @@ def test_a_large_case_takes_less_than_ten_seconds() -> None:
     assert time.process_time() - start < 10
 
 
+@pytest.mark.slow
 def test_a_second_page_measures_nothing(tmp_path, monkeypatch) -> None:
     from compare_tree import DATASET, Tree
 

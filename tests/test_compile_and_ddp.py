@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's compiler looks at maps of LoRA
 @pytest.mark.parametrize("adaptation", ["frozen", "lora"])
 def test_compiled_network_gives_the_same_logits(adaptation: str) -> None:

@@ -72,6 +72,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         run_demo(tmp_path / "demo", SMALL, "cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no limit on file sizes")
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     """A limit on file sizes fails as a full disk does: in the middle of a file."""

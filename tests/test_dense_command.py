@@ -80,6 +80,7 @@ def test_a_report_compares_files_runs_random_weights_and_pixels(place: Path) -> 
     assert not list((place / "pre").rglob("splits_final.json"))
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_numbers_and_the_same_weights_are_named(place: Path) -> None:
     write_labelled(place / "pre", labels={"background": 0, "both": [1, 2], "bar": [2], "ignore": 3}, num_channels=2)
     save_file(tiny_weights(1), place / "a.safetensors")

@@ -187,6 +187,7 @@ def test_a_user_error_is_one_line_and_exit_code_2(error: str, call: str) -> None
     assert (done.returncode, done.stderr) == (2, "nnunet-dino: error: required a · got b\n")
 
 
+@pytest.mark.slow
 def test_the_error_of_a_spawned_process_is_one_line_too() -> None:
     """nnU-Net trains on several GPUs in processes that torch spawns; torch hands on their traceback as text."""
     code = RAISE.format(program="nnUNetv2_train", error="ValueError('never')", call="")

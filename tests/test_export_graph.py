@@ -84,6 +84,7 @@ def run(file: Path, image: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(session.run(["logits"], {"image": image.numpy()})[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), [*((name, "onnx") for name in NETWORKS), ("frozen 2d", "torch-export")])
 def test_a_graph_gives_the_logits_of_the_network(
     name: str, kind: str, trained: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -121,6 +122,7 @@ def test_the_sliding_window_of_the_documentation_predicts_as_nnunet_does(trained
     assert near.float().mean() > 0.99  # nnU-Net weighs in half precision, which tells in the corners
 
 
+@pytest.mark.slow
 def test_every_fold_is_written_and_what_is_there_is_kept(trained: Callable, tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     model, _ = trained(*NETWORKS["frozen 2d"], num_folds=2)
@@ -128,6 +130,10 @@ def test_every_fold_is_written_and_what_is_there_is_kept(trained: Callable, tmp_
     assert export(*words).exit_code == 0
     assert len(list((tmp_path / "graphs").glob("fold_*.onnx"))) == 2
     before = (tmp_path / "graphs" / "fold_0.onnx").read_bytes()
+    (tmp_path / "file").write_text("kept")
+    for other, said in (("--onnx", "required a folder.*file"), ("--torch-export", "--onnx: required without --torch-export")):
+        result = export(model, "-o", tmp_path / "file", "--onnx", other)
+        assert (result.exit_code, result.stderr.count("\n")) == (2, 1) and re.search(said, result.stderr), result.stderr
     result = export(*words)
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert "required a folder without fold_0.onnx" in result.stderr

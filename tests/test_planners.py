@@ -89,6 +89,7 @@ def plan(planner_class: type, **options: Any) -> dict[str, Any]:
 plans_of = cache(plan)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stock_planner", "our_planner"),
     [(ExperimentPlanner, nnUNetPlannerDINOv3Tiny), (nnUNetPlannerResEncM, nnUNetPlannerDINOv3SResEncM)],
@@ -195,6 +196,7 @@ def test_a_data_loader_without_processes_does_not_stop_planning(
     assert alone["configurations"]["3d_fullres"] == usual["configurations"]["3d_fullres"]
 
 
+@pytest.mark.slow
 def test_a_large_backbone_takes_its_share_of_the_memory(data_set: Path) -> None:
     sizes = {}
     for planner in (nnUNetPlannerDINOv3Tiny, nnUNetPlannerDINOv3L):
@@ -228,6 +230,7 @@ def full(plans: dict[str, Any]) -> dict[str, Any]:
     return plans["configurations"]["3d_fullres"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "options"),
     [

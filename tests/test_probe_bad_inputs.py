@@ -283,6 +283,7 @@ def limited(limit: str, folder: Path, *words: object) -> subprocess.CompletedPro
     return subprocess.run([*command, "--size", "32"], cwd=folder, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk(pictures, tmp_path):
     """No file may grow beyond 2,000 bytes: the list of inputs fits, the features do not."""
     done = limited("resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))", tmp_path, pictures, "-o", "s")
@@ -333,6 +334,7 @@ for number in range(30):
 """
 
 
+@pytest.mark.slow
 def test_one_of_two_extractions_that_begin_at_once_gets_the_folder(tmp_path):
     """Thirty starts at the same moment by processes with other sizes and other inputs, and by two with the same."""
     kinds = [(224, 600), (512, 500), (224, 600)]
@@ -365,6 +367,7 @@ def test_one_of_two_extractions_that_begin_at_once_gets_the_folder(tmp_path):
     assert winners, "at least one begins each time"
 
 
+@pytest.mark.slow
 def test_what_killed_runs_left_is_removed(pictures, finished, tmp_path):
     """A process is killed in the middle of saving features; the same command ends with the store of an undisturbed one."""
     kill = """

@@ -204,9 +204,16 @@ def test_a_store_of_something_else_is_not_continued(pictures, whole, tmp_path, m
     store = shutil.copytree(whole, tmp_path / "s")
     before = files_of(store)
     options = (pictures, "-o", store, "--per-file", 3)
-    assert "window" in fails(*options, "--window", "lung")
-    assert "dtype" in fails(*options, "--dtype", "float16")
-    assert "tokens" in fails(*options, "--features", "class")
+    assert "required the --window it was begun with" in fails(*options, "--window", "lung")
+    assert "required the --dtype it was begun with" in fails(*options, "--dtype", "float16")
+    assert "required the --features it was begun with, class_token, patch_mean · got class_token ·" in fails(
+        *options, "--features", "class"
+    )
+    assert "required the --per-file it was begun with, 3 · got 4 ·" in fails(*options[:3], "--per-file", 4)
+    assert "required the --mean and --std it was begun with, imagenet · got" in fails(
+        *options, "--mean", 0, 0, 0, "--std", 1, 1, 1
+    )
+    assert "--per-slice: required volumes · got images" in fails(*options, "--per-slice")
     (tmp_path / "more").mkdir()
     write_pictures(tmp_path / "more", 12)
     assert "p011.png" in fails(tmp_path / "more", "-o", store, "--per-file", 3)
@@ -371,7 +378,7 @@ def test_two_extractions_with_other_sizes_started_together(pictures, tmp_path, m
     said = [process.communicate()[1] for process in both]
     assert sorted(process.returncode for process in both) == [0, 2], said
     refused = [process.returncode for process in both].index(2)
-    assert "required the size_px it was begun with" in said[refused] and said[refused].count("\n") == 1
+    assert "required the --size it was begun with" in said[refused] and said[refused].count("\n") == 1
     assert FeatureStore(tmp_path / "s").facts.preprocessing["size_px"] == (64, 32)[refused]
     assert run_command(["nnunet-dino", *words, "alone", "--size", ("64", "32")[refused]], SETTINGS)[0] == 0
     assert files_of(tmp_path / "s") == files_of(tmp_path / "alone")

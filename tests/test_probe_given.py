@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from nnunet_dino.cli.main import main
+from nnunet_dino.features.items import counted
 
 IDS = [f"s{number:02d}" for number in range(24)]
 LABELS = ["--target", "tumour", "--patient", "patient", "--device", "cpu", "--rounds", "20"]
@@ -140,3 +143,92 @@ def test_a_store_of_an_encoder_without_class_token_is_probed_by_its_mean(
     assert "mean of the patch tokens of the last block of timm:convnext_atto" in (tmp_path / "report/report.md").read_text()
     code, output = run(*words, "--features", "both", "--overwrite")
     assert code == 2 and "required a store with 'both' · got one with mean" in output
+
+
+def as_table(**more: object) -> dict[str, object]:
+    return {"id": IDS, "emb": list(vectors()), **more}
+
+
+WIDE = {"id": IDS, **{f"f{number}": column for number, column in enumerate(vectors().T)}}
+PARQUETS = {
+    "no numbers": ({"id": IDS}, r"an array of \(24, 0\)"),
+    "two columns of vectors": (as_table(emb2=list(vectors())), "required one column of vectors · got emb, emb2"),
+    "the label among the numbers": ({**WIDE, "tumour": 1}, "required features only · got the column 'tumour' of --target"),
+    "the patient among the numbers": ({**WIDE, "patient": 1}, "required features only · got the column 'patient' of --patient"),
+}
+
+
+@pytest.mark.parametrize("case", PARQUETS)
+def test_tables_that_hold_other_things_than_features_are_refused(case: str, tmp_path: Path, labels: Path) -> None:
+    pytest.importorskip("pyarrow")
+    columns, said = PARQUETS[case]
+    pd.DataFrame(columns).to_parquet(tmp_path / "vectors.parquet")
+    words = ["linear", str(tmp_path / "vectors.parquet"), "--labels", str(labels), *LABELS, "-o", str(tmp_path / "report")]
+    code, output = run(*words)
+    assert code == 2 and output.count("\n") == 1 and re.search(said, output), output
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (vectors()[:, :0], r"an array of \(24, 0\)"),
+        (vectors() + 1j, "complex"),
+        (vectors().astype(float) * 1e300, "got NaN or infinity for s00"),
+        (vectors()[0], r"an array of \(6,\)"),
+    ],
+)
+def test_vectors_and_bags_of_no_use_are_refused_in_one_line(
+    values: np.ndarray, said: str, tmp_path: Path, labels: Path
+) -> None:
+    np.savez(tmp_path / "vectors.npz", features=values, ids=np.array(IDS, dtype="S"))
+    write_bags(tmp_path / "bags")
+    with h5py.File(tmp_path / "bags" / "s00.h5", "w") as file:
+        file["features"] = values
+    more = ["--labels", str(labels), *LABELS, "-o", str(tmp_path / "report")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        code, output = run("knn", str(tmp_path / "vectors.npz"), *more)
+        assert code == 2 and output.count("\n") == 1, output
+        assert values.ndim == 1 or re.search(said, output), output
+        code, output = run("mil", str(tmp_path / "bags"), *more)
+    assert code == 2 and output.count("\n") == 1 and "s00.h5" in output and re.search(said.replace(" for s00", ""), output), (
+        output
+    )
+    assert not (tmp_path / "report").exists()
+
+
+def test_ids_as_bytes_and_features_that_cannot_be_chosen(tmp_path: Path, labels: Path) -> None:
+    np.savez(tmp_path / "vectors.npz", features=vectors(), ids=np.array(IDS, dtype="S"))
+    write_bags(tmp_path / "bags")
+    more = ["--labels", str(labels), *LABELS, "-o", str(tmp_path / "report")]
+    for probe, file in (("knn", "vectors.npz"), ("mil", "bags")):
+        code, output = run(probe, str(tmp_path / file), *more, "--features", "class")
+        assert code == 2 and "--features: required a store of `nnunet-dino extract`, which holds several · got" in output
+    code, output = run("knn", str(tmp_path / "vectors.npz"), *more, "-k", "3")
+    assert code == 0, output
+
+
+@pytest.mark.parametrize("probe", ["linear", "mil"])
+@pytest.mark.parametrize("name", ["vectros.npy", "empty", "one.h5"])
+def test_what_can_be_probed_is_named_where_there_is_no_store(name: str, probe: str, tmp_path: Path, labels: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "one.h5").write_bytes(b"")
+    code, output = run(probe, str(tmp_path / name), "--labels", str(labels), *LABELS, "-o", str(tmp_path / "report"))
+    kinds = "a folder of .h5 files or an .npz file" if probe == "mil" else "a .npy, .npz or .parquet file"
+    got = "which does not exist" if name.startswith("v") else "which is neither"
+    assert code == 2 and re.search(
+        f"required a store that `nnunet-dino extract` made, or {kinds} · got .*{name}, {got}", output
+    )
+
+
+def test_a_target_with_another_value_for_every_patient_is_refused(tmp_path: Path, labels: Path) -> None:
+    pd.read_csv(labels).assign(tumour=lambda table: table.patient + "x").to_csv(labels, index=False)
+    np.savez(tmp_path / "others.npz", ids=IDS, features=vectors())
+    code, output = run("linear", str(tmp_path / "others.npz"), "--labels", str(labels), *LABELS[:4], "-o", str(tmp_path / "r"))
+    assert code == 2 and len(output.strip().splitlines()) == 1 and not (tmp_path / "r").exists()
+    assert "--target: required classes that several patients have · got 12 classes, 12 of them with one patient" in output
+
+
+def test_one_input_is_no_plural() -> None:
+    assert [counted(number, "slides") for number in (0, 1, 2000)] == ["0 slides", "1 slide", "2,000 slides"]

@@ -188,6 +188,7 @@ def random_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(weights.ENVIRONMENT_VARIABLE, "random")
 
 
+@pytest.mark.slow
 def test_slides_become_bags_and_attention_is_drawn(slide, tmp_path, random_weights):
     import shutil
 

@@ -18,14 +18,15 @@ def test_every_recipe_of_the_page_has_a_stand_in() -> None:
     assert set(found) == set(recipes.STAND_INS) and len(found) == len(set(found))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "report", "counts"),
     [
         ("nih14", "nih14_linear", {"test": 24, "train": 50, "val": 6}),
         ("camelyon16", "camelyon16_mil", {"test": 8, "train": 14, "val": 2}),
-        pytest.param("rsna", "rsna_linear", {"test": 8, "train": 28, "val": 4}, marks=pytest.mark.slow),
-        pytest.param("bcnb", "bcnb_HER2", {"test": 20}, marks=pytest.mark.slow),
-        pytest.param("ct-rate", "ct-rate_knn", {"test": 12, "train": 22, "val": 2}, marks=pytest.mark.slow),
+        ("rsna", "rsna_linear", {"test": 8, "train": 28, "val": 4}),
+        ("bcnb", "bcnb_HER2", {"test": 20}),
+        ("ct-rate", "ct-rate_knn", {"test": 12, "train": 22, "val": 2}),
     ],
 )
 def test_a_recipe_runs_from_a_copy_of_the_page(name: str, report: str, counts: dict[str, int], tmp_path: Path) -> None:

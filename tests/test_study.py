@@ -144,6 +144,10 @@ def test_init_writes_a_study_that_is_read_and_leaves_nothing_of_a_wrong_one(home
     assert (study.folds, study.cases) == ((0, 1), (3, "all"))
     with pytest.raises(SystemExit, match="2"):
         main(["study", "init", str(home / "new"), "-d", "801"])
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="0"):
+        main(["study", "init", str(home / "other"), "-d", "801"])
+    assert "Trainers: nnUNetTrainer, nnUNetTrainerDINOv3L, as no -tr says others" in capsys.readouterr().out
 
 
 def test_hours_are_read_from_logs_else_from_the_stated_rates(home: Path) -> None:
@@ -302,6 +306,7 @@ def test_tasks_that_are_not_whole_are_left_out_of_ranks() -> None:
     assert (ranks.num_tasks, ranks.mean.to_dict(), ranks.friedman_p) == (2, {"a": 1, "b": 2}, None)
 
 
+@pytest.mark.slow
 def test_five_hundred_trainings_are_listed_in_less_than_ten_seconds(home: Path) -> None:
     trainers = ["nnUNetTrainer"] + [f"nnUNetTrainerDINOv3{size}" for size in ("S", "B", "L", "HPlus")]
     folder = write(home, trainers=trainers, cases=[1, 2, 3, 4, "all"], seeds=[0, 1, 2, 3, 4], folds=[0, 1, 2, 3, 4])

@@ -54,6 +54,7 @@ def table(folder: Path, title: str) -> pd.DataFrame:
     return pd.read_csv(name, index_col=0)
 
 
+@pytest.mark.slow
 def test_the_page_says_what_the_files_say(folder: Path) -> None:
     write_study_report(jobs_of(read_study(folder)), folder)
     text = (folder / "report" / "report.md").read_text()

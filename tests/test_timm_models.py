@@ -41,6 +41,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nnUNet_dino_precision", "float32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_tokens_are_those_of_timm_and_weights_go_through_a_file(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -107,6 +108,7 @@ def test_names_that_are_none(name: str, said: str) -> None:
         get_spec(name)
 
 
+@pytest.mark.slow
 def test_features_of_a_model_with_its_own_patch_and_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nnUNet_dino_weights", "random")
     pixels = np.random.default_rng(0).integers(0, 255, (80, 80, 3), dtype=np.uint8)
@@ -165,6 +167,7 @@ def model_folder(folder: Path, architecture: str, **facts: Any) -> torch.nn.Modu
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", FAMILIES)
 def test_features_are_those_of_timm_with_its_own_transform(architecture: str, tmp_path: Path) -> None:
     model = model_folder(tmp_path / "model", architecture, **FAMILIES[architecture])

@@ -431,6 +431,7 @@ print(weights.load("small", weights.ensure_local("small")).digest)
 """
 
 
+@pytest.mark.slow
 def test_of_two_processes_one_downloads_and_the_other_finds_the_file(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     processes = [

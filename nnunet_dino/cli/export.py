@@ -7,15 +7,17 @@ from pathlib import Path
 
 import click
 
+from nnunet_dino._errors import UserError
+
 
 @click.command("export")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "target", required=True, type=click.Path(path_type=Path), metavar="PATH", help="The zip, or the folder.")
-@click.option("--onnx", "kind", flag_value="onnx", help="One ONNX graph a fold, into a folder.")
-@click.option("--torch-export", "kind", flag_value="torch-export", help="One program of torch.export a fold, into a folder.")
+@click.option("--onnx", is_flag=True, help="One ONNX graph a fold, into a folder.")
+@click.option("--torch-export", is_flag=True, help="One program of torch.export a fold, into a folder.")
 @click.option("-chk", "checkpoint", default="checkpoint_final.pth", show_default=True, metavar="NAME", help="The checkpoint.")
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
-def export(model: Path, target: Path, kind: str | None, checkpoint: str, overwrite: bool) -> None:
+def export(model: Path, target: Path, onnx: bool, torch_export: bool, checkpoint: str, overwrite: bool) -> None:
     """Write the trained MODEL folder with its backbone inside, so that it needs no weights where it is used.
 
     \b
@@ -30,10 +32,12 @@ def export(model: Path, target: Path, kind: str | None, checkpoint: str, overwri
     def progress(folds: Iterable[Path]) -> Iterable[Path]:
         return tqdm(folds, unit="fold")
 
-    if kind is not None:
+    if onnx and torch_export:
+        raise UserError("--onnx: required without --torch-export · got both · run the command once for each")
+    if onnx or torch_export:
         from nnunet_dino.nnunet.export_graph import export_graphs
 
-        for graph in export_graphs(model, target, kind, checkpoint, overwrite, progress):
+        for graph in export_graphs(model, target, "onnx" if onnx else "torch-export", checkpoint, overwrite, progress):
             click.echo(f"written: {graph} ({graph.stat().st_size / 1e6:.1f} MB)")
         return
     export_model(model, target, checkpoint, overwrite, progress)

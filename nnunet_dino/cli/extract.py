@@ -113,6 +113,7 @@ def parse_shard(text: str | None) -> tuple[int, int]:
 
 def _report(store: str, outcome: Outcome) -> int:
     """Says what was done and what could not be read; returns the exit code."""
+    from nnunet_dino.features.items import counted
     from nnunet_dino.features.store.reader import about
 
     facts, failed = outcome.facts, outcome.failed
@@ -121,7 +122,9 @@ def _report(store: str, outcome: Outcome) -> int:
     else:
         is_random = facts.weights_are_random
         weights = "random weights: the features say nothing about DINOv3" if is_random else f"digest {facts.weights[:12]}"
-        click.echo(f"{store}: {facts.num_items} {facts.kind} · {', '.join(facts.tokens)} · {facts.backbone} ({weights})")
+        click.echo(
+            f"{store}: {counted(facts.num_items, facts.kind)} · {', '.join(facts.tokens)} · {facts.backbone} ({weights})"
+        )
         if not is_random:
             click.echo(f"Licence of the weights: {facts.licence}")
     ids_of: dict[str, list[str]] = {}

@@ -199,8 +199,13 @@ def _request(given: dict[str, Any]) -> Request:
         _refuse_beside("--split", "which names the parts", ("make_split",))
     from nnunet_dino.features.store.layout import FACTS, read_facts
 
-    if not _given(("features",)) and Path(given["store"], FACTS).is_file():
-        has_mean_only = read_facts(Path(given["store"])).tokens == ("patch_mean",)  # of encoders without a class token
+    store = Path(given["store"])
+    if _given(("features",)):
+        if given["labels"] and store.exists() and not (store / FACTS).exists():
+            required = "--features: required a store of `nnunet-dino extract`, which holds several"
+            raise UserError(f"{required} · got {store} · leave it out")
+    elif (store / FACTS).is_file():
+        has_mean_only = read_facts(store).tokens == ("patch_mean",)  # of encoders without a class token
         given["features"] = "mean" if has_mean_only else given["features"]
     return record(
         Request,

@@ -54,6 +54,8 @@ def init(
         for name in (STUDY_FILE, "Snakefile"):
             (folder / name).unlink()
         raise
+    usual = "" if trainers else ", as no -tr says others"
+    click.echo(f"Trainers: {', '.join(chosen)}{usual}")
     click.echo(f"{folder / STUDY_FILE}: {_size(jobs, folder)}\nEdit it, then: nnunet-dino study run -o {folder}")
 
 

@@ -107,6 +107,8 @@ def extract(
     kind, items = find_items(inputs, kind, column, root)
     _refuse_without_effect(kind, SLIDES, tiling, Tiling())
     _refuse_without_effect(kind, VOLUMES, slicing, Slicing())
+    if per_slice and kind != VOLUMES:
+        raise UserError(f"--per-slice: required volumes · got {kind} · leave it out, or say with --kind what they are")
     open_source = opener(kind, preprocessing, slicing, tiling)
     encoder = FrozenEncoder(found, pick_device(device), preprocessing.statistics)
     tokens = TOKENS_OF[features or (DEFAULT_FEATURES[kind] if encoder.has_class_token else "mean")]

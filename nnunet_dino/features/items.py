@@ -23,6 +23,11 @@ class Unreadable(ValueError):
     """An input that cannot be used; the message is the reason shown to the user."""
 
 
+def counted(number: int, kind: str) -> str:
+    """Returns ``1 slide`` or ``2 slides`` for a number of inputs of a kind, ``slides``."""
+    return f"{number:,} {kind.removesuffix('s') if number == 1 else kind}"
+
+
 def is_of_the_machine(error: Exception) -> bool:
     """Whether an error says that the machine has no threads or file handles left, which is no fault of the file it read."""
     return any(words in str(error) for words in OF_THE_MACHINE)

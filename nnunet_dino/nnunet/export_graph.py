@@ -55,8 +55,8 @@ def export_graphs(
         The graphs.
 
     Raises:
-        UserError: The folder is not a trained model, its trainer or weights are not there, ``target`` holds such files, or the
-            packages that write ONNX are missing.
+        UserError: The folder is not a trained model, its trainer or weights are not there, ``target`` holds such files or
+            is a file, or the packages that write ONNX are missing.
     """
     if kind == ONNX:
         _require_onnx()
@@ -65,7 +65,10 @@ def export_graphs(
     files = {fold: target / f"{fold.name}{SUFFIXES[kind]}" for fold in folds}
     if there := [path for path in (*files.values(), target / FACTS) if path.exists() and not overwrite]:
         raise UserError(f"export: required a folder without {there[0].name} · got {target} · name another or add --overwrite")
-    target.mkdir(parents=True, exist_ok=True)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"-o: required a folder · got {target}: {error.strerror} · name another") from error
     for fold in progress(folds):
         network, plans, facts = _load(model, fold / checkpoint)
         example = torch.zeros(1, facts["num_channels"], *plans.patch_size)

@@ -20,6 +20,8 @@ from nnunet_dino.backbones.catalogue import get_spec
 from nnunet_dino.backbones.weights.model_config import check_statistics
 from nnunet_dino.features import Preprocessing, Slicing, Tiling, extract
 from nnunet_dino.features.encoder import pick_device
+from nnunet_dino.features.inputs import VOLUMES
+from nnunet_dino.features.items import counted
 from nnunet_dino.features.store.layout import FACTS, recorded
 from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.attention_map import ATTENTION, attention_pictures
@@ -91,7 +93,7 @@ def apply_probe(
     blocks += [Heading("Attention"), *pictures] if pictures else []
     report = Report(
         title=f"Scores of {model.name}",
-        sentences=[f"{len(ids)} {saved.kind} were scored for {', '.join(saved.labels)}; nobody has said what is right."],
+        sentences=[f"Scored for {', '.join(saved.labels)}: {counted(len(ids), saved.kind)}; nobody has said what is right."],
         warnings=[*_warnings(saved, store, failed), *notes],
         blocks=blocks,
         method=[method_of_features(store.facts, saved.features), _method(saved, len(trained))],
@@ -124,7 +126,7 @@ def _extract(saved: SavedProbe, inputs: Sequence[str], store: str, device: str) 
         ),
         slicing=recorded(Slicing, chosen),
         tiling=recorded(Tiling, chosen),
-        per_slice=saved.probe != LINEAR,
+        per_slice=saved.probe != LINEAR and saved.kind == VOLUMES,
         device=device,
         required_weights=saved.weights,
         show_progress=True,

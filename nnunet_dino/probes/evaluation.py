@@ -36,9 +36,16 @@ def check_parts(labelled: Labelled, options: EvaluationOptions) -> list[str]:
     """Finds out before any training whether scores could be evaluated; returns labels with one class only in training.
 
     Raises:
-        UserError: All labels have one class only in the training or in the test part, or the rule for thresholds needs a part
-            that is not there.
+        UserError: Most classes have one patient only, all labels have one class only in the training or in the test part, or
+            the rule for thresholds needs a part that is not there.
     """
+    num_patients = [len(set(labelled.patients[column > 0])) for column in labelled.targets.T]
+    if labelled.is_exclusive and 2 * num_patients.count(1) > len(labelled.names):
+        raise UserError(
+            f"--target: required classes that several patients have · got {len(labelled.names)} classes, "
+            f"{num_patients.count(1)} of them with one patient, for example {labelled.names[num_patients.index(1)]!r} · name a "
+            "column of classes, or put values together"
+        )
     single: list[str] = []
     for part in ("test", "train"):
         here = labelled.targets[labelled.split == part]

@@ -13,6 +13,7 @@ import pandas as pd
 from nnunet_dino._errors import UserError
 from nnunet_dino._packages import require
 from nnunet_dino.features.inputs import PATH_COLUMNS, read_csv
+from nnunet_dino.features.store.layout import FACTS
 
 ENDINGS = (".npy", ".npz", ".parquet")
 ID_COLUMNS = ("id", "ids", *PATH_COLUMNS)
@@ -31,6 +32,8 @@ class GivenVectors:
     Attributes:
         facts: What stands for those of a store.
         notes: None.
+        file: Where they were read.
+        columns: From which columns of a table, if it is one.
 
     Raises:
         UserError: The file cannot be read, or vectors and ids do not fit together.
@@ -38,15 +41,21 @@ class GivenVectors:
 
     def __init__(self, file: Path) -> None:
         self.facts, self.notes = SimpleNamespace(backbone=file.name), list[str]()
+        self.file, self.columns = file, list[str]()
         try:
-            ids, vectors = _read(file)
-            self._ids, self._vectors = [str(name).strip() for name in ids], np.asarray(vectors, dtype=np.float32)
+            ids, vectors, self.columns = _read(file)
+            self._ids = [(name.decode() if isinstance(name, bytes) else str(name)).strip() for name in ids]
+            self._vectors = as_features(vectors)
         except UserError:
             raise
         except Exception as error:  # damaged files reach several layers, each with errors of its own
             got = " ".join(str(error).split())[:150]
             raise UserError(f"required vectors in a readable .npy, .npz or .parquet file · got {file}: {got}") from error
-        if self._vectors.ndim != 2 or not len(self._ids) == len(set(self._ids)) == len(self._vectors):
+        if (
+            self._vectors.ndim != 2
+            or 0 in self._vectors.shape
+            or not len(self._ids) == len(set(self._ids)) == len(self._vectors)
+        ):
             got = f"{len(self._ids)} ids, {len(set(self._ids))} different, and an array of {self._vectors.shape}"
             raise UserError(f"{file}: required one id for every row of vectors, each once · got {got}")
         if not (finite := np.isfinite(self._vectors).all(1)).all():
@@ -57,18 +66,30 @@ class GivenVectors:
         return self._ids, self._vectors
 
 
-def _read(file: Path) -> tuple[Sequence[Any], np.ndarray]:
+def as_features(values: Any) -> np.ndarray:
+    """Returns numbers of any real type as float32, too large ones as infinity.
+
+    Raises:
+        TypeError: They are complex, or no numbers.
+    """
+    with np.errstate(over="ignore"):
+        return np.asarray(values).astype(np.float32, casting="same_kind")
+
+
+def _read(file: Path) -> tuple[Sequence[Any], np.ndarray, list[str]]:
     if file.suffix == ".parquet":
         require("pyarrow", "features", str(file))
         table = pd.read_parquet(file)
         ids = _ids_of(table, file)
         rest = table.drop(columns=ids.name)
-        lists = [name for name in rest if rest[name].dtype == object]
-        return ids.tolist(), np.stack(list(rest[lists[0]])) if lists else rest.to_numpy(np.float32)
+        lists = [name for name in rest if len(rest) and isinstance(rest[name].iloc[0], (np.ndarray, list))]
+        if len(lists) > 1:
+            raise UserError(f"{file}: required one column of vectors · got {', '.join(lists)} · leave the others out")
+        return ids.tolist(), np.stack(list(rest[lists[0]])) if lists else rest.to_numpy(np.float32), lists or list(rest)
     content, beside = np.load(file, allow_pickle=False), file.with_suffix(".csv")
     if file.suffix == ".npz" and "ids" in content:
-        return content["ids"].tolist(), content[FEATURES]
-    return _ids_of(read_csv(beside), beside).tolist(), content if file.suffix == ".npy" else content[FEATURES]
+        return content["ids"].tolist(), content[FEATURES], []
+    return _ids_of(read_csv(beside), beside).tolist(), content if file.suffix == ".npy" else content[FEATURES], []
 
 
 def _ids_of(table: pd.DataFrame, file: Path) -> pd.Series:
@@ -76,6 +97,17 @@ def _ids_of(table: pd.DataFrame, file: Path) -> pd.Series:
     if column is None:
         raise UserError(f"{file}: required a column of ids called one of {', '.join(ID_COLUMNS)} · got {', '.join(table)}")
     return table[column]
+
+
+def refuse_no_store(given: Path, kinds: str) -> None:
+    """Names all that can be probed where there is no store.
+
+    Raises:
+        UserError: There is none.
+    """
+    if not (given / FACTS).exists():
+        got = "which is neither" if given.exists() else "which does not exist"
+        raise UserError(f"required a store that `nnunet-dino extract` made, or {kinds} · got {given}, {got} · check the path")
 
 
 def bag_files(folder: Path) -> dict[str, Path]:
@@ -93,10 +125,12 @@ def read_bag(file: Path) -> np.ndarray:
     h5py = require("h5py", "features", str(file))
     try:
         with h5py.File(file) as opened:
-            values = np.asarray(opened[FEATURES], dtype=np.float32)
+            values = as_features(opened[FEATURES])
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file}: required features of tiles, as CLAM or TRIDENT write them · got {error}") from error
     values = values[0] if values.ndim == 3 and len(values) == 1 else values
-    if values.ndim != 2 or not len(values) or not np.isfinite(values).all():
-        raise UserError(f"{file}: required finite features n x e of at least one tile · got an array of {values.shape}")
+    if values.ndim != 2 or 0 in values.shape:
+        raise UserError(f"{file}: required features n x e of at least one tile · got an array of {values.shape}")
+    if not np.isfinite(values).all():
+        raise UserError(f"{file}: required finite features · got NaN or infinity")
     return values

@@ -75,11 +75,21 @@ def labelled_vectors(store: FeatureStore | GivenVectors, columns: LabelColumns, 
     Raises:
         UserError: Labels or features are not usable.
     """
+    if isinstance(store, GivenVectors):
+        _refuse_labels_among_features(store, columns)
     ids, vectors = store.vectors(features)
     labelled = read_labels(columns, ids).with_notes(store.notes)
     place = {name: row for row, name in enumerate(ids)}
     chosen = vectors[[place[name] for name in labelled.ids]]
     return labelled.with_notes(copies_between_patients(chosen, labelled.ids, labelled.patients)), chosen
+
+
+def _refuse_labels_among_features(store: GivenVectors, columns: LabelColumns) -> None:
+    """Refuses a table whose numbers hold what is to be predicted, or whose the inputs are."""
+    option_of = {columns.patient: "--patient", columns.split: "--split", **dict.fromkeys(columns.targets, "--target")}
+    if found := [name for name in store.columns if name in option_of]:
+        got = f"the column {found[0]!r} of {option_of[found[0]]}"
+        raise UserError(f"{store.file}: required features only · got {got} among them · leave it out of the file")
 
 
 def read_labels(columns: LabelColumns, store_ids: Sequence[str]) -> Labelled:

@@ -20,7 +20,7 @@ from nnunet_dino.probes.cross_validation import BagScores, expected_duration, tr
 from nnunet_dino.probes.evaluation import check_parts, evaluate
 from nnunet_dino.probes.fold_splits import fold_splits
 from nnunet_dino.probes.fold_tables import cross_validated
-from nnunet_dino.probes.given import bag_files
+from nnunet_dino.probes.given import bag_files, refuse_no_store
 from nnunet_dino.probes.labels import Labelled, read_labels
 from nnunet_dino.probes.options import (
     AGGREGATORS,
@@ -121,6 +121,7 @@ def _bags(request: Request) -> tuple[FeatureStore | None, Sequence[np.ndarray], 
     if files and not Path(request.store, FACTS).exists():
         labelled = read_labels(columns, list(files))
         return None, file_bags([files[name] for name in labelled.ids]), labelled
+    refuse_no_store(Path(request.store), "a folder of .h5 files or an .npz file")
     store = FeatureStore(request.store)
     labelled = read_labels(columns, store.good["id"].tolist()).with_notes(store.notes)
     return store, bags_of(store, labelled.ids, request.features), labelled

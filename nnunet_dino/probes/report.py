@@ -16,7 +16,7 @@ from nnunet_dino import reports
 from nnunet_dino.features.encoder import pick_device
 from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.evaluation import Evaluation
-from nnunet_dino.probes.given import ENDINGS, GivenVectors
+from nnunet_dino.probes.given import ENDINGS, GivenVectors, refuse_no_store
 from nnunet_dino.probes.labels import Labelled, labelled_vectors
 from nnunet_dino.probes.options import Request
 from nnunet_dino.probes.result_tables import (
@@ -45,7 +45,11 @@ def open_request(request: Request) -> tuple[torch.device, FeatureStore | GivenVe
     """
     reports.check_folder(Path(request.output), request.overwrite)
     device, given = pick_device(request.device), Path(request.store)
-    store = GivenVectors(given) if given.suffix in ENDINGS and given.is_file() else FeatureStore(given)
+    if given.suffix in ENDINGS and given.is_file():
+        store: FeatureStore | GivenVectors = GivenVectors(given)
+    else:
+        refuse_no_store(given, "a .npy, .npz or .parquet file")
+        store = FeatureStore(given)
     return device, store, *labelled_vectors(store, request.label_columns, request.features)
 
 

@@ -151,10 +151,12 @@ def download_named(repository: str) -> None:
     Raises:
         UserError: It cannot be read, or holds no weights of a known name.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
     page = f"{HUB_URL}/{repository}"
+    if constants.HF_HUB_OFFLINE:
+        raise UserError(f"download of {repository}: required a network · got HF_HUB_OFFLINE=1 · unset it, or name a folder")
     print(f"nnunet-dino: downloading from {page}; mind its licence", file=sys.stderr, flush=True)
     for names in (CONFIGS, [name for name in FILES_OF_A_FOLDER if name != INDEX_FILE]):
         for name in names:

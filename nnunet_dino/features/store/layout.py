@@ -35,6 +35,15 @@ ANOTHER = "give another folder with -o"
 WAIT_S = 60  # for another process to write two small files
 TOKENS = ("class_token", "patch_mean", "class_tokens", "patch_map")
 DTYPES = ("float32", "float16")
+# What a user typed for a fact whose name is another, and facts that nobody types.
+OPTION_OF = {
+    "tokens": "--features",
+    "items_per_file": "--per-file",
+    "size_px": "--size",
+    "norm": "--mean and --std",
+    "own": "--fit",
+}
+NO_OPTION = ("weights", "precision", "window_low_high", "grey", "patch_mean", "edge", "patch_px", "interpolation")
 
 
 @dataclass(frozen=True)
@@ -227,15 +236,16 @@ def _go_on(store: Path, facts: StoreFacts, items: Sequence[Item], update: bool) 
 
 
 def _check_same(store: Path, there: StoreFacts, facts: StoreFacts) -> None:
-    for name in ("kind", "backbone", "weights", "precision", "tokens", "per_slice", "dtype", "items_per_file"):
-        old, new = getattr(there, name), getattr(facts, name)
-        if old != new:
+    names = ("kind", "backbone", "weights", "precision", "tokens", "per_slice", "dtype", "items_per_file")
+    pairs = [(name, getattr(there, name), getattr(facts, name)) for name in names]
+    both = {**there.preprocessing, **facts.preprocessing}
+    pairs += [(name, there.preprocessing.get(name), facts.preprocessing.get(name)) for name in both]
+    for name, *values in pairs:
+        if values[0] != values[1]:
+            old, new = (", ".join(value) if isinstance(value, tuple) else value for value in values)
             hint = " (nnUNet_dino_precision sets it)" if name == "precision" else ""
-            raise UserError(f"{store}: required the {name} it was begun with, {old}{hint} · got {new} · {ANOTHER}")
-    for name in {**there.preprocessing, **facts.preprocessing}:
-        old, new = there.preprocessing.get(name), facts.preprocessing.get(name)
-        if old != new:
-            raise UserError(f"{store}: required the {name} it was begun with, {old} · got {new} · {ANOTHER}")
+            option = name if name in NO_OPTION else OPTION_OF.get(name, f"--{name.replace('_', '-')}")
+            raise UserError(f"{store}: required the {option} it was begun with, {old}{hint} · got {new} · {ANOTHER}")
 
 
 def read_units(store: Path, items_per_file: int) -> dict[str, int]:
