@@ -7,6 +7,7 @@ import json
 import re
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -240,6 +241,17 @@ def test_headers_of_a_series(tmp_path: Path, header: Any, said: str) -> None:
     np.testing.assert_array_equal(volume.values, MAKE.body(13)[: len(volume.values)])
 
 
+def save_slices(folder: Path, change: Callable[[Any], None], *without: str) -> None:
+    """Four slices 5 mm apart, changed after the elements named have been taken out."""
+    assert MAKE is not None
+    for number, values in enumerate(MAKE.body(4)):
+        one = MAKE.ct_slice(values, number + 1, 5 * number)
+        for name in without:
+            delattr(one, name)
+        change(one)
+        MAKE.save(one, folder / f"IM{number:03d}")
+
+
 def written(data: Any, name: str, content: bytes) -> None:
     """Puts an element into a file as these bytes."""
     from pydicom.datadict import dictionary_VR, tag_for_keyword
@@ -268,30 +280,18 @@ def written(data: Any, name: str, content: bytes) -> None:
     ],
 )
 def test_elements_that_hold_no_number_are_named(tmp_path: Path, name: str, content: bytes) -> None:
-    assert MAKE is not None
-    for number, values in enumerate(MAKE.body(4)):
-        one = MAKE.ct_slice(values, number + 1, 5 * number)
-        written(one, name, content)
-        MAKE.save(one, tmp_path / f"IM{number:03d}")
+    save_slices(tmp_path, lambda one: written(one, name, content))
     with pytest.raises(Unreadable, match=f"number in {name}, has"):
         volume_of(tmp_path)
 
 
 @pytest.mark.parametrize(("name", "content"), [("SliceThickness", b"5 mm"), ("SpacingBetweenSlices", b"inf ")])
 def test_a_distance_that_is_no_number_is_a_note_where_positions_say_it(tmp_path: Path, name: str, content: bytes) -> None:
-    assert MAKE is not None
-    for number, values in enumerate(MAKE.body(4)):
-        one = MAKE.ct_slice(values, number + 1, 5 * number)
-        written(one, name, content)
-        MAKE.save(one, tmp_path / f"IM{number:03d}")
+    save_slices(tmp_path, lambda one: written(one, name, content))
     volume = volume_of(tmp_path)
     assert volume.spacing_mm[0] == 5
     assert f"slices are 5 mm apart; the header's own distance: required a number in {name}, has" in "; ".join(volume.notes)
-    for number, file in enumerate(sorted(tmp_path.iterdir())):
-        one = MAKE.ct_slice(MAKE.body(4)[number], number + 1, 5 * number)
-        written(one, name, content)
-        del one.ImagePositionPatient
-        MAKE.save(one, file)
+    save_slices(tmp_path, lambda one: written(one, name, content), "ImagePositionPatient")
     with pytest.raises(Unreadable, match=f"number in {name}, has"):
         volume_of(tmp_path)
 
@@ -299,15 +299,11 @@ def test_a_distance_that_is_no_number_is_a_note_where_positions_say_it(tmp_path:
 @pytest.mark.parametrize("content", [None, b"", b"0.8 ", b"1\\2\\3 ", b"-0.9\\0.8 "])
 @pytest.mark.parametrize("is_placed", [True, False])
 def test_that_pixels_have_no_size_is_said(tmp_path: Path, content: bytes | None, is_placed: bool) -> None:
-    assert MAKE is not None
-    for number, values in enumerate(MAKE.body(4)):
-        one = MAKE.ct_slice(values, number + 1, 5 * number)
-        del one.PixelSpacing
-        if not is_placed:
-            del one.ImagePositionPatient
+    def change(one: Any) -> None:
         if content is not None:
             written(one, "PixelSpacing", content)
-        MAKE.save(one, tmp_path / f"IM{number:03d}")
+
+    save_slices(tmp_path, change, "PixelSpacing", *([] if is_placed else ["ImagePositionPatient"]))
     volume = volume_of(tmp_path)
     assert volume.spacing_mm[1:] == (1, 1) and "size of pixels is not known: 1 × 1 mm was taken" in "; ".join(volume.notes)
 

@@ -62,5 +62,4 @@ class nnUNetTrainerDINOv3Tiny_TokensOnly_FewCases(FewCases, nnUNetTrainerDINOv3T
     """Tokens and no convolutional encoder, with the same optimiser."""
 
     recipe = nnUNetTrainerDINOv3Tiny_Adam1en3.recipe
-
     dino = DinoOptions(**TINY)

@@ -220,7 +220,8 @@ def as_volume(slices: list[Slice], notes: list[str], number: int | None = None) 
     step_mm, positions = _distance(slices, normal)
     if len(slices) > 1:
         more += _notes_on_distance(step_mm, dicom.group(slices[0].data, slices[0].frame, "PixelMeasuresSequence"))
-    pixel_hw = _pixel_hw(slices, more)
+    pixel_hw, unknown = _pixel_hw(slices)
+    more += unknown
     values, padding = _values(slices)
     shifts = _tilt(positions, axes, normal, pixel_hw, slices)
     if shifts is not None:
@@ -375,17 +376,16 @@ def _without_positions(slices: list[Slice], notes: list[str]) -> Volume:
     if len(slices) > 1:
         distance = f"{step:g} mm apart" if step > 0 else "their distance is not known, 1 mm was taken"
         notes = [*notes, f"no ImagePositionPatient or ImageOrientationPatient: slices {how}, {distance}, taken as axial"]
-    pixel_hw = _pixel_hw(slices, notes)
+    pixel_hw, unknown = _pixel_hw(slices)
     values, padding = _values(slices)
-    return Volume(values, (step or 1.0, *pixel_hw), len(slices) > 1, tuple(notes), _is_inverted(slices), padding)
+    return Volume(values, (step or 1.0, *pixel_hw), len(slices) > 1, (*notes, *unknown), _is_inverted(slices), padding)
 
 
-def _pixel_hw(slices: list[Slice], notes: list[str]) -> tuple[float, float]:
-    """Returns height and width of a pixel in mm; that they are not known is added to ``notes``."""
-    known = slices[0].pixel_hw
-    if known is None:
-        notes.append("the size of pixels is not known: 1 × 1 mm was taken")
-    return known or (1.0, 1.0)
+def _pixel_hw(slices: list[Slice]) -> tuple[tuple[float, float], list[str]]:
+    """Returns height and width of a pixel in mm, and that they are not known if so."""
+    if known := slices[0].pixel_hw:
+        return known, []
+    return (1.0, 1.0), ["the size of pixels is not known: 1 × 1 mm was taken"]
 
 
 def _is_inverted(slices: list[Slice]) -> bool:

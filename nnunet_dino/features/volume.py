@@ -154,24 +154,33 @@ def read_volume(item: Item, number: int | None = None) -> Volume:
         count = image.GetSize()[3]
         number = chosen_volume(number, count, f"required three axes, has 4 ({shape})")
         image = sitk.Extract(image, [*image.GetSize()[:3], 0], [0, 0, 0, number])
-        return _in_mm(item.path, _oriented(image), f"volume {number} of {count}")
-    refuse_further_volumes(number)
-    if image.GetDimension() == 4:
+        number, notes = None, [f"volume {number} of {count}"]
+    elif image.GetDimension() == 4:
         image = sitk.Extract(image, [*image.GetSize()[:3], 0], [0, 0, 0, 0])
+    refuse_further_volumes(number)
     if image.GetDimension() != 3:
         raise Unreadable(f"required three axes, has {image.GetDimension()} ({shape})")
-    return _in_mm(item.path, _oriented(image), *notes)
+    volume = _in_mm(item.path, _oriented(image))
+    return replace(volume, notes=(*notes, *volume.notes))
 
 
-def _in_mm(path: str, volume: Volume, *notes: str) -> Volume:
-    """Returns a volume of ITK with further notes, and its spacing in mm where a NRRD has another unit."""
+def _in_mm(path: str, volume: Volume) -> Volume:
+    """Returns a volume of ITK with its spacing in mm where a NRRD has another unit."""
+    found = NRRD_UNIT.search(_head(path, ".nrrd", ".nhdr").split(b"\n\n")[0])
+    if found is None:
+        return volume
+    if (unit := found[1].decode(errors="replace")) not in UM:
+        return replace(volume, notes=(f"its unit {unit!r} is not known: taken as millimetres", *volume.notes))
+    depth, height, width = (length * UM[unit] / UM["mm"] for length in volume.spacing_mm)
+    return replace(volume, spacing_mm=(depth, height, width))
+
+
+def _head(path: str, *endings: str) -> bytes:
+    """Returns the beginning of a file with one of these endings; nothing of another."""
+    if not path.lower().endswith(endings):
+        return b""
     with open(path, "rb") as file:
-        unit = NRRD_UNIT.search(file.read(MAX_HEADER_BYTES).split(b"\n\n")[0])
-    name = unit[1].decode(errors="replace") if unit and path.lower().endswith((".nrrd", ".nhdr")) else "mm"
-    if name not in UM:
-        notes = (*notes, f"its unit {name!r} is not known: taken as millimetres")
-    depth, height, width = (length * UM.get(name, UM["mm"]) / UM["mm"] for length in volume.spacing_mm)
-    return replace(volume, spacing_mm=(depth, height, width), notes=(*notes, *volume.notes))
+        return file.read(MAX_HEADER_BYTES)
 
 
 def read_to_compare(path: str) -> Volume:
@@ -205,8 +214,7 @@ def _by_itk(path: str) -> sitk.Image:
     for endings, name in OF_ITK_IN_ANY_CASE.items():
         if path.lower().endswith(endings):
             reader.SetImageIO(name)
-    with open(path, "rb") as file:
-        data = MHD_DATA.search(file.read(MAX_HEADER_BYTES)) if path.lower().endswith(".mhd") else None
+    data = MHD_DATA.search(_head(path, ".mhd"))
     with decoding(f"with its data file {data[1].decode(errors='replace').strip()}: " if data else ""):
         return reader.Execute()
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any, ClassVar
-from unittest.mock import patch
 
 import numpy as np
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.nnunet.check_plans import check_planning
+from nnunet_dino.nnunet.planning import estimating
 
 if TYPE_CHECKING:
     from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner as _Planner
@@ -74,7 +73,7 @@ class AffinityPlanning(_Planner):
         return data, data_options, ids, {"is_seg": False, "order": 0, "order_z": 0, "force_separate_z": None}
 
     def static_estimate_VRAM_usage(self, *arguments: Any) -> int:
-        with patch.dict(os.environ, nnUNet_n_proc_DA="1"):  # nnU-Net asks torch for as many threads, and 0 are refused
+        with estimating():
             return super().static_estimate_VRAM_usage(*arguments)
 
     def plan_experiment(self) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,15 @@ STOCK_PLANS, DEFAULT = "nnUNetPlans", "DefaultPreprocessor"
 FINE_PX = 896
 FINE = "2d_896"
 MAX_ENLARGEMENT, MIN_SHORTER_PX = 32, 4 * PATCH_PX
+
+
+@contextlib.contextmanager
+def estimating() -> Iterator[None]:
+    """nnU-Net builds a network for every patch size that it tries: here it costs nothing, nor any of its threads, of which 0
+    are an error there.
+    """
+    with torch.device("meta"), patch.dict(os.environ, nnUNet_n_proc_DA="1"):
+        yield
 
 
 class DINOv3Planning(_Planner):
@@ -100,8 +110,7 @@ class DINOv3Planning(_Planner):
         return self._estimate(dino, patch_size, input_channels, *architecture)
 
     def _estimate(self, dino: DinoOptions, patch_size: Sequence[int], input_channels: int, *architecture: Any) -> int:
-        # nnU-Net builds a network for every patch size it tries; here it costs nothing, nor any of its threads
-        with torch.device("meta"), patch.dict(os.environ, nnUNet_n_proc_DA="1"):
+        with estimating():
             convolutions = super().static_estimate_VRAM_usage(patch_size, input_channels, *architecture)
         return convolutions + backbone_outputs(dino, patch_size, input_channels, self._reference(len(patch_size))[1])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -118,13 +117,16 @@ def environment_of(subset: Subset, folder: Path) -> dict[str, str]:
 
 
 def train_command(jobs: Jobs, training: Training, folder: Path) -> Command | None:
-    """Trains, goes on with a training that was interrupted (``--c``), or validates one that has ended (``--val``)."""
+    """Trains, goes on with a training that was interrupted (``--c``), or validates one that has ended (``--val``).
+
+    Checkpoints that a kill cut off are put aside first.
+    """
     output = training.output(folder)
     check_plans(training, folder)
     for name in (FINAL, *UNFINISHED):
         put_aside_if_cut(output / name)
     ended = (output / FINAL).is_file()
-    if ended and is_json(output / "validation" / "summary.json"):
+    if ended and is_summarised(output / "validation" / "summary.json"):
         return None
     words = ["nnUNetv2_train", training.dataset, training.configuration, str(training.fold), "-tr", training.trainer]
     words += ["-p", training.plans, "-device", jobs.study.device]
@@ -136,20 +138,20 @@ def train_command(jobs: Jobs, training: Training, folder: Path) -> Command | Non
     return words, environment_of(training.subset, folder)
 
 
+def is_summarised(summary: Path) -> bool:
+    """Whether a validation's summary is there, written to its end."""
+    try:
+        read_json(summary, dict)
+    except UserError:
+        return False
+    return True
+
+
 def put_aside_if_cut(checkpoint: Path) -> None:
     """Renames a checkpoint that a killed training did not write to its end, so that nnU-Net goes on from an earlier one."""
     if checkpoint.is_file() and not zipfile.is_zipfile(checkpoint):
         print(f"# {checkpoint} was not written to its end: it is {checkpoint.name}.cut now", flush=True)
         checkpoint.replace(checkpoint.with_name(f"{checkpoint.name}.cut"))
-
-
-def is_json(file: Path) -> bool:
-    """Whether a file is there and was written to its end."""
-    try:
-        json.loads(file.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return False
-    return True
 
 
 DECIDING = ("spacing", "patch_size", "batch_size", "normalization_schemes", "data_identifier")

@@ -103,6 +103,13 @@ def _is_complete(path: Path) -> bool:
         return True
 
 
+def _refuse_offline(what: str, otherwise: str) -> None:
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise UserError(f"download of {what}: required a network · got HF_HUB_OFFLINE=1 · unset it, or {otherwise}")
+
+
 def download(spec: BackboneSpec, look_again: Callable[[], Path | None] = lambda: None, replace: bool = False) -> Path:
     """Downloads the weights of ``spec`` into the user's hub cache and returns the file.
 
@@ -124,8 +131,7 @@ def download(spec: BackboneSpec, look_again: Callable[[], Path | None] = lambda:
         raise UserError(
             f"weights: required a backbone that can be downloaded · got {spec.name}, which is on no hub · {random_hint(spec)}"
         )
-    if constants.HF_HUB_OFFLINE:
-        raise UserError(f"download of {spec.name}: required a network · got HF_HUB_OFFLINE=1 · unset it, or {by_hand(spec)}")
+    _refuse_offline(spec.name, by_hand(spec))
     logging.set_verbosity_error()  # it would print every retry
     failures = []
     with exclusive(Path(constants.HF_HUB_CACHE, ".locks", f"nnunet_dino-{spec.file_stem}.lock")):
@@ -151,12 +157,11 @@ def download_named(repository: str) -> None:
     Raises:
         UserError: It cannot be read, or holds no weights of a known name.
     """
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
     page = f"{HUB_URL}/{repository}"
-    if constants.HF_HUB_OFFLINE:
-        raise UserError(f"download of {repository}: required a network · got HF_HUB_OFFLINE=1 · unset it, or name a folder")
+    _refuse_offline(repository, "name a folder")
     print(f"nnunet-dino: downloading from {page}; mind its licence", file=sys.stderr, flush=True)
     for names in (CONFIGS, [name for name in FILES_OF_A_FOLDER if name != INDEX_FILE]):
         for name in names:
