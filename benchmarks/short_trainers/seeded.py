@@ -1,8 +1,8 @@
-"""Trainers of 300 iterations that ask whether pretrained slice encoders help a training with few cases.
+"""Trainers of a few hundred iterations that repeat with their seed: pairs that ask what tokens cost, or what pretraining gives.
 
-All with AdamW, nnU-Net's augmentation without mirroring, and biases at the class frequencies. ``SHORT_SEED`` sets first
-weights, patches and augmentation; ``SHORT_CASES`` takes the first cases of the fold's training part. ``nnUNet_dino_weights``
-says which weights the transformer has: a file, or ``random``.
+All start with biases at the class frequencies. ``SHORT_SEED`` sets first weights, patches and augmentation; ``SHORT_CASES``
+takes the first cases of the fold's training part. ``nnUNet_dino_weights`` says which weights the transformer has: a file, or
+``random``. With ``nnUNet_n_proc_DA=0`` a run repeats bit for bit.
 """
 
 import os
@@ -13,18 +13,21 @@ import torch
 
 from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.trainers import (
+    nnUNetTrainerDINOv3Tiny,
     nnUNetTrainerDINOv3Tiny_Adam1en3,
     nnUNetTrainerDINOv3Tiny_TokensOnly,
+    nnUNetTrainerPrior,
     nnUNetTrainerPrior_Adam1en3,
 )
 
 TINY = {"backbone": "dinov3_tiny", "weights": "pretrained", "token_stride_px": 8}
 
 
-class FewCases:
-    """Mixed into a trainer: 6 epochs of 50 iterations on few cases."""
+class Seeded:
+    """Mixed into a trainer: short epochs of 50 iterations, and a seed."""
 
     prior = True
+    short_epochs = 8
 
     def initialize(self) -> None:
         seed = int(os.environ["SHORT_SEED"])
@@ -35,8 +38,22 @@ class FewCases:
         super().initialize()
 
     def run_training(self) -> None:
-        self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 6, 50, 5
+        self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = self.short_epochs, 50, 5
         super().run_training()
+
+
+class nnUNetTrainerPrior_Seeded8x50(Seeded, nnUNetTrainerPrior):
+    """nnU-Net's network and optimiser."""
+
+
+class nnUNetTrainerDINOv3Tiny_Seeded8x50(Seeded, nnUNetTrainerDINOv3Tiny):
+    """The flagship, with nnU-Net's optimiser."""
+
+
+class FewCases(Seeded):
+    """Mixed into a trainer: 300 iterations on few cases, without mirroring."""
+
+    short_epochs = 6
 
     def do_split(self):
         training, validation = super().do_split()
