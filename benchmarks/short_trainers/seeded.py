@@ -24,10 +24,10 @@ TINY = {"backbone": "dinov3_tiny", "weights": "pretrained", "token_stride_px": 8
 
 
 class Seeded:
-    """Mixed into a trainer: short epochs of 50 iterations, and a seed."""
+    """Mixed into a trainer: `fifties` epochs of 50 iterations, and a seed."""
 
     prior = True
-    short_epochs = 8
+    fifties = 8
 
     def initialize(self) -> None:
         seed = int(os.environ["SHORT_SEED"])
@@ -38,7 +38,7 @@ class Seeded:
         super().initialize()
 
     def run_training(self) -> None:
-        self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = self.short_epochs, 50, 5
+        self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = self.fifties, 50, 5
         super().run_training()
 
 
@@ -53,7 +53,7 @@ class nnUNetTrainerDINOv3Tiny_Seeded8x50(Seeded, nnUNetTrainerDINOv3Tiny):
 class FewCases(Seeded):
     """Mixed into a trainer: 300 iterations on few cases, without mirroring."""
 
-    short_epochs = 6
+    fifties = 6
 
     def do_split(self):
         training, validation = super().do_split()
