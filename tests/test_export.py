@@ -16,7 +16,8 @@ from small_nets import small_unet, volume, write_weights
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.cli.main import main
-from nnunet_dino.nnunet.export import embed_backbone, export_model
+from nnunet_dino.nnunet.export import export_model
+from nnunet_dino.nnunet.whole_weights import embed_backbone
 
 
 @pytest.fixture

@@ -1,25 +1,30 @@
-"""Trained models as ONNX and ``torch.export`` graphs, written by the command and run without this package's code."""
+"""Trained models that the command writes: as graphs run without this package's code, as a zip run without their trainer."""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import small_trainers
 import torch
 from click.testing import CliRunner, Result
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from sliding_window import predictor
 from small_trainers import DATASET, PATCH, plans
 
 from nnunet_dino import trainers
+from nnunet_dino.backbones.adapted import LoraOptions
 from nnunet_dino.cli.main import main
 from nnunet_dino.networks.unet import RESIDUAL_UNET
-from nnunet_dino.nnunet import export_graph
+from nnunet_dino.nnunet import export as export_module
 from nnunet_dino.nnunet.trainer import DINOv3Trainer
 
 BASE = trainers.nnUNetTrainerMedDINOv3B
@@ -46,7 +51,7 @@ def trained(make: Callable[..., DINOv3Trainer], tmp_path: Path, monkeypatch: pyt
 
     def of(trainer: str | type, configuration: str, num_folds: int = 1) -> tuple[Path, list[torch.nn.Module]]:
         cls = getattr(trainers, trainer) if isinstance(trainer, str) else trainer
-        monkeypatch.setattr(export_graph, "resolve", lambda name: cls)
+        monkeypatch.setattr(export_module, "resolve", lambda name: cls)
         model = tmp_path / "Dataset009_Spleen" / f"{cls.__name__}__nnUNetPlans__{configuration}"
         networks = []
         for fold in range(num_folds):
@@ -139,3 +144,49 @@ def test_every_fold_is_written_and_what_is_there_is_kept(trained: Callable, tmp_
     assert "required a folder without fold_0.onnx" in result.stderr
     assert (tmp_path / "graphs" / "fold_0.onnx").read_bytes() == before
     assert export(*words, "--overwrite").exit_code == 0
+
+
+OWN = {
+    "other options": (SMALLEST, "3d_fullres", {"token_stride_px": 16, "rgb": "neighbours", "token_head": False}),
+    "lora": (trainers.nnUNetTrainerDINOv3Tiny_LoRA, "2d", {"lora": LoraOptions(rank=3, alpha=5)}),
+    "tokens only": (trainers.nnUNetTrainerDINOv3Tiny_TokensOnly, "3d_fullres", {}),
+    "meddinov3": (BASE, "2d", {"backbone": "dinov3_tiny"}),
+    "stock": (nnUNetTrainer, "2d", None),
+}
+
+
+def own_trainer(base: type, dino: dict[str, Any] | None, **content: Any) -> type:
+    options = {} if dino is None else {"dino": replace(base.dino, **dino)}  # type: ignore[attr-defined]
+    return type("MyTrainer", (base,), {"__module__": "my_trainers", **options, **content})
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_zip_needs_no_trainer_of_its_user(
+    name: str, trained: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, configuration, dino = OWN[name]
+    model, (network,) = trained(own_trainer(base, dino), configuration)
+    result = export(model, "-o", tmp_path / "model.zip")
+    assert result.exit_code == 0 and "MyTrainer:" not in result.output, result.output
+    monkeypatch.undo()
+    shutil.unpack_archive(tmp_path / "model.zip", tmp_path / "elsewhere")
+    used = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    used.initialize_from_trained_model_folder(str(tmp_path / "elsewhere" / model.relative_to(tmp_path)), (0,))
+    used.network.load_state_dict(used.list_of_parameters[0])
+    image = torch.randn(1, 1, *PATCH[configuration])
+    with torch.no_grad():
+        assert torch.equal(used.network.eval()(image), network(image))
+
+
+def test_a_network_of_the_users_own_goes_on_needing_its_trainer(trained: Callable, tmp_path: Path) -> None:
+    def build(plans_manager: Any, *args: Any) -> torch.nn.Module:
+        network = nnUNetTrainer.build_network_architecture(plans_manager, *args)
+        network.decoder.seg_layers[-1] = torch.nn.Sequential(network.decoder.seg_layers[-1], torch.nn.Tanh())
+        return network
+
+    model, _ = trained(own_trainer(nnUNetTrainer, None, build_network_architecture=staticmethod(build)), "2d")
+    result = export(model, "-o", tmp_path / "model.zip")
+    assert "MyTrainer: builds a network that plans cannot describe" in result.output
+    shutil.unpack_archive(tmp_path / "model.zip", tmp_path / "elsewhere")
+    (file,) = (tmp_path / "elsewhere").rglob("checkpoint_final.pth")
+    assert torch.load(file, weights_only=False)["trainer_name"] == "MyTrainer"

@@ -40,5 +40,5 @@ def export(model: Path, target: Path, onnx: bool, torch_export: bool, checkpoint
         for graph in export_graphs(model, target, "onnx" if onnx else "torch-export", checkpoint, overwrite, progress):
             click.echo(f"written: {graph} ({graph.stat().st_size / 1e6:.1f} MB)")
         return
-    export_model(model, target, checkpoint, overwrite, progress)
+    export_model(model, target, checkpoint, overwrite, progress, lambda line: click.echo(line, err=True))
     click.echo(f"written: {target} ({target.stat().st_size / 1e6:.1f} MB)")

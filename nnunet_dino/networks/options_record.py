@@ -24,6 +24,14 @@ def record_options(slice_encoder: nn.Module, entry: dict[str, Any]) -> None:
     slice_encoder.register_load_state_dict_pre_hook(_compare)
 
 
+def recorded_entry(slice_encoder: nn.Module) -> dict[str, Any]:
+    """Returns the ``dino`` entry of plans that builds ``slice_encoder``, for weights that a checkpoint holds."""
+    options = slice_encoder.options
+    assert isinstance(options, dict)
+    lora = {key.removeprefix("lora."): value for key, value in options.items() if key.startswith("lora.")}
+    return {key: value for key, value in options.items() if not key.startswith("lora.")} | {"lora": lora, "weights": "random"}
+
+
 def different_options(encoded: Tensor, options: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Returns the options that differ from recorded ones: what was recorded and what is now, by name."""
     recorded, now = from_tensor(encoded), from_tensor(to_tensor(options))  # tuples become lists in a record

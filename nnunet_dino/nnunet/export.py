@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import pydoc
+import re
 import zipfile
 from collections.abc import Callable, Iterable
+from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
-from torch import Tensor
+from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
 
 from nnunet_dino._checkpoints import read_checkpoint
 from nnunet_dino._errors import UserError
 from nnunet_dino._files import write_atomically
-from nnunet_dino._nnunet_folders import FACTS_FILE
-from nnunet_dino.backbones import weights as weight_files
-from nnunet_dino.backbones.adapted import RECORD_KEY, decode_record
+from nnunet_dino._nnunet_folders import FACTS_FILE, read_json
+from nnunet_dino.networks.options import DinoOptions
+from nnunet_dino.networks.options_record import recorded_entry
+from nnunet_dino.nnunet.discovery.registry import resolve
+from nnunet_dino.nnunet.plans import dino_architecture
+from nnunet_dino.nnunet.presets import DINOV3_UNET, MEDDINOV3, TOKENS_ONLY
+from nnunet_dino.nnunet.whole_weights import embed_backbone
 
-NEEDED = ("plans.json", "dataset.json")
+PLANS, DATASET = NEEDED = ("plans.json", "dataset.json")
 ALSO = ("dataset_fingerprint.json",)
 ALSO_OF_FOLD = ("debug.json", "progress.png", FACTS_FILE, "validation/summary.json")
 
@@ -28,8 +42,12 @@ def export_model(
     checkpoint: str = "checkpoint_final.pth",
     overwrite: bool = False,
     progress: Callable[[Iterable[Path]], Iterable[Path]] = lambda folds: folds,
+    say: Callable[[str], object] = print,
 ) -> Path:
     """Writes a self-contained zip of a trained model, for ``nnUNetv2_install_pretrained_model_from_zip``.
+
+    A model of a trainer that neither nnU-Net nor this package has is written so that it needs no such trainer, if its network
+    is one of this package or nnU-Net's: the plans in the zip describe the network, and the checkpoints name nnU-Net's trainer.
 
     Args:
         model: A folder ``…/DatasetXXX_NAME/TRAINER__PLANS__CONFIGURATION``.
@@ -37,6 +55,7 @@ def export_model(
         checkpoint: Name of the checkpoint of every fold.
         overwrite: Replace ``target`` if it exists.
         progress: Wraps the folds, for a progress bar.
+        say: Gets a line for a model that goes on needing its trainer.
 
     Returns:
         ``target``.
@@ -49,20 +68,22 @@ def export_model(
     if target.exists() and not overwrite:
         raise UserError(f"export: required a new file · got {target}, which exists · name another or add --overwrite")
     inside = Path(model.parent.name, model.name)
+    plans, trainer = _without_own_trainer(model, read_checkpoint(folds[0] / checkpoint, memory_map=True), say)
 
     def write(path: str) -> None:
         with (
             zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive,
             TemporaryDirectory(dir=target.absolute().parent) as room,
         ):
-            for name in (*NEEDED, *ALSO):
+            for name in (DATASET, *ALSO):
                 if (model / name).is_file():
                     archive.write(model / name, inside / name)
+            archive.writestr(str(inside / PLANS), plans)
             for fold in progress(folds):
                 full = Path(room, checkpoint)
                 content = read_checkpoint(fold / checkpoint)
                 weights = embed_backbone(content["network_weights"], fold / checkpoint)
-                torch.save({**content, "network_weights": weights}, full)
+                torch.save({**content, **trainer, "network_weights": weights}, full)
                 archive.write(full, inside / fold.name / checkpoint)
                 for name in ALSO_OF_FOLD:
                     if (fold / name).is_file():
@@ -70,45 +91,6 @@ def export_model(
 
     write_atomically(str(target), write)
     return target
-
-
-def embed_backbone(network_weights: dict[str, Tensor], source: Path) -> dict[str, Tensor]:
-    """Returns network weights in which the record of a backbone is replaced by the backbone's own weights.
-
-    Weights that hold everything already are returned as they are.
-
-    Args:
-        network_weights: What a checkpoint holds.
-        source: The checkpoint, for messages.
-
-    Raises:
-        UserError: the record cannot be read, or the weights are not on this machine or are others than the recorded ones.
-    """
-    record = next((key for key in network_weights if key.endswith(f".{RECORD_KEY}")), None)
-    if record is None:
-        return network_weights
-    try:
-        name, digest = decode_record(network_weights[record])
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"{source}: required the name and digest of a backbone in {record} · got something else ({error}) · "
-            "use a checkpoint that nnU-Net wrote"
-        ) from error
-    if weight_files.locate(name) is None:
-        raise UserError(weight_files.missing_weights_message(name, digest))
-    loaded = weight_files.load(name)
-    if loaded.digest != digest:
-        raise UserError(
-            f"export: required {name} weights with digest {digest} · got {loaded.digest} from {loaded.source} · "
-            f"set {weight_files.ENVIRONMENT_VARIABLE} to the file the model was trained with"
-        )
-    prefix = f"{record.removesuffix(RECORD_KEY)}backbone.vit."
-    result = {key: value for key, value in network_weights.items() if key != record}
-    for key, tensor in loaded.state.items():
-        module, _, parameter = key.rpartition(".")
-        has_adapter = f"{prefix}{module}.lora_A.default.weight" in network_weights
-        result[f"{prefix}{module}.base_layer.{parameter}" if has_adapter else prefix + key] = tensor.clone()
-    return result
 
 
 def trained_folds(model: Path, checkpoint: str) -> list[Path]:
@@ -128,3 +110,74 @@ def trained_folds(model: Path, checkpoint: str) -> list[Path]:
             f"export: required {checkpoint} in at least one fold of {model} · got none · train first, or name another -chk"
         )
     return folds
+
+
+def find_trainer(name: str) -> Any:
+    """Returns the trainer class that nnU-Net's predictor finds: of this package, nnU-Net or the user; None if none is."""
+    if (ours := resolve(name)) is not None:
+        return ours
+    try:
+        from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find
+    except ImportError:  # nnU-Net 2.7
+        import nnunetv2
+
+        root = Path(nnunetv2.__path__[0], "training", "nnUNetTrainer")
+        return recursive_find_python_class(str(root), name, "nnunetv2.training.nnUNetTrainer")
+    try:
+        return find(name)
+    except RuntimeError:
+        return None
+
+
+def build_network(
+    trainer: Any, plans: PlansManager, configuration: ConfigurationManager, dataset: dict[str, Any]
+) -> tuple[nn.Module, tuple[int, int]]:
+    """Builds a network as nnU-Net's predictor does, and returns it with its numbers of input and output channels."""
+    inputs = determine_num_input_channels(plans, configuration, dataset)
+    outputs = plans.get_label_manager(dataset).num_segmentation_heads
+    build = trainer.build_network_architecture
+    if "plans_manager" in signature(build).parameters:
+        return build(plans, configuration, inputs, outputs, False), (inputs, outputs)
+    entry = (configuration.network_arch_class_name, configuration.network_arch_init_kwargs)
+    requires = configuration.network_arch_init_kwargs_req_import
+    return build(*entry, requires, inputs, outputs, False), (inputs, outputs)
+
+
+def _without_own_trainer(model: Path, checkpoint: dict[str, Any], say: Callable[[str], object]) -> tuple[bytes, dict[str, str]]:
+    """Returns the content of ``plans.json`` and the trainer's name, for a machine without the trainer.
+
+    Both are as they were if nnU-Net or this package has the trainer, and if its network cannot be described by plans. Networks
+    count as the same if they print and load alike.
+    """
+    text = (model / PLANS).read_bytes()
+    name, arguments = checkpoint.get("trainer_name"), checkpoint.get("init_args")
+    if not isinstance(name, str) or not isinstance(arguments, dict):
+        return text, {}
+    trainer = find_trainer(name)
+    if trainer is not None and trainer.__module__.split(".")[0] in ("nnunetv2", "nnunet_dino"):
+        return text, {}
+    remedy = "pass the trainer's file on with the model, and say nnUNet_extTrainer"
+    if trainer is None:
+        say(f"{name}: not found here, so the model goes on needing it · {remedy}, or export where it is found")
+        return text, {}
+    plans, dataset = read_json(model / PLANS, dict), read_json(model / DATASET, dict)
+    manager = PlansManager(copy.deepcopy(plans))
+    configuration = manager.get_configuration(arguments["configuration"])
+    network, sizes = build_network(trainer, manager, configuration, dataset)
+    architecture = copy.deepcopy(configuration.configuration["architecture"])
+    for path in (DINOV3_UNET, TOKENS_ONLY, MEDDINOV3):
+        if type(network) is pydoc.locate(path):
+            architecture = dino_architecture(architecture, path, DinoOptions.from_plans(recorded_entry(network.slice_encoder)))
+    entry = (architecture["network_class_name"], architecture["arch_kwargs"], architecture["_kw_requires_import"])
+    planned = get_network_from_plans(*entry, *sizes, allow_init=False, deep_supervision=False)
+    if _described(planned) != _described(network):
+        say(f"{name}: builds a network that plans cannot describe, so the model goes on needing it · {remedy}")
+        return text, {}
+    plans["configurations"][arguments["configuration"]]["architecture"] = architecture
+    return json.dumps(plans, indent=4, sort_keys=False).encode(), {"trainer_name": "nnUNetTrainer"}
+
+
+def _described(network: nn.Module) -> tuple[str, dict[str, torch.Size]]:
+    """Returns what a network does at prediction, as far as it can be told without running it."""
+    layers = re.sub(r"DropPath\([^)]*\)", "Identity()", repr(network))
+    return layers, {name: parameter.shape for name, parameter in network.named_parameters()}

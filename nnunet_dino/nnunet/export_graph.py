@@ -11,8 +11,6 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
 
@@ -21,8 +19,7 @@ from nnunet_dino._errors import UserError
 from nnunet_dino._files import write_atomically
 from nnunet_dino._nnunet_folders import read_json
 from nnunet_dino.backbones.timm_models import constant_positions
-from nnunet_dino.nnunet.discovery.registry import resolve
-from nnunet_dino.nnunet.export import trained_folds
+from nnunet_dino.nnunet.export import build_network, find_trainer, trained_folds
 
 ONNX, TORCH_EXPORT = "onnx", "torch-export"
 SUFFIXES = {ONNX: ".onnx", TORCH_EXPORT: ".pt2"}
@@ -88,10 +85,11 @@ def _load(model: Path, checkpoint: Path) -> tuple[nn.Module, ConfigurationManage
     if not isinstance(name, str) or not isinstance(arguments, dict):
         raise UserError(f"{checkpoint}: required a checkpoint of nnU-Net · got one without trainer_name · use another")
     configuration = plans.get_configuration(arguments["configuration"])
-    trainer = _trainer(name)
-    num_channels = determine_num_input_channels(plans, configuration, dataset)
-    labels = plans.get_label_manager(dataset)
-    network = trainer.build_network_architecture(plans, configuration, num_channels, labels.num_segmentation_heads, False)
+    if (trainer := find_trainer(name)) is None:
+        raise UserError(
+            f"{checkpoint}: required the trainer {name} · got none of that name · set nnUNet_extTrainer to its folder"
+        )
+    network, (num_channels, _) = build_network(trainer, plans, configuration, dataset)
     network.load_state_dict(content["network_weights"])
     for module in network.modules():
         if hasattr(module, "lora_A"):
@@ -112,19 +110,6 @@ def _load(model: Path, checkpoint: Path) -> tuple[nn.Module, ConfigurationManage
         "output": LOGITS,
     }
     return network.eval(), configuration, facts
-
-
-def _trainer(name: str) -> Any:
-    if (ours := resolve(name)) is not None:
-        return ours
-    try:
-        from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find
-    except ImportError:  # nnU-Net 2.7
-        import nnunetv2
-
-        root = Path(nnunetv2.__path__[0], "training", "nnUNetTrainer")
-        return recursive_find_python_class(str(root), name, "nnunetv2.training.nnUNetTrainer")
-    return find(name)
 
 
 def _require_onnx() -> None:

@@ -19,7 +19,7 @@ from nnunet_dino.backbones.adapted import RECORD_KEY
 from nnunet_dino.backbones.weights.unwrapping import OPTIONS_KEY, STATISTICS_RECORD, adapter_scale, merge_adapters
 from nnunet_dino.networks.meddinov3_checkpoint import from_published, is_published
 from nnunet_dino.networks.options_record import different_options
-from nnunet_dino.nnunet.export import embed_backbone
+from nnunet_dino.nnunet.whole_weights import embed_backbone
 
 OPTIONS = f"slice_encoder.{OPTIONS_KEY}"
 SEGMENTATION_HEADS = ".seg_layers."
