@@ -92,6 +92,21 @@ def test_what_is_wrong_is_named(raw: Path, spoil: Callable[[Path], object], code
     assert got == code, output
 
 
+def test_a_unit_that_nnunet_passes_over(raw: Path) -> None:
+    """As a NRRD can have one."""
+    for file in raw.rglob("*.nii.gz"):
+        name = str(file).replace(".nii.gz", ".nrrd")
+        sitk.WriteImage(sitk.ReadImage(str(file)), name)
+        head, _, values = Path(name).read_bytes().partition(b"\n\n")
+        unit = b"um" if "s1_0000" in name else b"mm"
+        Path(name).write_bytes(head + b'\nspace units: "%b" "%b" "%b"\n\n' % (unit, unit, unit) + values)
+        file.unlink()
+    text = (raw / "dataset.json").read_text()
+    (raw / "dataset.json").write_text(text.replace(".nii.gz", ".nrrd"))
+    code, said = examine()
+    assert code == 0 and "s1_0000.nrrd counts in um, which nnU-Net takes as mm" in said and said.count("counts in") == 1, said
+
+
 def test_a_data_set_that_is_not_there(raw: Path) -> None:
     code, said = examine("10")
     assert code == 2 and "unknown data set" in said and "'10'" in said

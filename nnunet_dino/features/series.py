@@ -358,24 +358,24 @@ def _sheared_back(values: np.ndarray, shifts: np.ndarray) -> np.ndarray:
 def _without_positions(slices: list[Slice], notes: list[str]) -> Volume:
     """By the location of slices, else in the order of their numbers, or of frames in their file."""
     first = slices[0].data
-    step = _stated_distance(first)
     locations = [dicom.numbers(one.data, "SliceLocation") for one in slices]
     is_one_file = len({one.path for one in slices}) == 1
     if len(slices) > 1 and not is_one_file and all(locations) and len(set(locations)) == len(slices):
         slices = sorted(slices, key=lambda one: dicom.number(one.data, "SliceLocation"))
         placed = [replace(one, position=np.array([0, 0, float(one.data.SliceLocation)])) for one in slices]
         step, _ = _distance(placed, np.array([0, 0, 1.0]))
-        how = "sorted by SliceLocation"
+        how, more = "sorted by SliceLocation", _notes_on_distance(step, first)
     elif is_one_file:
-        how = "in the order of the file"
+        step, how, more = _stated_distance(first), "in the order of the file", []
     else:
         numbers = [dicom.numbers(one.data, "InstanceNumber") for one in slices]
         if not all(numbers) or len(set(numbers)) < len(slices):
             raise Unreadable("required ImagePositionPatient, SliceLocation or InstanceNumber in every slice, has none of them")
-        slices, how = sorted(slices, key=lambda one: dicom.number(one.data, "InstanceNumber")), "sorted by InstanceNumber"
+        slices = sorted(slices, key=lambda one: dicom.number(one.data, "InstanceNumber"))
+        step, how, more = _stated_distance(first), "sorted by InstanceNumber", []
     if len(slices) > 1:
         distance = f"{step:g} mm apart" if step > 0 else "their distance is not known, 1 mm was taken"
-        notes = [*notes, f"no ImagePositionPatient or ImageOrientationPatient: slices {how}, {distance}, taken as axial"]
+        notes = [*notes, f"no ImagePositionPatient or ImageOrientationPatient: slices {how}, {distance}, taken as axial", *more]
     pixel_hw, unknown = _pixel_hw(slices)
     values, padding = _values(slices)
     return Volume(values, (step or 1.0, *pixel_hw), len(slices) > 1, (*notes, *unknown), _is_inverted(slices), padding)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from nnunet_dino._errors import UserError, nearest
+from nnunet_dino._grids import MM, head_of, unit_of
 from nnunet_dino.features.dicom import is_dicom
 from nnunet_dino.features.items import Item, Source, Unreadable, decoding, with_notes
 from nnunet_dino.features.nifti import is_nifti, read_flat, read_nifti
-from nnunet_dino.features.ome import UM
 from nnunet_dino.features.orientation import Volume, chosen_volume, notes_on_shear, refuse_further_volumes
 from nnunet_dino.features.pixels import (
     WINDOWS_HU,
@@ -32,9 +32,8 @@ from nnunet_dino.features.pixels import (
 from nnunet_dino.features.series import read_file, read_folder
 
 NRRD_SPACE = "NRRD_space"  # ITK turns others that say directions into left-posterior-superior
-NRRD_UNIT = re.compile(rb'^(?:space )?units:[^"\n]*"([^"]+)"', re.MULTILINE)  # which ITK passes over
-MHD_DATA = re.compile(rb"^ElementDataFile[ \t]*=[ \t]*(\S[^\r\n]*)", re.MULTILINE)  # which ITK does not name in its errors
-MAX_HEADER_BYTES = 2**16
+NRRD_BZIP2 = re.compile(r"^encoding:[ \t]*bz", re.MULTILINE)
+MHD_DATA = re.compile(r"^ElementDataFile[ \t]*=[ \t]*(\S[^\r\n]*)", re.MULTILINE)  # which ITK does not name in its errors
 AIR_HU = -900  # no other modality has values so far below zero
 PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}
 OF_ITK_IN_ANY_CASE = {(".nrrd", ".nhdr"): "NrrdImageIO", (".mha", ".mhd"): "MetaImageIO"}
@@ -160,27 +159,10 @@ def read_volume(item: Item, number: int | None = None) -> Volume:
     refuse_further_volumes(number)
     if image.GetDimension() != 3:
         raise Unreadable(f"required three axes, has {image.GetDimension()} ({shape})")
-    volume = _in_mm(item.path, _oriented(image))
+    if (unit := unit_of(item.path)) and unit not in MM:
+        notes.append(f"its unit {unit!r} is not known: taken as millimetres")
+    volume = _oriented(image)
     return replace(volume, notes=(*notes, *volume.notes))
-
-
-def _in_mm(path: str, volume: Volume) -> Volume:
-    """Returns a volume of ITK with its spacing in mm where a NRRD has another unit."""
-    found = NRRD_UNIT.search(_head(path, ".nrrd", ".nhdr").split(b"\n\n")[0])
-    if found is None:
-        return volume
-    if (unit := found[1].decode(errors="replace")) not in UM:
-        return replace(volume, notes=(f"its unit {unit!r} is not known: taken as millimetres", *volume.notes))
-    depth, height, width = (length * UM[unit] / UM["mm"] for length in volume.spacing_mm)
-    return replace(volume, spacing_mm=(depth, height, width))
-
-
-def _head(path: str, *endings: str) -> bytes:
-    """Returns the beginning of a file with one of these endings; nothing of another."""
-    if not path.lower().endswith(endings):
-        return b""
-    with open(path, "rb") as file:
-        return file.read(MAX_HEADER_BYTES)
 
 
 def read_to_compare(path: str) -> Volume:
@@ -209,14 +191,19 @@ def read_to_compare(path: str) -> Volume:
 
 
 def _by_itk(path: str) -> sitk.Image:
+    """Returns an image with its spacing in mm."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(path)
     for endings, name in OF_ITK_IN_ANY_CASE.items():
         if path.lower().endswith(endings):
             reader.SetImageIO(name)
-    data = MHD_DATA.search(_head(path, ".mhd"))
-    with decoding(f"with its data file {data[1].decode(errors='replace').strip()}: " if data else ""):
-        return reader.Execute()
+    if NRRD_BZIP2.search(head_of(path, ".nrrd", ".nhdr").split("\n\n")[0]):
+        raise Unreadable("is packed with bzip2, which ITK does not read · save it with the encoding gzip")
+    data = MHD_DATA.search(head_of(path, ".mhd"))
+    with decoding(f"with its data file {data[1].strip()}: " if data else ""):
+        image = reader.Execute()
+    image.SetSpacing([length * MM.get(unit_of(path), 1.0) for length in image.GetSpacing()])
+    return image
 
 
 def _oriented(image: sitk.Image) -> Volume:

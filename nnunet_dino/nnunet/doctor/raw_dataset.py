@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_dino._grids import Grid, difference, itk_reason
+from nnunet_dino._grids import Grid, difference, itk_reason, unit_of
 from nnunet_dino._nnunet_folders import read_json, require_dataset
 from nnunet_dino.nnunet.doctor.finding import Check, Finding
 
@@ -151,7 +151,10 @@ def _read(file: Path) -> tuple[np.ndarray, Grid]:
 
 
 def _forms(file: Path) -> Iterator[tuple[str, Finding]]:
-    """NIfTI files that other programs show mirrored or elsewhere."""
+    """Units that nnU-Net passes over, and NIfTI files that other programs show mirrored or elsewhere."""
+    if (unit := unit_of(file)) not in ("", "mm"):
+        text = f"{file.name} counts in {unit}, which nnU-Net takes as mm"
+        yield "units", Finding("warn", text, "save it in mm, or see that all files count in one unit")
     if not file.name.lower().endswith((".nii", ".nii.gz")):
         return
     import nibabel as nib
