@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -713,6 +714,24 @@ def test_headers_of_volumes(tmp_path: Path, name: str, write: Any, said: str, un
     assert re.search(said, "; ".join(volume.notes)), volume.notes
     assert volume.spacing_mm == pytest.approx([length * unit_mm for length in (5, 0.9, 0.8)], rel=1e-4)
     np.testing.assert_array_equal(volume.values, MAKE.body())
+
+
+@pytest.mark.parametrize(
+    ("kind", "slope", "ending"), [(np.int16, 1, ".nii"), (np.float32, 1, ".nii.gz"), (np.int16, 0.5, ".nii")]
+)
+def test_no_more_than_two_copies_of_a_volume_are_held(tmp_path: Path, kind: type, slope: float, ending: str) -> None:
+    assert MAKE is not None
+    values = np.random.default_rng(0).integers(0, 1000, (120, 110, 100)).astype(kind)
+    image = MAKE.nib.Nifti1Image(values, MAKE.RAS)
+    image.header.set_slope_inter(slope, 0)
+    MAKE.nib.save(image, tmp_path / f"a{ending}")
+    item = Item("a", str(tmp_path / f"a{ending}"))
+    num_bytes = read_volume(item).values.nbytes
+    tracemalloc.start()
+    read_volume(item)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2.1 * num_bytes
 
 
 def test_axes_of_one_voxel_before_several_volumes(tmp_path: Path) -> None:

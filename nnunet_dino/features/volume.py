@@ -16,7 +16,7 @@ from nnunet_dino._grids import MM, head_of, unit_of
 from nnunet_dino.features.dicom import is_dicom
 from nnunet_dino.features.items import Item, Source, Unreadable, decoding, with_notes
 from nnunet_dino.features.nifti import is_nifti, read_flat, read_nifti
-from nnunet_dino.features.orientation import Volume, chosen_volume, notes_on_shear, refuse_further_volumes
+from nnunet_dino.features.orientation import Volume, chosen_volume, in_patient_axes, notes_on_shear, refuse_further_volumes
 from nnunet_dino.features.pixels import (
     WINDOWS_HU,
     Preprocessing,
@@ -207,14 +207,14 @@ def _by_itk(path: str) -> sitk.Image:
 
 
 def _oriented(image: sitk.Image) -> Volume:
-    notes = notes_on_shear(np.array(image.GetDirection()).reshape(3, 3))
+    directions = np.array(image.GetDirection()).reshape(3, 3)
+    notes = notes_on_shear(directions)
     is_nrrd = any(key.startswith("NRRD_") for key in image.GetMetaDataKeys())
     space = image.GetMetaData(NRRD_SPACE) if image.HasMetaDataKey(NRRD_SPACE) else ""
     if is_nrrd and not space.startswith("left-posterior-superior"):
         notes.append(f"its space ({space or 'none'}) says no directions of the patient: taken as left-posterior-superior")
-    image = sitk.DICOMOrient(image, "LPS")
-    width_mm, height_mm, depth_mm = image.GetSpacing()
-    return Volume(_plain(sitk.GetArrayFromImage(image)), (depth_mm, height_mm, width_mm), notes=tuple(notes))
+    volume = in_patient_axes(_plain(sitk.GetArrayFromImage(image)), directions[:, ::-1], image.GetSpacing()[::-1])
+    return replace(volume, notes=tuple(notes))
 
 
 def _plain(values: np.ndarray) -> np.ndarray:
