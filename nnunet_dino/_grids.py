@@ -71,6 +71,7 @@ def by(values: Iterable[float]) -> str:
     return " × ".join(f"{value:.4g}" for value in values)
 
 
-def itk_reason(error: Exception, most: int) -> str:
-    """Returns what ITK says of a file, without where in its code it says so: the last ``most`` letters, in one line."""
-    return " ".join(str(error).split()).rpartition("ITK ERROR: ")[2][-most:]
+def itk_reason(error: Exception, most: int = 200) -> str:
+    """Returns the last line of what a reader says of a file, without where in ITK's code that is, at most ``most`` letters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("Reason: ")]
+    return lines[-1].split("): ", 1)[-1][:most] if lines else type(error).__name__

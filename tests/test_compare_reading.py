@@ -403,6 +403,17 @@ def test_predictions_on_other_grids_are_taken_to_that_of_the_reference_when_aske
     assert {file: file.read_bytes() for file in predictions.iterdir()} == before, "predictions stay as they are"
 
 
+def test_a_cut_off_metaimage_is_named(tree, tmp_path):
+    for folder in ("labels", "pred"):
+        save(reference(0), tmp_path / folder / "case_00.mha")
+    file = tmp_path / "pred" / "case_00.mha"
+    file.write_bytes(file.read_bytes()[:-40])
+    tree.write_json(tmp_path / "dataset.json", tree.description | {"file_ending": ".mha"})
+    with pytest.raises(UserError, match=f"got {file}: damaged or not whole: File cannot be read") as refused:
+        compare_folders([tmp_path / "pred"], labels_folder=tmp_path / "labels", dataset_json=tmp_path / "dataset.json")
+    assert "Reason" not in str(refused.value)
+
+
 def in_unit(file: Path, unit: str, lengths_in_mm: float) -> None:
     """Writes a NRRD in another unit: the same place, other numbers."""
     image = sitk.ReadImage(str(file))

@@ -441,6 +441,7 @@ def test_patients_in_two_spellings(names: list[str], is_refused_for: str | None)
         b"id;label\na.png;1\n",
         b"id\tlabel\na.png\t1\n",
         b"sep=;\nid;label\na.png;1\n",
+        b"id|label\na.png|1\n",
         b"\xef\xbb\xbfid ,label\na.png,1\n",
         "id,label\na.png,1\n".encode("utf-16"),
         "id,label\na.png,1\n".encode("utf-16-le"),
@@ -461,6 +462,7 @@ def test_tables_as_programs_write_them(tmp_path: Path, content: bytes) -> None:
     [
         (lambda values: values.astype(np.float32) * 0.9999, "0.9999.*round them"),
         (lambda values: (values > 0).astype(np.uint8) * 255, "255.*map 255 to 1"),
+        (lambda values: values.astype(np.float32) / 2, "0.5.*map 0 to 0, 0.5 to 1, 1 to 2"),
         (lambda values: values * 100, "100, 200.*map 100 to 1, 200 to 2"),
         (lambda values: values + 7 * (values == 2), "9.*map 9 to 2"),
         (lambda values: np.where(values == 0, 255, values).astype(np.uint8), "255.*map 255 to 0"),

@@ -48,7 +48,7 @@ def dice_of(labels_folder: Path, description: dict[str, Any]) -> Callable[[Path]
             metrics = compute_metrics(str(reference), str(file), reader, wanted, manager.ignore_label)["metrics"]
         except Exception as error:  # as do the readers of images
             raise UserError(
-                f"required readable segmentations of the same shape · got {file} and {reference}: {itk_reason(error, 200)} "
+                f"required readable segmentations of the same shape · got {file} and {reference}: {itk_reason(error)} "
                 "· predict this case again"
             ) from error
         return {label_key(label): float(values["Dice"]) for label, values in metrics.items()}
@@ -62,14 +62,16 @@ def check_whole(file: Path) -> None:
     Raises:
         UserError: It cannot be read to its end.
     """
-    from nnunet_dino.features import nifti  # imports torch
+    from nnunet_dino.features import nifti, volume  # imports torch
 
     try:
         if file.name.endswith(nifti.ENDINGS):
             nifti.check_nifti(str(file))
+        elif file.name.endswith(volume.OF_ITK):
+            volume.read_by_itk(str(file))
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"required a readable segmentation · got {file}: {itk_reason(error, 200)} · predict or get it again"
+            f"required a readable segmentation · got {file}: {itk_reason(error).split(' · ')[0]} · predict or get it again"
         ) from error
 
 
@@ -97,7 +99,7 @@ def _mapping(found: list[float], allowed: set[int]) -> str:
     if max(found) <= 0 and {-value for value in found} <= allowed:
         return "take them without their sign"
     labels = sorted(allowed)
-    if found == [label + found[0] - labels[0] for label in labels]:
+    if found == [label + found[0] - labels[0] for label in labels] or (found != rounded and len(found) == len(labels)):
         pairs = list(zip(found, labels, strict=True))
     else:  # values that are labels stay
         unused = sorted(allowed - {*found})

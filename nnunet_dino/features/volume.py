@@ -143,7 +143,7 @@ def read_volume(item: Item, number: int | None = None) -> Volume:
             return read_file(item.path, number)
     if not item.path.lower().endswith(OF_ITK):
         raise Unreadable("required NIfTI, NRRD, MetaImage or DICOM, has another format · convert it to NIfTI")
-    image = _by_itk(item.path)
+    image = read_by_itk(item.path)
     notes = []
     if (count := image.GetNumberOfComponentsPerPixel()) > 1:
         number = chosen_volume(number, count, f"required one channel, has {count}")
@@ -178,7 +178,7 @@ def read_to_compare(path: str) -> Volume:
         if values.ndim == 3 and len(values) > 1:
             return read_nifti(path)
     else:
-        image = _by_itk(path)
+        image = read_by_itk(path)
         if image.GetNumberOfComponentsPerPixel() > 1:
             image = sitk.VectorIndexSelectionCast(image, 0)
         if image.GetDimension() == 3 and image.GetSize()[2] > 1:
@@ -190,8 +190,12 @@ def read_to_compare(path: str) -> Volume:
     return Volume(values.reshape(1, *values.shape[-2:]), (1.0, height_mm, width_mm), is_oriented=False)
 
 
-def _by_itk(path: str) -> sitk.Image:
-    """Returns an image with its spacing in mm."""
+def read_by_itk(path: str) -> sitk.Image:
+    """Returns an image of a NRRD, a MetaImage or another format that ITK knows, with its spacing in mm.
+
+    Raises:
+        Unreadable: It is damaged, not whole, or packed in a way that ITK does not know.
+    """
     reader = sitk.ImageFileReader()
     reader.SetFileName(path)
     for endings, name in OF_ITK_IN_ANY_CASE.items():
@@ -200,7 +204,7 @@ def _by_itk(path: str) -> sitk.Image:
     if NRRD_BZIP2.search(head_of(path, ".nrrd", ".nhdr").split("\n\n")[0]):
         raise Unreadable("is packed with bzip2, which ITK does not read · save it with the encoding gzip")
     data = MHD_DATA.search(head_of(path, ".mhd"))
-    with decoding(f"with its data file {data[1].strip()}: " if data else ""):
+    with decoding("damaged or not whole" + (f", with its data file {data[1].strip()}: " if data else ": ")):
         image = reader.Execute()
     image.SetSpacing([length * MM.get(unit_of(path), 1.0) for length in image.GetSpacing()])
     return image
