@@ -211,6 +211,8 @@ def test_one_of_several_volumes_is_chosen(tmp_path: Path) -> None:
     [
         (lambda n: {"PixelSpacing": ["2", "2"]} if n == 12 else {}, r"left out: 1 of 13 .*\(IM012\)"),
         (lambda n: {"PixelSpacing": ["0.45", "0.4"]} if n % 2 else {}, "size of pixels .* has 7 and 6 others"),
+        (lambda n: {"PatientID": f"F{1 + n // 7}"}, "one patient, .* has 7 and 6 others"),
+        (lambda n: {"PixelData": b"\0" * 99} if n == 5 else {}, "^IM005: its pixels cannot be decoded: "),
         (lambda n: {"PhotometricInterpretation": f"MONOCHROME{1 + n % 2}"}, "polarity, has 7 and 6 others"),
         (lambda n: {"ImageOrientationPatient": [1, 0.005 + n * 1e-5, 0, -0.005 - n * 1e-5, 1, 0]}, "^$"),
         (lambda n: {"ImageOrientationPatient": [2, 0, 0, 0, 2, 0]}, "^$"),

@@ -55,9 +55,9 @@ class Slice:
         return dicom.pixel_size(self.data, self.frame)
 
     def is_like(self, other: Slice) -> bool:
-        """Whether two slices may lie in one volume: same matrix, polarity, orientation and size of pixels."""
+        """Whether two slices may lie in one volume: same patient, matrix, polarity, orientation and size of pixels."""
         return (
-            all(self.data.get(name) == other.data.get(name) for name in ("Rows", "Columns"))
+            all(self.data.get(name) == other.data.get(name) for name in ("PatientID", "Rows", "Columns"))
             and dicom.is_grey(self.data) == dicom.is_grey(other.data)
             and _is_inverted([self]) == _is_inverted([other])
             and _are_close(self.axes, other.axes, atol=DIRECTION_TOLERANCE)
@@ -243,10 +243,12 @@ def _of_one_kind(slices: list[Slice], notes: list[str]) -> tuple[list[Slice], li
     shown = ", ".join(foreign[:3]) + (" …" if len(foreign) > 3 else "")
     if len(foreign) > MAX_FOREIGN * len(slices):
         raise Unreadable(
-            f"required slices of one orientation, matrix, size of pixels and polarity, has {len(alike)} and {len(foreign)} "
-            f"others ({shown}) · move them into folders of their own"
+            f"required slices of one patient, orientation, matrix, size of pixels and polarity, has {len(alike)} and "
+            f"{len(foreign)} others ({shown}) · move them into folders of their own"
         )
-    words = f"left out: {len(foreign)} of {len(slices)} slices, whose orientation, matrix or pixels are others ({shown})"
+    words = (
+        f"left out: {len(foreign)} of {len(slices)} slices, whose patient, orientation, matrix or pixels are others ({shown})"
+    )
     return alike, [*notes, words]
 
 
@@ -399,7 +401,10 @@ def _values(slices: list[Slice]) -> tuple[np.ndarray, tuple[float, float] | None
     paddings = {dicom.padding_of(one.data, one.frame) for one in slices}
     for number, one in enumerate(slices):
         if one.path not in files:
-            files = {one.path: dicom.decoded(one.data)}  # of one file at a time: frames of several are not mixed
+            try:
+                files = {one.path: dicom.decoded(one.data)}  # of one file at a time: frames of several are not mixed
+            except Unreadable as error:
+                raise Unreadable(f"{one.name}: {error}") from error
             _forget_pixels(one.data)
         stored = files[one.path]
         if one.frame >= len(stored):
