@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 # How much two headers may differ by rounding.
 SPACING_RATIO, ORIGIN_VOXELS, DIRECTION = 1e-3, 0.1, 1e-3
+MM = {"mm": 1.0, "µm": 1e-3, "μm": 1e-3, "um": 1e-3, "microns": 1e-3, "nm": 1e-6, "cm": 10.0, "m": 1e3}  # two letters µ
+NRRD_UNITS = re.compile(r"^(?:space )?units:(.*)", re.MULTILINE)
+MAX_HEADER_BYTES = 2**16
 
 
 class Grid(NamedTuple):
@@ -20,9 +25,24 @@ class Grid(NamedTuple):
     direction: tuple[float, ...]
 
     @classmethod
-    def of(cls, image: Any) -> Grid:
-        """Takes what an image of SimpleITK, or a reader that has read a header, says."""
-        return cls(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    def of(cls, image: Any, mm: float = 1.0) -> Grid:
+        """Takes what an image of SimpleITK, or a reader that has read a header, says; ``mm`` is the length it counts in."""
+        spacing, origin = (tuple(mm * length for length in lengths) for lengths in (image.GetSpacing(), image.GetOrigin()))
+        return cls(image.GetSize(), spacing, origin, image.GetDirection())
+
+
+def head_of(path: str | Path, *endings: str) -> str:
+    """Returns the beginning of a file with one of these endings; nothing of another."""
+    if not str(path).lower().endswith(endings):
+        return ""
+    with open(path, "rb") as file:
+        return file.read(MAX_HEADER_BYTES).decode(errors="replace")
+
+
+def unit_of(path: str | Path) -> str:
+    """Returns the unit that a NRRD counts in, which ITK passes over; nothing where it says none, or of another format."""
+    found = NRRD_UNITS.search(head_of(path, ".nrrd", ".nhdr").split("\n\n")[0])
+    return ", ".join(dict.fromkeys(unit for unit in re.findall('"([^"]*)"', found[1]) if unit)) if found else ""
 
 
 def difference(grid: Grid, other: Grid) -> tuple[str, str, str] | None:
@@ -51,6 +71,7 @@ def by(values: Iterable[float]) -> str:
     return " × ".join(f"{value:.4g}" for value in values)
 
 
-def itk_reason(error: Exception, most: int) -> str:
-    """Returns what ITK says of a file, without where in its code it says so: the last ``most`` letters, in one line."""
-    return " ".join(str(error).split()).rpartition("ITK ERROR: ")[2][-most:]
+def itk_reason(error: Exception, most: int = 200) -> str:
+    """Returns the last line of what a reader says of a file, without where in ITK's code that is, at most ``most`` letters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("Reason: ")]
+    return lines[-1].split("): ", 1)[-1][:most] if lines else type(error).__name__

@@ -11,14 +11,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
-from compare_tree import DATASET, LABELS, Tree, evaluate, moving, reference, save, shifted
+from compare_tree import DATASET, LABELS, SPACING_MM, Tree, evaluate, moving, reference, save, shifted
 
 from nnunet_dino._errors import UserError
 from nnunet_dino._grids import Grid, difference
 from nnunet_dino._nnunet_folders import FACTS_FILE, dataset_name
 from nnunet_dino.compare import compare_folders, compare_results
+from nnunet_dino.compare.metrics import measure_files, measure_masks
 from nnunet_dino.compare.read_results import read_results
 from nnunet_dino.compare.summary_json import case_of, label_key, label_values, read_summary
+from nnunet_dino.features.volume import read_to_compare
 
 
 @pytest.fixture
@@ -399,6 +401,62 @@ def test_predictions_on_other_grids_are_taken_to_that_of_the_reference_when_aske
     assert "pred: 2 predictions lay on another grid than their reference and were taken to it." in entry.notes
     assert all(sitk.ReadImage(str(entry.prediction(case))).GetSize() == (27, 22, 6) for case in entry.cases)
     assert {file: file.read_bytes() for file in predictions.iterdir()} == before, "predictions stay as they are"
+
+
+def test_a_cut_off_metaimage_is_named(tree, tmp_path):
+    for folder in ("labels", "pred"):
+        save(reference(0), tmp_path / folder / "case_00.mha")
+    file = tmp_path / "pred" / "case_00.mha"
+    file.write_bytes(file.read_bytes()[:-40])
+    tree.write_json(tmp_path / "dataset.json", tree.description | {"file_ending": ".mha"})
+    with pytest.raises(UserError, match=f"got {file}: damaged or not whole: File cannot be read") as refused:
+        compare_folders([tmp_path / "pred"], labels_folder=tmp_path / "labels", dataset_json=tmp_path / "dataset.json")
+    assert "Reason" not in str(refused.value)
+
+
+def in_unit(file: Path, unit: str, lengths_in_mm: float) -> None:
+    """Writes a NRRD in another unit: the same place, other numbers."""
+    image = sitk.ReadImage(str(file))
+    image.SetSpacing([length / lengths_in_mm for length in image.GetSpacing()])
+    image.SetOrigin([length / lengths_in_mm for length in image.GetOrigin()])
+    sitk.WriteImage(image, str(file))
+    head, _, values = file.read_bytes().partition(b"\n\n")
+    file.write_bytes(head + f'\nspace units: "{unit}" "{unit}" "{unit}"\n\n'.encode() + values)
+
+
+@pytest.mark.parametrize("predicted", ["um", "mm", ""])
+def test_the_unit_of_a_nrrd_counts(tree, tmp_path, predicted):
+    """ITK passes over it; so does nnU-Net, whose predictions say none and count in that of their references."""
+    references, predictions = tmp_path / "labels", tmp_path / "pred"
+    for number in range(3):
+        save(reference(number), references / f"case_0{number}.nrrd")
+        save(shifted(reference(number), 3), predictions / f"case_0{number}.nrrd")
+        in_unit(references / f"case_0{number}.nrrd", "um", 1e-3)
+        in_unit(predictions / f"case_0{number}.nrrd", predicted or "um", 1.0 if predicted == "mm" else 1e-3)
+        if not predicted:
+            image = sitk.ReadImage(str(predictions / f"case_0{number}.nrrd"))
+            sitk.WriteImage(image, str(predictions / f"case_0{number}.nrrd"))
+    tree.write_json(tmp_path / "dataset.json", tree.description | {"file_ending": ".nrrd"})
+    for resample in (False, True):
+        entry = compare_folders(
+            [predictions], labels_folder=references, dataset_json=tmp_path / "dataset.json", resample=resample
+        ).entries[0]
+        assert not any("another grid" in note for note in entry.notes)
+        assert entry.dice.loc["case_00", "1"] == pytest.approx(dice(reference(0) == 1, shifted(reference(0), 3) == 1))
+    rows = measure_files(predictions / "case_00.nrrd", references / "case_00.nrrd", [[1]], (2.0,))
+    plain = measure_masks(shifted(reference(0), 3) == 1, reference(0) == 1, SPACING_MM, (2.0,))
+    assert rows[0] == pytest.approx(plain | {"has_foreground": 1.0})
+    assert read_to_compare(str(references / "case_00.nrrd")).spacing_mm == pytest.approx(SPACING_MM)
+    moved = sitk.ConstantPad(sitk.ReadImage(str(predictions / "case_01.nrrd")), (2, 0, 1), (0, 3, 0))
+    sitk.WriteImage(moved, str(predictions / "case_01.nrrd"))
+    if predicted:
+        in_unit(predictions / "case_01.nrrd", predicted, 1.0)
+    with pytest.raises(UserError, match="--resample takes each to the grid"):
+        compare_folders([predictions], labels_folder=references, dataset_json=tmp_path / "dataset.json")
+    entry = compare_folders(
+        [predictions], labels_folder=references, dataset_json=tmp_path / "dataset.json", resample=True
+    ).entries[0]
+    assert entry.dice.loc["case_01", "1"] == pytest.approx(dice(reference(1) == 1, shifted(reference(1), 3) == 1))
 
 
 DESCRIPTIONS = {

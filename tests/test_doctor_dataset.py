@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,7 +61,33 @@ def two_forms(file: Path) -> None:
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj), None, image.header), file)
 
 
+def add_test_case(folder: Path, like: Path) -> None:
+    (folder / "imagesTs").mkdir()
+    (folder / "imagesTs/t_0000.nii.gz").write_bytes(like.read_bytes())
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-30])
+
+
+def by_nibabel(file: Path, values: np.ndarray, kind: type = nib.Nifti1Image) -> None:
+    nib.save(kind(values, np.diag([-1, -1, 3, 1])), file)
+
+
+def slope_0(file: Path) -> None:
+    """Changes the header: no slope, but an intercept."""
+    content = bytearray(gzip.decompress(file.read_bytes()))
+    struct.pack_into("<ff", content, 112, 0.0, -1024.0)
+    file.write_bytes(gzip.compress(bytes(content)))
+
+
+def said_to_have(folder: Path, num_cases: int) -> None:
+    text = (folder / "dataset.json").read_text()
+    (folder / "dataset.json").write_text(text.replace('"numTraining": 3', f'"numTraining": {num_cases}'))
+
+
 ZEROS = np.zeros((4, 6, 7), np.uint8)
+STRIPES = np.arange(7 * 6 * 4, dtype=np.float32).reshape(7, 6, 4)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +104,22 @@ ZEROS = np.zeros((4, 6, 7), np.uint8)
         (lambda f: write(f / "imagesTr/s0_0000.nii.gz", ZEROS), 0, "s0_0000.nii.gz is constant: every value is 0"),
         (lambda f: write(f / "imagesTr/s0_0001.nii.gz", ZEROS), 1, "s0: required 1 channels by dataset.json, has 2"),
         (lambda f: two_forms(f / "imagesTr/s0_0000.nii.gz"), 0, "s0_0000.nii.gz: sform and qform differ"),
+        (lambda f: cut(f / "imagesTr/s0_0000.nii.gz"), 1, "s0_0000.nii.gz cannot be read: Compressed file ended"),
+        (lambda f: by_nibabel(f / "imagesTr/s0_0000.nii.gz", STRIPES, nib.Nifti2Image), 1, "s0_0000.nii.gz is NIfTI-2"),
+        (lambda f: by_nibabel(f / "imagesTr/s0_0000.nii.gz", STRIPES + 1j), 1, "s0_0000.nii.gz holds complex values"),
+        (
+            lambda f: by_nibabel(f / "imagesTr/s0_0000.nii.gz", np.where(STRIPES > 9, STRIPES, np.nan)),
+            0,
+            "s0_0000.nii.gz holds NaN or infinity",
+        ),
+        (
+            lambda f: by_nibabel(f / "imagesTr/s0_0000.nii.gz", np.stack([STRIPES] * 2, -1)),
+            1,
+            "three axes, has 4 .7 × 6 × 4 × 2",
+        ),
+        (lambda f: add_test_case(f, f / "imagesTr/s2_0000.nii.gz"), 0, "the same image in s2, imagesTs/t_0000.nii.gz"),
+        (lambda f: slope_0(f / "imagesTr/s0_0000.nii.gz"), 0, "s0_0000.nii.gz: scl_slope 0 .* adds scl_inter -1024"),
+        (lambda f: said_to_have(f, 5), 0, "numTraining is 5, there are 3 cases"),
         (lambda f: (f / "imagesTr/series").mkdir(), 0, "imagesTr/series is a folder"),
         (lambda f: write(f / "labelsTr/t9.nii.gz", ZEROS), 0, "labelsTr/t9.nii.gz has no image"),
         (
@@ -90,6 +134,21 @@ def test_what_is_wrong_is_named(raw: Path, spoil: Callable[[Path], object], code
     got, output = examine()
     assert re.search(said, output), output
     assert got == code, output
+
+
+def test_a_unit_that_nnunet_passes_over(raw: Path) -> None:
+    """As a NRRD can have one."""
+    for file in raw.rglob("*.nii.gz"):
+        name = str(file).replace(".nii.gz", ".nrrd")
+        sitk.WriteImage(sitk.ReadImage(str(file)), name)
+        head, _, values = Path(name).read_bytes().partition(b"\n\n")
+        unit = b"um" if "s1_0000" in name else b"mm"
+        Path(name).write_bytes(head + b'\nspace units: "%b" "%b" "%b"\n\n' % (unit, unit, unit) + values)
+        file.unlink()
+    text = (raw / "dataset.json").read_text()
+    (raw / "dataset.json").write_text(text.replace(".nii.gz", ".nrrd"))
+    code, said = examine()
+    assert code == 0 and "s1_0000.nrrd counts in um, which nnU-Net takes as mm" in said and said.count("counts in") == 1, said
 
 
 def test_a_data_set_that_is_not_there(raw: Path) -> None:

@@ -23,7 +23,7 @@ from nnunet_dino._errors import UserError
 from nnunet_dino.backbones import weights
 from nnunet_dino.cli.main import main
 from nnunet_dino.features import open_store
-from nnunet_dino.features.items import Item, Unreadable
+from nnunet_dino.features.items import Item, Unreadable, decoding
 from nnunet_dino.features.volume import read_volume
 
 ROOT = Path(__file__).parents[1]
@@ -255,6 +255,11 @@ def test_the_machine_is_not_the_image(pictures, tmp_path, monkeypatch, text):
     monkeypatch.setattr(torch.nn.functional, "interpolate", resize)
     fails(extract(pictures, "-o", tmp_path / "s"), rf"could not read .*p00\d\.png · got {text} · .*--workers")
     assert not list((tmp_path / "s" / "features").iterdir())
+
+
+def test_what_itk_says_of_another_call_is_not_the_machine():
+    with pytest.raises(Unreadable, match="^File cannot be read: x.mha$"), decoding():
+        raise RuntimeError("ITK ERROR: MetaImageIO(0x1): File cannot be read: x.mha\nReason: Resource temporarily unavailable")
 
 
 def test_a_thread_that_cannot_be_started(pictures, tmp_path, monkeypatch):

@@ -378,6 +378,8 @@ def test_a_missing_or_cut_off_data_file_of_a_metaimage_is_named(tmp_path: Path, 
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((3, 40, 50), np.int16)), str(tmp_path / "x.mhd"))
     data = tmp_path / "x.raw"
     data.write_bytes(data.read_bytes()[:num_bytes]) if num_bytes else data.unlink()
-    with pytest.raises(Unreadable, match=r"^with its data file x\.raw: File cannot be read: .*x\.mhd") as refused:
+    with pytest.raises(
+        Unreadable, match=r"^damaged or not whole, with its data file x\.raw: File cannot be read: .*x\.mhd"
+    ) as refused:
         read_volume(Item("x", str(tmp_path / "x.mhd")))
     assert "\n" not in str(refused.value)

@@ -22,7 +22,7 @@ from nnunet_dino.compare.records import Entry, Pictures
 from nnunet_dino.compare.segmentations import check_grid, check_whole
 from nnunet_dino.compare.summary_json import label_values
 
-VERSION = 1
+VERSION = 2
 """Of what is measured and how; another one measures anew."""
 
 

@@ -23,6 +23,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from nnunet_dino._errors import UserError, nearest
+from nnunet_dino.compare.segmentations import mm_of
 
 ML_PER_MM3 = 1e-3
 
@@ -122,7 +123,7 @@ def measure_files(
     if ignore is not None:
         guess = np.where(truth == ignore, 0, guess)
         truth = np.where(truth == ignore, 0, truth)
-    spacing = image.GetSpacing()[::-1]
+    spacing = [mm_of(reference) * length for length in image.GetSpacing()[::-1]]
     has_foreground = float(any(np.isin(truth, values).any() for values in labels))
     return [
         measure_masks(np.isin(guess, values), np.isin(truth, values), spacing, tolerances) | {"has_foreground": has_foreground}

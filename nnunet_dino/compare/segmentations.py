@@ -11,7 +11,7 @@ import pandas as pd
 import SimpleITK as sitk
 
 from nnunet_dino._errors import UserError
-from nnunet_dino._grids import Grid, difference, itk_reason
+from nnunet_dino._grids import MM, Grid, difference, itk_reason, unit_of
 from nnunet_dino.compare.summary_json import label_key
 
 WITH_GEOMETRY = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
@@ -48,7 +48,7 @@ def dice_of(labels_folder: Path, description: dict[str, Any]) -> Callable[[Path]
             metrics = compute_metrics(str(reference), str(file), reader, wanted, manager.ignore_label)["metrics"]
         except Exception as error:  # as do the readers of images
             raise UserError(
-                f"required readable segmentations of the same shape · got {file} and {reference}: {itk_reason(error, 200)} "
+                f"required readable segmentations of the same shape · got {file} and {reference}: {itk_reason(error)} "
                 "· predict this case again"
             ) from error
         return {label_key(label): float(values["Dice"]) for label, values in metrics.items()}
@@ -62,14 +62,16 @@ def check_whole(file: Path) -> None:
     Raises:
         UserError: It cannot be read to its end.
     """
-    from nnunet_dino.features import nifti  # imports torch
+    from nnunet_dino.features import nifti, volume  # imports torch
 
     try:
         if file.name.endswith(nifti.ENDINGS):
             nifti.check_nifti(str(file))
+        elif file.name.endswith(volume.OF_ITK):
+            volume.read_by_itk(str(file))
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"required a readable segmentation · got {file}: {itk_reason(error, 200)} · predict or get it again"
+            f"required a readable segmentation · got {file}: {itk_reason(error).split(' · ')[0]} · predict or get it again"
         ) from error
 
 
@@ -97,7 +99,7 @@ def _mapping(found: list[float], allowed: set[int]) -> str:
     if max(found) <= 0 and {-value for value in found} <= allowed:
         return "take them without their sign"
     labels = sorted(allowed)
-    if found == [label + found[0] - labels[0] for label in labels]:
+    if found == [label + found[0] - labels[0] for label in labels] or (found != rounded and len(found) == len(labels)):
         pairs = list(zip(found, labels, strict=True))
     else:  # values that are labels stay
         unused = sorted(allowed - {*found})
@@ -135,6 +137,9 @@ def take_to_grid(file: Path, reference: Path, folder: Path) -> bool:
         check_whole(path)
     try:
         moving, grid = sitk.ReadImage(str(file)), sitk.ReadImage(str(reference))
+        ratio = mm_of(file, reference) / mm_of(reference)  # so that both count in the unit of the reference
+        moving.SetSpacing([ratio * length for length in moving.GetSpacing()])
+        moving.SetOrigin([ratio * length for length in moving.GetOrigin()])
         sitk.WriteImage(sitk.Resample(moving, grid, sitk.Transform(), sitk.sitkNearestNeighbor), str(target))
     except RuntimeError as error:
         raise UserError(
@@ -149,15 +154,21 @@ def _other_grid(file: Path, reference: Path) -> tuple[str, str] | None:
     if not file.name.endswith(WITH_GEOMETRY):
         return None
     try:
-        ours, theirs = (_grid(path) for path in (file, reference))
-    except RuntimeError:
+        ours, theirs = _grid(file, mm_of(file, reference)), _grid(reference, mm_of(reference))
+    except (OSError, RuntimeError):
         return None
     found = difference(ours, theirs)
     return (f"{found[0]} {found[1]}", found[2]) if found else None
 
 
-def _grid(file: Path) -> Grid:
+def mm_of(file: Path, reference: Path | None = None) -> float:
+    """Returns the length in mm that a file counts in: that of its reference if it says none, as nnU-Net's predictions."""
+    unit = unit_of(file) or (unit_of(reference) if reference else "")
+    return MM.get(unit, 1.0)
+
+
+def _grid(file: Path, mm: float) -> Grid:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(file))
     reader.ReadImageInformation()
-    return Grid.of(reader)
+    return Grid.of(reader, mm)

@@ -30,6 +30,7 @@ OF_A_SERIES = ("SOPClassUID", "Modality", "SeriesInstanceUID", "ImageType", "Row
                *PIXEL_SIZES)  # fmt: skip
 UNKNOWN = "unknown"
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")  # that pydicom turns into RGB
+JPEG_END, MAX_BEHIND_JPEG = b"\xff\xd9", 16
 NARROW = 1e-3  # of a window that parts values in two
 DEFER_BYTES = 4096  # longer values, the pixels, are read when they are asked for
 
@@ -160,14 +161,12 @@ def decoded(data: Dataset) -> np.ndarray:
         Unreadable: They are damaged, or compressed in a way unknown here.
     """
     from pydicom.pixels import apply_color_lut, pixel_array
-    from pydicom.pixels.decoders import JPEGExtended12BitDecoder
 
     colours = data.get("PhotometricInterpretation")
     if data.get("SamplesPerPixel") == 3 and colours not in COLOURS:
         raise Unreadable(f"required colours as one of {', '.join(COLOURS)}, has {colours} · save it as RGB")
-    if "imagecodecs" not in JPEGExtended12BitDecoder.available_plugins:  # of pydicom's own none reads 12 bits
-        JPEGExtended12BitDecoder.add_plugin("imagecodecs", (__name__, "_jpeg_of_12_bits"))
-    with warnings.catch_warnings(), decoding():
+    _add_decoders()
+    with warnings.catch_warnings(), decoding("its pixels cannot be decoded: "):
         warnings.simplefilter("ignore")
         stored, high = (int(number(data, name)) for name in ("BitsStored", "HighBit"))
         shift = high - stored + 1 if stored else 0
@@ -187,15 +186,43 @@ def is_available(uid: str) -> bool:
     return True
 
 
-DECODER_DEPENDENCIES = {"1.2.840.10008.1.2.4.51": ("imagecodecs",)}  # likewise
+# Likewise: JPEG of 12 bits and high-throughput JPEG 2000, which pydicom reads with no other decoder installed here.
+DECODER_DEPENDENCIES = {f"1.2.840.10008.1.2.4.{number}": ("imagecodecs",) for number in (51, 201, 202, 203)}
 
 
-def _jpeg_of_12_bits(source: bytes, runner: Any) -> bytearray:
+def _add_decoders() -> None:
+    from pydicom.pixels import get_decoder
+    from pydicom.uid import UID
+
+    for uid in DECODER_DEPENDENCIES:
+        decoder = get_decoder(UID(uid))
+        if "imagecodecs" not in decoder.available_plugins:
+            decoder.add_plugin("imagecodecs", (__name__, "_by_imagecodecs"))
+
+
+def _by_imagecodecs(source: bytes, runner: Any) -> bytearray:
     import imagecodecs
 
-    pixels = imagecodecs.jpeg_decode(source)
+    is_jpeg = runner.transfer_syntax == "1.2.840.10008.1.2.4.51"
+    pixels = jpeg(source) if is_jpeg else imagecodecs.jpeg2k_decode(source)
     runner.set_option("bits_allocated", 8 * pixels.dtype.itemsize)
+    if runner.photometric_interpretation in ("YBR_ICT", "YBR_RCT"):
+        runner.set_option("photometric_interpretation", "RGB")  # as the codec gives it
     return bytearray(pixels.tobytes())
+
+
+def jpeg(content: bytes) -> np.ndarray:
+    """Decodes a whole JPEG of 8 to 16 bits, with or without loss.
+
+    Raises:
+        ValueError: It is cut off; the decoder would fill the rest with grey.
+        RuntimeError: It is damaged.
+    """
+    import imagecodecs
+
+    if JPEG_END not in content[-MAX_BEHIND_JPEG:]:
+        raise ValueError("cut off: JPEG without its end mark")
+    return imagecodecs.jpeg_decode(content)
 
 
 def is_grey(data: Dataset) -> bool:

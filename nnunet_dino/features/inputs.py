@@ -119,8 +119,8 @@ def _named_file(folder: Path, text: str) -> Path:
 def read_csv(file: Path) -> pd.DataFrame:
     """Reads a CSV file as text, nothing changed but spaces around names of columns.
 
-    Whichever of comma, semicolon and tab is there most often in the first line separates, not counting text in quotes; UTF-16
-    is known by its mark or its zeros, and what is not UTF-8 is taken as cp1252, as Excel writes them.
+    Whichever of comma, semicolon, tab and bar is there most often in the first line separates, not counting text in quotes;
+    UTF-16 is known by its mark or its zeros, and what is not UTF-8 is taken as cp1252, as Excel writes them.
 
     Raises:
         UserError: It is not there, is no CSV file, or two columns have one name.
@@ -129,7 +129,7 @@ def read_csv(file: Path) -> pd.DataFrame:
         text = _decoded(file.read_bytes())
         first, _, rest = text.partition("\n")
         unquoted = re.sub(r'"[^"]*"', "", first)
-        separator = max((",", ";", "\t"), key=unquoted.count)
+        separator = max((",", ";", "\t", "|"), key=unquoted.count)
         if (own := first.strip().strip('"')).lower().startswith("sep="):  # Excel's own line
             separator, text = own[4:] or "\t", rest
         rows = pd.read_csv(

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from nnunet_dino._grids import itk_reason
+
 NOTE = "note"  # of a source's facts, and a column of the index
 OF_THE_MACHINE = (
     "start new thread",
@@ -17,6 +19,7 @@ OF_THE_MACHINE = (
     "INTERNAL ASSERT",
     "Too many open files",
 )
+OF_ANOTHER_CALL = "Reason: Resource temporarily unavailable"  # ITK adds the system's last error, whatever it belongs to
 
 
 class Unreadable(ValueError):
@@ -30,7 +33,8 @@ def counted(number: int, kind: str) -> str:
 
 def is_of_the_machine(error: Exception) -> bool:
     """Whether an error says that the machine has no threads or file handles left, which is no fault of the file it read."""
-    return any(words in str(error) for words in OF_THE_MACHINE)
+    text = str(error).replace(OF_ANOTHER_CALL, "")
+    return any(words in text for words in OF_THE_MACHINE)
 
 
 @contextlib.contextmanager
@@ -52,8 +56,7 @@ def decoding(what: str = "") -> Iterator[None]:
     except Exception as error:
         if is_of_the_machine(error):
             raise
-        lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("Reason: ")]
-        raise Unreadable(what + (lines[-1].split("): ", 1)[-1][:200] if lines else type(error).__name__)) from error
+        raise Unreadable(what + itk_reason(error)) from error
 
 
 @dataclass(frozen=True)

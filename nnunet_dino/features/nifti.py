@@ -136,6 +136,8 @@ def _plain(image: Any, number: int | None = None, shape: tuple[int, ...] | None 
     with decoding(HEADER):
         slope, intercept = image.dataobj.slope, image.dataobj.inter  # 1 and 0 where the header's slope is 0
         values = np.asanyarray(image.dataobj.get_unscaled())
+    if (unpacked := image.file_map["image"].fileobj) is not None:
+        unpacked.close()  # frees its bytes, so that no more than two copies of the values are ever held
     values = values if shape is None else values.reshape(shape)
     values = values if number is None else values[..., number]
     if values.dtype.kind not in "iuf":

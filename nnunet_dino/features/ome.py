@@ -6,9 +6,10 @@ import re
 
 from PIL import Image
 
+from nnunet_dino._grids import MM
 from nnunet_dino.features.items import decoding
 
-UM = {"": 1.0, "µm": 1.0, "μm": 1.0, "um": 1.0, "microns": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}  # two letters µ
+UM_PER_MM = 1e3
 
 
 def mpp_of_ome(path: str) -> tuple[float, float]:
@@ -30,10 +31,10 @@ def mpp_of_ome(path: str) -> tuple[float, float]:
 
 def _um(text: str, name: str) -> float:
     size, unit = (re.search(rf'{attribute}="([^"]+)"', text) for attribute in (name, f"{name}Unit"))
-    um = UM.get(unit[1] if unit else "")
-    if size is None or um is None:
+    mm = MM.get(unit[1] if unit else "um")
+    if size is None or mm is None:
         raise ValueError(f"no {name}")
-    return float(size[1]) * um
+    return float(size[1]) * mm * UM_PER_MM
 
 
 def ome_overview(path: str, size: tuple[int, int], downsample: float) -> Image.Image | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from collections.abc import Callable
@@ -29,10 +30,12 @@ from nnunet_dino.features.pixels import (
 )
 
 Image.MAX_IMAGE_PIXELS = None
-PNG, TIFFS = b"\x89PNG", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+PNG, JPEG, TIFFS = b"\x89PNG", b"\xff\xd8\xff", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PNG_COLOURS_WITH_SEVERAL_SAMPLES = (2, 4, 6)
 MAX_STRETCH = 4 / 3  # of pixels shown as squares: a limit chosen, not measured
 ORIENTATION = 274  # EXIF and TIFF
+EXIF, MAX_EXIF_BYTES = b"Exif\0\0", 2**16
+MASK = 4  # a page that says where the picture is transparent
 # How to lay a picture h w right, by the number of its orientation.
 TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda p: p[:, ::-1],
@@ -148,7 +151,22 @@ def _read_other(path: str) -> Picture:
         return _turned(_one_or_three(as_torch_type(values), num_alphas=int(values.shape[-1] in (2, 4))), number)
     if head[:4] in TIFFS and (picture := _read_deep_tiff(path)):
         return picture
-    return _read_with_pillow(path)
+    try:
+        return _read_with_pillow(path)
+    except UnidentifiedImageError as error:
+        if head[:3] == JPEG and (picture := _read_odd_jpeg(path)):
+            return picture
+        raise Unreadable("cannot identify the picture: damaged or unknown to Pillow · save it as PNG") from error
+
+
+def _read_odd_jpeg(path: str) -> Picture | None:
+    """Reads a JPEG of 12 bits or without loss, which Pillow does not know; None where it is damaged or cut off."""
+    content, exif = Path(path).read_bytes(), Image.Exif()
+    with contextlib.suppress(RuntimeError, ValueError):
+        values = dicom.jpeg(content)
+        exif.load(content[content.find(EXIF) :] if EXIF in content[:MAX_EXIF_BYTES] else b"")
+        return _turned(_one_or_three(as_torch_type(values), 0), exif.get(ORIENTATION, 1))
+    return None
 
 
 def _read_deep_tiff(path: str) -> Picture | None:
@@ -164,10 +182,10 @@ def _read_deep_tiff(path: str) -> Picture | None:
         num_colours = 3 if colours == "RGB" else 1
         num_alphas = page.samplesperpixel - 3 if colours == "RGB" else sum(kind > 0 for kind in page.extrasamples)
         is_plain = colours not in ("MINISBLACK", "RGB") or page.samplesperpixel - num_alphas == num_colours
+        if page.imagedepth > 1 or not all(other.subfiletype & MASK for other in file.pages[1:]):
+            raise Unreadable(_pages(len(file.pages) * page.imagedepth))
         if bits <= 8 and page.sampleformat == 1 and is_plain and not (file.is_bigtiff and file.byteorder == ">"):
             return None
-        if (num_pages := len(file.pages) * page.imagedepth) > 1:
-            raise Unreadable(_pages(num_pages))
         values = page.asarray()
         if values.dtype.kind not in "iuf" or colours not in ("MINISBLACK", "MINISWHITE", "RGB"):
             raise Unreadable(f"required grey or RGB values, has {colours} of {values.dtype} · save it as RGB")
@@ -197,19 +215,12 @@ def _one_or_three(values: np.ndarray, num_alphas: int) -> np.ndarray:
     return values[:, :, :count]
 
 
-def _opened(path: str) -> Image.Image:
-    try:
-        return Image.open(path)
-    except UnidentifiedImageError as error:
-        raise Unreadable("cannot identify the picture: damaged or unknown to Pillow · save it as PNG") from error
-
-
 def _read_with_pillow(path: str) -> Picture:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with _opened(path) as image:
-            num_pages = getattr(image, "n_frames", 1)
-            if num_pages > 1 and image.format != "MPO":  # of a camera, whose further pictures are previews
+        with Image.open(path) as image:
+            # Further pictures of a camera's MPO are previews; pages of a TIFF were counted before.
+            if image.format not in ("MPO", "TIFF") and (num_pages := getattr(image, "n_frames", 1)) > 1:
                 raise Unreadable(_pages(num_pages))
             number = image.getexif().get(ORIENTATION, 1)
             notes = (f"turned as its orientation {number} says",) if number in TURNS else ()

@@ -141,7 +141,8 @@ def require_finite(values: np.ndarray) -> None:
     Raises:
         Unreadable: Some are not finite.
     """
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
+    parts = values.T if values.flags.f_contiguous else values  # one at a time, to save memory
+    if values.dtype.kind == "f" and not all(np.isfinite(part).all() for part in parts):
         raise Unreadable("required finite values, holds NaN or infinity · save it again with numbers in their place")
 
 

@@ -55,9 +55,9 @@ class Slice:
         return dicom.pixel_size(self.data, self.frame)
 
     def is_like(self, other: Slice) -> bool:
-        """Whether two slices may lie in one volume: same matrix, polarity, orientation and size of pixels."""
+        """Whether two slices may lie in one volume: same patient, matrix, polarity, orientation and size of pixels."""
         return (
-            all(self.data.get(name) == other.data.get(name) for name in ("Rows", "Columns"))
+            all(self.data.get(name) == other.data.get(name) for name in ("PatientID", "Rows", "Columns"))
             and dicom.is_grey(self.data) == dicom.is_grey(other.data)
             and _is_inverted([self]) == _is_inverted([other])
             and _are_close(self.axes, other.axes, atol=DIRECTION_TOLERANCE)
@@ -243,10 +243,12 @@ def _of_one_kind(slices: list[Slice], notes: list[str]) -> tuple[list[Slice], li
     shown = ", ".join(foreign[:3]) + (" …" if len(foreign) > 3 else "")
     if len(foreign) > MAX_FOREIGN * len(slices):
         raise Unreadable(
-            f"required slices of one orientation, matrix, size of pixels and polarity, has {len(alike)} and {len(foreign)} "
-            f"others ({shown}) · move them into folders of their own"
+            f"required slices of one patient, orientation, matrix, size of pixels and polarity, has {len(alike)} and "
+            f"{len(foreign)} others ({shown}) · move them into folders of their own"
         )
-    words = f"left out: {len(foreign)} of {len(slices)} slices, whose orientation, matrix or pixels are others ({shown})"
+    words = (
+        f"left out: {len(foreign)} of {len(slices)} slices, whose patient, orientation, matrix or pixels are others ({shown})"
+    )
     return alike, [*notes, words]
 
 
@@ -358,24 +360,24 @@ def _sheared_back(values: np.ndarray, shifts: np.ndarray) -> np.ndarray:
 def _without_positions(slices: list[Slice], notes: list[str]) -> Volume:
     """By the location of slices, else in the order of their numbers, or of frames in their file."""
     first = slices[0].data
-    step = _stated_distance(first)
     locations = [dicom.numbers(one.data, "SliceLocation") for one in slices]
     is_one_file = len({one.path for one in slices}) == 1
     if len(slices) > 1 and not is_one_file and all(locations) and len(set(locations)) == len(slices):
         slices = sorted(slices, key=lambda one: dicom.number(one.data, "SliceLocation"))
         placed = [replace(one, position=np.array([0, 0, float(one.data.SliceLocation)])) for one in slices]
         step, _ = _distance(placed, np.array([0, 0, 1.0]))
-        how = "sorted by SliceLocation"
+        how, more = "sorted by SliceLocation", _notes_on_distance(step, first)
     elif is_one_file:
-        how = "in the order of the file"
+        step, how, more = _stated_distance(first), "in the order of the file", []
     else:
         numbers = [dicom.numbers(one.data, "InstanceNumber") for one in slices]
         if not all(numbers) or len(set(numbers)) < len(slices):
             raise Unreadable("required ImagePositionPatient, SliceLocation or InstanceNumber in every slice, has none of them")
-        slices, how = sorted(slices, key=lambda one: dicom.number(one.data, "InstanceNumber")), "sorted by InstanceNumber"
+        slices = sorted(slices, key=lambda one: dicom.number(one.data, "InstanceNumber"))
+        step, how, more = _stated_distance(first), "sorted by InstanceNumber", []
     if len(slices) > 1:
         distance = f"{step:g} mm apart" if step > 0 else "their distance is not known, 1 mm was taken"
-        notes = [*notes, f"no ImagePositionPatient or ImageOrientationPatient: slices {how}, {distance}, taken as axial"]
+        notes = [*notes, f"no ImagePositionPatient or ImageOrientationPatient: slices {how}, {distance}, taken as axial", *more]
     pixel_hw, unknown = _pixel_hw(slices)
     values, padding = _values(slices)
     return Volume(values, (step or 1.0, *pixel_hw), len(slices) > 1, (*notes, *unknown), _is_inverted(slices), padding)
@@ -399,7 +401,10 @@ def _values(slices: list[Slice]) -> tuple[np.ndarray, tuple[float, float] | None
     paddings = {dicom.padding_of(one.data, one.frame) for one in slices}
     for number, one in enumerate(slices):
         if one.path not in files:
-            files = {one.path: dicom.decoded(one.data)}  # of one file at a time: frames of several are not mixed
+            try:
+                files = {one.path: dicom.decoded(one.data)}  # of one file at a time: frames of several are not mixed
+            except Unreadable as error:
+                raise Unreadable(f"{one.name}: {error}") from error
             _forget_pixels(one.data)
         stored = files[one.path]
         if one.frame >= len(stored):

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from nnunet_dino._errors import UserError, nearest
+from nnunet_dino._grids import MM, head_of, unit_of
 from nnunet_dino.features.dicom import is_dicom
 from nnunet_dino.features.items import Item, Source, Unreadable, decoding, with_notes
 from nnunet_dino.features.nifti import is_nifti, read_flat, read_nifti
-from nnunet_dino.features.ome import UM
-from nnunet_dino.features.orientation import Volume, chosen_volume, notes_on_shear, refuse_further_volumes
+from nnunet_dino.features.orientation import Volume, chosen_volume, in_patient_axes, notes_on_shear, refuse_further_volumes
 from nnunet_dino.features.pixels import (
     WINDOWS_HU,
     Preprocessing,
@@ -32,9 +32,8 @@ from nnunet_dino.features.pixels import (
 from nnunet_dino.features.series import read_file, read_folder
 
 NRRD_SPACE = "NRRD_space"  # ITK turns others that say directions into left-posterior-superior
-NRRD_UNIT = re.compile(rb'^(?:space )?units:[^"\n]*"([^"]+)"', re.MULTILINE)  # which ITK passes over
-MHD_DATA = re.compile(rb"^ElementDataFile[ \t]*=[ \t]*(\S[^\r\n]*)", re.MULTILINE)  # which ITK does not name in its errors
-MAX_HEADER_BYTES = 2**16
+NRRD_BZIP2 = re.compile(r"^encoding:[ \t]*bz", re.MULTILINE)
+MHD_DATA = re.compile(r"^ElementDataFile[ \t]*=[ \t]*(\S[^\r\n]*)", re.MULTILINE)  # which ITK does not name in its errors
 AIR_HU = -900  # no other modality has values so far below zero
 PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}
 OF_ITK_IN_ANY_CASE = {(".nrrd", ".nhdr"): "NrrdImageIO", (".mha", ".mhd"): "MetaImageIO"}
@@ -144,7 +143,7 @@ def read_volume(item: Item, number: int | None = None) -> Volume:
             return read_file(item.path, number)
     if not item.path.lower().endswith(OF_ITK):
         raise Unreadable("required NIfTI, NRRD, MetaImage or DICOM, has another format · convert it to NIfTI")
-    image = _by_itk(item.path)
+    image = read_by_itk(item.path)
     notes = []
     if (count := image.GetNumberOfComponentsPerPixel()) > 1:
         number = chosen_volume(number, count, f"required one channel, has {count}")
@@ -160,27 +159,10 @@ def read_volume(item: Item, number: int | None = None) -> Volume:
     refuse_further_volumes(number)
     if image.GetDimension() != 3:
         raise Unreadable(f"required three axes, has {image.GetDimension()} ({shape})")
-    volume = _in_mm(item.path, _oriented(image))
+    if (unit := unit_of(item.path)) and unit not in MM:
+        notes.append(f"its unit {unit!r} is not known: taken as millimetres")
+    volume = _oriented(image)
     return replace(volume, notes=(*notes, *volume.notes))
-
-
-def _in_mm(path: str, volume: Volume) -> Volume:
-    """Returns a volume of ITK with its spacing in mm where a NRRD has another unit."""
-    found = NRRD_UNIT.search(_head(path, ".nrrd", ".nhdr").split(b"\n\n")[0])
-    if found is None:
-        return volume
-    if (unit := found[1].decode(errors="replace")) not in UM:
-        return replace(volume, notes=(f"its unit {unit!r} is not known: taken as millimetres", *volume.notes))
-    depth, height, width = (length * UM[unit] / UM["mm"] for length in volume.spacing_mm)
-    return replace(volume, spacing_mm=(depth, height, width))
-
-
-def _head(path: str, *endings: str) -> bytes:
-    """Returns the beginning of a file with one of these endings; nothing of another."""
-    if not path.lower().endswith(endings):
-        return b""
-    with open(path, "rb") as file:
-        return file.read(MAX_HEADER_BYTES)
 
 
 def read_to_compare(path: str) -> Volume:
@@ -196,7 +178,7 @@ def read_to_compare(path: str) -> Volume:
         if values.ndim == 3 and len(values) > 1:
             return read_nifti(path)
     else:
-        image = _by_itk(path)
+        image = read_by_itk(path)
         if image.GetNumberOfComponentsPerPixel() > 1:
             image = sitk.VectorIndexSelectionCast(image, 0)
         if image.GetDimension() == 3 and image.GetSize()[2] > 1:
@@ -208,26 +190,35 @@ def read_to_compare(path: str) -> Volume:
     return Volume(values.reshape(1, *values.shape[-2:]), (1.0, height_mm, width_mm), is_oriented=False)
 
 
-def _by_itk(path: str) -> sitk.Image:
+def read_by_itk(path: str) -> sitk.Image:
+    """Returns an image of a NRRD, a MetaImage or another format that ITK knows, with its spacing in mm.
+
+    Raises:
+        Unreadable: It is damaged, not whole, or packed in a way that ITK does not know.
+    """
     reader = sitk.ImageFileReader()
     reader.SetFileName(path)
     for endings, name in OF_ITK_IN_ANY_CASE.items():
         if path.lower().endswith(endings):
             reader.SetImageIO(name)
-    data = MHD_DATA.search(_head(path, ".mhd"))
-    with decoding(f"with its data file {data[1].decode(errors='replace').strip()}: " if data else ""):
-        return reader.Execute()
+    if NRRD_BZIP2.search(head_of(path, ".nrrd", ".nhdr").split("\n\n")[0]):
+        raise Unreadable("is packed with bzip2, which ITK does not read · save it with the encoding gzip")
+    data = MHD_DATA.search(head_of(path, ".mhd"))
+    with decoding("damaged or not whole" + (f", with its data file {data[1].strip()}: " if data else ": ")):
+        image = reader.Execute()
+    image.SetSpacing([length * MM.get(unit_of(path), 1.0) for length in image.GetSpacing()])
+    return image
 
 
 def _oriented(image: sitk.Image) -> Volume:
-    notes = notes_on_shear(np.array(image.GetDirection()).reshape(3, 3))
+    directions = np.array(image.GetDirection()).reshape(3, 3)
+    notes = notes_on_shear(directions)
     is_nrrd = any(key.startswith("NRRD_") for key in image.GetMetaDataKeys())
     space = image.GetMetaData(NRRD_SPACE) if image.HasMetaDataKey(NRRD_SPACE) else ""
     if is_nrrd and not space.startswith("left-posterior-superior"):
         notes.append(f"its space ({space or 'none'}) says no directions of the patient: taken as left-posterior-superior")
-    image = sitk.DICOMOrient(image, "LPS")
-    width_mm, height_mm, depth_mm = image.GetSpacing()
-    return Volume(_plain(sitk.GetArrayFromImage(image)), (depth_mm, height_mm, width_mm), notes=tuple(notes))
+    volume = in_patient_axes(_plain(sitk.GetArrayFromImage(image)), directions[:, ::-1], image.GetSpacing()[::-1])
+    return replace(volume, notes=tuple(notes))
 
 
 def _plain(values: np.ndarray) -> np.ndarray:

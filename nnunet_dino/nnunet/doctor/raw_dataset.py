@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections import defaultdict
@@ -11,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_dino._grids import Grid, difference, itk_reason
+from nnunet_dino._grids import Grid, difference, itk_reason, unit_of
 from nnunet_dino._nnunet_folders import read_json, require_dataset
 from nnunet_dino.nnunet.doctor.finding import Check, Finding
+from nnunet_dino.nnunet.doctor.nifti_file import look_over_nifti
 
 MAX_SHOWN = 10  # findings of one kind
 
@@ -50,16 +52,22 @@ def _look_over(folder: Path, description: dict[str, Any]) -> Iterator[tuple[str,
         return
     if not isinstance(description.get("dataset"), dict):
         yield from _odd_files(folder, description, cases)
+    if (expected := description.get("numTraining")) is not None and expected != len(cases):
+        text = f"dataset.json: numTraining is {expected}, there are {len(cases)} cases"
+        yield "cases", Finding("warn", text, "correct it, or nnUNetv2_plan_and_preprocess --verify_dataset_integrity stops")
     same: dict[str, list[str]] = defaultdict(list)
     num_good = 0
     for name, (images, label) in cases.items():
         findings = list(_case(name, images, label, num_channels, allowed, same))
         num_good += not findings
         yield from findings
+    for file in sorted((folder / "imagesTs").glob(f"*_0000{description.get('file_ending', '.nii.gz')}")):
+        with contextlib.suppress(Exception):  # whatever the readers run into: it takes no part in training
+            same[_digest(_read(file)[0])].append(f"imagesTs/{file.name}")
     for names in same.values():
         if len(names) > 1:
             text = f"the same image in {', '.join(names[:5])}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            yield "doubles", Finding("warn", text, "keep one, or training and validation may hold the same case")
+            yield "doubles", Finding("warn", text, "keep one, or training, validation and test may hold the same case")
     yield "cases", Finding("ok", f"{num_good} of {len(cases)} cases without a finding of their own")
 
 
@@ -120,15 +128,26 @@ def _case(
             )
             continue
         try:
+            odd_nifti = list(look_over_nifti(file))
+            if any(finding.level == "FAIL" for _, finding in odd_nifti):
+                yield from odd_nifti
+                continue
             values, grid = _read(file)
-        except (RuntimeError, ValueError, OSError) as error:
+        except Exception as error:  # whatever the readers run into
             text = f"{file.name} cannot be read: {itk_reason(error, 150)}"
             yield (
                 "reading",
                 Finding("FAIL", text, "get the file again, or save it with orthogonal axes (orthonormal directions)"),
             )
             continue
-        yield from _forms(file)
+        yield from odd_nifti
+        if (unit := unit_of(file)) not in ("", "mm"):
+            text = f"{file.name} counts in {unit}, which nnU-Net takes as mm"
+            yield "units", Finding("warn", text, "save it in mm, or see that all files count in one unit")
+        if len(grid.size) > 3:
+            text = f"{file.name}: required three axes, has {len(grid.size)} ({' × '.join(map(str, grid.size))})"
+            yield "axes", Finding("FAIL", text, "save every volume as a file of its own, an image's as channels _0000, _0001 …")
+            continue
         if first is None:
             first = grid
         elif odd := difference(grid, first):
@@ -139,7 +158,11 @@ def _case(
         else:
             yield from _values_of_image(file, values)
             if file == images[0]:
-                same[hashlib.sha1(np.ascontiguousarray(values).tobytes()).hexdigest()].append(name)
+                same[_digest(values)].append(name)
+
+
+def _digest(values: np.ndarray) -> str:
+    return hashlib.sha1(np.ascontiguousarray(values).tobytes()).hexdigest()
 
 
 def _read(file: Path) -> tuple[np.ndarray, Grid]:
@@ -148,22 +171,6 @@ def _read(file: Path) -> tuple[np.ndarray, Grid]:
     sitk.ProcessObject.GlobalWarningDisplayOff()
     image = sitk.ReadImage(str(file))
     return sitk.GetArrayFromImage(image), Grid.of(image)
-
-
-def _forms(file: Path) -> Iterator[tuple[str, Finding]]:
-    """NIfTI files that other programs show mirrored or elsewhere."""
-    if not file.name.lower().endswith((".nii", ".nii.gz")):
-        return
-    import nibabel as nib
-
-    header: Any = nib.load(file).header
-    if min(int(header["sform_code"]), int(header["qform_code"])) <= 0:
-        return
-    sform, qform = header.get_sform(), header.get_qform()
-    size = float(np.linalg.norm(sform[:3, :3], axis=0).max())
-    if not np.allclose(sform[:3, :3], qform[:3, :3], atol=0.02 * size) or not np.allclose(sform, qform, atol=max(1.0, size)):
-        text = f"{file.name}: sform and qform differ, so that programs show it in different places"
-        yield "sform and qform", Finding("warn", text, "find out which is right and save the file with it alone")
 
 
 def _values_of_image(file: Path, values: np.ndarray) -> Iterator[tuple[str, Finding]]:
