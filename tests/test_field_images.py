@@ -211,6 +211,7 @@ def test_one_of_several_volumes_is_chosen(tmp_path: Path) -> None:
     [
         (lambda n: {"PixelSpacing": ["2", "2"]} if n == 12 else {}, r"left out: 1 of 13 .*\(IM012\)"),
         (lambda n: {"PixelSpacing": ["0.45", "0.4"]} if n % 2 else {}, "size of pixels .* has 7 and 6 others"),
+        (lambda n: {"FrameOfReferenceUID": f"1.2.{1 + n // 7}"}, "^slices name several frames of reference"),
         (lambda n: {"PatientID": f"F{1 + n // 7}"}, "one patient, .* has 7 and 6 others"),
         (lambda n: {"PixelData": b"\0" * 99} if n == 5 else {}, "^IM005: its pixels cannot be decoded: "),
         (lambda n: {"PhotometricInterpretation": f"MONOCHROME{1 + n % 2}"}, "polarity, has 7 and 6 others"),

@@ -222,6 +222,8 @@ def as_volume(slices: list[Slice], notes: list[str], number: int | None = None) 
         more += _notes_on_distance(step_mm, dicom.group(slices[0].data, slices[0].frame, "PixelMeasuresSequence"))
     pixel_hw, unknown = _pixel_hw(slices)
     more += unknown
+    if len({str(one.data.get("FrameOfReferenceUID", "")) for one in slices}) > 1:
+        more.append("slices name several frames of reference; their positions are taken for those of one")
     values, padding = _values(slices)
     shifts = _tilt(positions, axes, normal, pixel_hw, slices)
     if shifts is not None:
