@@ -15,7 +15,7 @@ import recipes
 
 def test_every_recipe_of_the_page_has_a_stand_in() -> None:
     found = re.findall(r"^# recipe: (\S+)$", recipes.PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    assert set(found) == set(recipes.STAND_INS) and len(found) == len(set(found))
+    assert set(found) == set(recipes.RECIPES.values()) and len(found) == len(set(found))
 
 
 @pytest.mark.slow
