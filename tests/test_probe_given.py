@@ -88,6 +88,13 @@ def test_bags_in_two_places_are_refused(tmp_path: Path, labels: Path) -> None:
     assert re.search(r"required \.h5 files in one place · got 1 in .*features and 24 in .*h5_files · name the latter", output)
 
 
+def test_a_folder_above_that_of_the_bags_is_told_which_to_name(tmp_path: Path, labels: Path) -> None:
+    write_bags(tmp_path / "20x_256px" / "features_uni_v1")
+    words = ["mil", str(tmp_path / "20x_256px"), "--labels", str(labels), *LABELS, "-o", str(tmp_path / "report")]
+    code, output = run(*words)
+    assert code == 2 and re.search(r"which is neither · name .*20x_256px.features_uni_v1\n$", output), output
+
+
 def as_npy(file: Path) -> Path:
     np.save(file.with_suffix(".npy"), vectors())
     pd.DataFrame({"file": [f"{name}.png" for name in IDS]}).to_csv(file.with_suffix(".csv"), index=False)

@@ -117,7 +117,9 @@ def refuse_no_store(given: Path, kinds: str) -> None:
     """
     if not (given / FACTS).exists():
         got = "which is neither" if given.exists() else "which does not exist"
-        raise UserError(f"required a store that `nnunet-dino extract` made, or {kinds} · got {given}, {got} · check the path")
+        below = sorted(given.glob("*/*.h5")) if ".h5" in kinds else []  # TRIDENT keeps them in features_MODEL
+        remedy = f"name {below[0].parent}" if below else "check the path"
+        raise UserError(f"required a store that `nnunet-dino extract` made, or {kinds} · got {given}, {got} · {remedy}")
 
 
 def bag_files(folder: Path) -> dict[str, Path]:
