@@ -1,7 +1,7 @@
 """Runs a recipe of docs/how-to/reproduce-the-benchmark.md: on a miniature stand-in in the real layout, or on the real data.
 
 python benchmarks/recipes.py nih14 [--folder DIR]
-python benchmarks/recipes.py nih14 --real        with DATA, OUT, BACKBONE and SIZE set as the page says
+python benchmarks/recipes.py nih14 --real        with the variables set as the page says
 """
 
 from __future__ import annotations
@@ -130,24 +130,130 @@ def ct_rate(data: Path, rng: np.random.Generator) -> None:
         pd.DataFrame(rows).to_csv(table, index=False)
 
 
-def msd(data: Path, rng: np.random.Generator) -> None:
-    """Six cases of a spleen that is a bright block."""
+def _scans(*files: tuple[Path, np.ndarray], spacing: tuple[float, ...] = (1.0, 1.0, 3.0)) -> None:
+    """Writes volumes ``d h w``; the spacing, in mm, is that of ``w h d``."""
     import SimpleITK as sitk
 
+    for file, array in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing(spacing)
+        sitk.WriteImage(image, str(file))
+
+
+def _blocks(number: int, num_labels: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a volume of 16 x 64 x 64 voxels with bright blocks, and their labels."""
+    labels = np.zeros((16, 64, 64), np.uint8)
+    for label in range(1, num_labels + 1):
+        row, column = divmod(label - 1, 4)
+        labels[3:13, 2 + 15 * row : 14 + 15 * row, number + 15 * column : number + 12 + 15 * column] = label
+    return (rng.normal(0, 20, labels.shape) + 100 * (labels > 0) + 10 * labels).astype(np.int16), labels
+
+
+def msd(data: Path, rng: np.random.Generator) -> None:
+    """Six cases of a spleen that is a bright block."""
     task = data / "Task09_Spleen"
     training = []
     for number in range(6):
-        labels = np.zeros((16, 32, 32), np.uint8)
-        labels[4:12, 8:20, 8 + number : 20 + number] = 1
-        values = (rng.normal(0, 20, labels.shape) + 100 * labels).astype(np.int16)
-        for folder, array in (("imagesTr", values), ("labelsTr", labels)):
-            (task / folder).mkdir(parents=True, exist_ok=True)
-            sitk.WriteImage(sitk.GetImageFromArray(array), str(task / folder / f"spleen_{number}.nii.gz"))
-        training.append({"image": f"./imagesTr/spleen_{number}.nii.gz", "label": f"./labelsTr/spleen_{number}.nii.gz"})
+        values, labels = _blocks(number % 4, 1, rng)
+        name = f"spleen_{number}.nii.gz"
+        _scans((task / "imagesTr" / name, values), (task / "labelsTr" / name, labels))
+        training.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
     (task / "imagesTs").mkdir()
     facts = {"name": "Spleen", "modality": {"0": "CT"}, "labels": {"0": "background", "1": "spleen"}}
     facts |= {"numTraining": 6, "numTest": 0, "training": training, "test": []}
     (task / "dataset.json").write_text(json.dumps(facts), encoding="utf-8")
+
+
+def _neurons(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Returns sections and the ids of the cells in them, each the points nearest to a seed; borders are dark."""
+    from scipy.spatial import cKDTree
+
+    shape = (26, 48, 56)
+    places = np.stack(np.indices(shape), -1).reshape(-1, 3) * (3.0, 1.0, 1.0)
+    far, nearest = cKDTree(rng.random((14, 3)) * (78, 48, 56)).query(places, k=2)
+    image = np.clip(40 * (far[:, 1] - far[:, 0]) + rng.normal(0, 10, len(far)), 0, 255)
+    return image.reshape(shape).astype(np.uint8), (nearest[:, 0] + 1).reshape(shape).astype(np.uint64)
+
+
+def _write_h5(file: Path, **arrays: np.ndarray) -> None:
+    import h5py
+
+    with h5py.File(file, "w") as content:
+        for name, array in arrays.items():
+            content[name] = array
+
+
+def cremi(data: Path, rng: np.random.Generator) -> None:
+    """Three samples of 26 small sections."""
+    for letter in "ABC":
+        image, ids = _neurons(rng)
+        arrays = {"volumes/raw": image, "volumes/labels/neuron_ids": ids}
+        _write_h5(data / f"sample_{letter}_20160501.hdf", **arrays)
+
+
+def ac34(data: Path, rng: np.random.Generator) -> None:
+    """Both volumes with 26 small sections."""
+    for name in ("AC3", "AC4"):
+        image, ids = _neurons(rng)
+        _write_h5(data / f"{name}_inputs.h5", main=image)
+        _write_h5(data / f"{name}_labels.h5", main=ids.astype(np.uint16))
+
+
+def autopet(data: Path, rng: np.random.Generator) -> None:
+    """Seven studies of six patients, the last without a lesion."""
+    for number in range(7):
+        study = data / f"PETCT_{min(number, 5):010x}" / f"0{number}-01-2003-NA-PET-CT Ganzkoerper"
+        values, labels = _blocks(number % 4, int(number < 6), rng)
+        scans = {"CTres": values, "SUV": labels + np.float32(1), "SEG": labels, "CT": values, "PET": values}
+        _scans(*((study / f"{name}.nii.gz", array) for name, array in scans.items()))
+
+
+def hecktor(data: Path, rng: np.random.Generator) -> None:
+    """Six patients of two centres; PET has pixels of twice the size."""
+    for number in range(6):
+        name = f"{('CHUM', 'MDA')[number % 2]}-{number:03d}"
+        values, labels = _blocks(number % 4, 2, rng)
+        _scans((data / "imagesTr" / f"{name}__CT.nii.gz", values), (data / "labelsTr" / f"{name}.nii.gz", labels))
+        suv = labels[:, ::2, ::2] * np.float32(3)
+        _scans((data / "imagesTr" / f"{name}__PT.nii.gz", suv), spacing=(2.0, 2.0, 3.0))
+
+
+def amos22(data: Path, rng: np.random.Generator) -> None:
+    """Five training cases, one to validate, one of MRI that is left out; fifteen organs."""
+    parts: dict[str, list[dict[str, str]]] = {"training": [], "validation": [], "test": []}
+    for number in (1, 4, 5, 6, 7, 8, 507):
+        part, end = ("validation", "Va") if number == 8 else ("training", "Tr")
+        values, labels = _blocks(number % 4, 15, rng)
+        name = f"amos_{number:04d}.nii.gz"
+        _scans((data / f"images{end}" / name, values), (data / f"labels{end}" / name, labels))
+        parts[part].append({"image": f"./images{end}/{name}", "label": f"./labels{end}/{name}"})
+    organs = {str(number): f"organ {number}" if number else "background" for number in range(16)}
+    (data / "dataset.json").write_text(json.dumps({"labels": organs, **parts}), encoding="utf-8")
+
+
+def btcv(data: Path, rng: np.random.Generator) -> None:
+    """Six training cases with thirteen organs."""
+    for number in range(1, 7):
+        values, labels = _blocks(number % 4, 13, rng)
+        folder = data / "Training"
+        _scans((folder / f"img/img{number:04d}.nii.gz", values), (folder / f"label/label{number:04d}.nii.gz", labels))
+
+
+def kits23(data: Path, rng: np.random.Generator) -> None:
+    """Six cases with kidney, tumour and cyst."""
+    for number in range(6):
+        values, labels = _blocks(number % 4, 3, rng)
+        case = data / "dataset" / f"case_{number:05d}"
+        _scans((case / "imaging.nii.gz", values), (case / "segmentation.nii.gz", labels))
+
+
+def lits(data: Path, rng: np.random.Generator) -> None:
+    """Six cases in two batches, with liver and tumour."""
+    for number in range(6):
+        values, labels = _blocks(number % 4, 2, rng)
+        folder = data / f"Training Batch {1 + number // 3}"
+        _scans((folder / f"volume-{number}.nii", values), (folder / f"segmentation-{number}.nii", labels))
 
 
 STAND_INS: dict[str, Callable[[Path, np.random.Generator], None]] = {
@@ -157,19 +263,39 @@ STAND_INS: dict[str, Callable[[Path, np.random.Generator], None]] = {
     "bcnb": bcnb,
     "ct-rate": ct_rate,
     "msd": msd,
+    "cremi": cremi,
+    "ac34": ac34,
+    "autopet": autopet,
+    "hecktor": hecktor,
+    "amos22": amos22,
+    "btcv": btcv,
+    "kits23": kits23,
+    "lits": lits,
+}
+# Recipes of several data sets, which NAME tells apart.
+SHARED = {
+    "em": ("cremi", "ac34"),
+    "pet": ("autopet", "hecktor"),
+    "meddinov3": ("amos22", "btcv", "kits23", "lits"),
+}
+RECIPES = {name: next((block for block, names in SHARED.items() if name in names), name) for name in STAND_INS}
+TINY = {
+    "em": {"TRAINER": "nnUNetTrainerDINOv3Tiny_TokensOnly_Affinities_1x4", "SECTIONS": "--test 18:26 --spacing 30 10 10"},
+    "meddinov3": {"TRAINER": "nnUNetTrainerMedDINOv3Tiny_1x4", "PLANNER": "nnUNetPlannerDINOv3Tiny", "CONFIGURATION": "2d"},
 }
 
 
 def run(name: str, folder: Path, page: str | None = None) -> Path:
     """Makes a stand-in in ``folder``, runs its recipe there with a tiny backbone of random weights, and returns the results."""
-    data, out = folder / name, folder / "results"
+    block, data, out = RECIPES[name], folder / name, folder / "results"
     data.mkdir(parents=True)
     STAND_INS[name](data, np.random.default_rng(0))
     settings = {"DATA": str(data), "OUT": str(out), "BACKBONE": "dinov3_tiny", "SIZE": "64", "MIL": SMALL_MIL}
     settings |= {"TISSUE": "biopsy", "SPLIT": "patients"}  # a stand-in has small slides and few patients
-    settings |= {"nnUNet_dino_weights": "random", "nnUNet_extTrainer": str(SHORT), "nnUNet_n_proc_DA": "2"}
-    settings |= {"FOLDS": "0", "TRAINER": "nnUNetTrainerDINOv3Tiny_1x4", "TRAIN": "-device cpu"}
-    _shell(recipe(name, page), {**os.environ, **settings})
+    settings |= {"nnUNet_dino_weights": "random", "nnUNet_extTrainer": str(SHORT)}
+    settings |= {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1", "PLAN": "-np 1 -npfp 1", "TRAIN": "-device cpu"}
+    settings |= {"NAME": name, "FOLDS": "0", "TRAINER": "nnUNetTrainerDINOv3Tiny_1x4", **TINY.get(block, {})}
+    _shell(recipe(block, page), {**os.environ, **settings})
     return out
 
 
@@ -185,7 +311,7 @@ def main() -> None:
     parser.add_argument("--real", action="store_true", help="run on DATA into OUT, as the environment says")
     given = parser.parse_args()
     if given.real:
-        _shell(recipe(given.name), dict(os.environ))
+        _shell(recipe(RECIPES[given.name]), {**os.environ, "NAME": given.name})
     elif given.folder:
         print(run(given.name, given.folder))
     else:

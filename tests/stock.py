@@ -125,12 +125,12 @@ class Workspace:
         return output
 
     def predict(
-        self, dataset: str, configuration: str, trainer: str, output: Path, *options: object, really: bool = False
+        self, dataset: str, configuration: str, trainer: str, output: Path, *options: object, really: bool = False, **env: str
     ) -> str:
         """Predicts ``imagesTs`` with fold 0, unless ``options`` say otherwise, without further processes."""
-        folds = () if "-f" in options else ("-f", 0)
+        options = options if "-f" in options else ("-f", 0, *options)
         args = ("-d", dataset[7:10], "-i", self.raw(dataset) / "imagesTs", "-o", output, "-c", configuration, "-tr", trainer)
-        return self.run("nnUNetv2_predict", *args, *folds, "-device", "cpu", "-npp", 0, "-nps", 0, *options, really=really)
+        return self.run("nnUNetv2_predict", *args, "-device", "cpu", "-npp", 0, "-nps", 0, *options, really=really, **env)
 
     def summary(self, dataset: str, trainer: str, configuration: str, fold: int | str) -> dict:
         return json.loads((self.model(dataset, trainer, configuration) / f"fold_{fold}/validation/summary.json").read_text())

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from compare_tree import DATASET, Tree, moving
 
+import nnunet_dino.reports
 from nnunet_dino._errors import UserError
 from nnunet_dino.cli.main import main
 from nnunet_dino.compare import compare_results, write_report
@@ -240,3 +241,11 @@ def test_help_answers(capsys):
     assert all(
         option in printed for option in ("--folder", "--baseline", "--common", "--overwrite", "nnunet-dino compare -d 9")
     )
+
+
+@pytest.mark.parametrize("tag", ["h1", "h2", "h3", "p", "figcaption", "dd"])
+def test_long_names_are_broken_where_the_window_is_narrow(tag: str) -> None:
+    """Names of data sets and paths have no spaces, and pages do not scroll sideways; tables do so by themselves."""
+    page = (Path(nnunet_dino.reports.__file__).parent / "page.html").read_text(encoding="utf-8")
+    rules = re.findall(r"^([^{}]+)\{([^}]*)\}", page[page.index("<style>") : page.index("</style>")], re.MULTILINE)
+    assert any(tag in re.split(r"[\s,]+", names) and "overflow-wrap: anywhere" in rule for names, rule in rules)

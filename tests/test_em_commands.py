@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -200,6 +201,21 @@ def test_sections_in_a_folder_are_stacked_in_the_order_of_their_numbers(nnunet_f
     labels = tifffile.imread(target / "labelsTr" / "image_train.tif")
     assert labels.max() == 20
     assert len(np.unique(labels[3][labels[3] > 0])) == 2
+
+
+def test_one_volume_to_train_on_and_another_to_test_on(nnunet_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AC4 and AC3: each has a published split of its own."""
+    for name in ("ac4", "ac3"):
+        monkeypatch.setitem(SPLITS, name, replace(SPLITS[name], shape=SHAPE))
+        monkeypatch.setitem(SPLITS, name, replace(SPLITS[name], **{"train" if name == "ac4" else "test": (0, 20)}))
+        write_cells(nnunet_folders / f"{name}.h5")
+    command = ["em", "convert", *(str(nnunet_folders / f"{name}.h5") for name in ("ac4", "ac3")), "-d", "7", "--name", "A"]
+    with pytest.raises(UserError, match=r"--split: required one, or one for every volume · got 3 for 2"):
+        main.main([*command, *["--split", "ac4"] * 3], standalone_mode=False)
+    main.main([*command, "--split", "ac4", "--split", "ac3"], standalone_mode=False)
+    target = nnunet_folders / "nnUNet_raw" / "Dataset007_A"
+    assert sorted(file.name for file in target.glob("labels*/*.tif")) == ["ac3_test.tif", "ac4_train.tif", "ac4_val.tif"]
+    assert tifffile.imread(target / "imagesTr" / "ac4_train_0000.tif").shape == (16, 40, 48)
 
 
 @pytest.mark.parametrize("name", SPLITS)

@@ -81,6 +81,14 @@ def test_bad_input_writes_nothing(weights_folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "model.zip").read_text() == "precious"
 
 
+@pytest.mark.parametrize("name", ["model.tar", "model"])
+def test_a_zip_is_not_written_under_the_name_of_something_else(name: str, weights_folder: Path, tmp_path: Path) -> None:
+    model = model_folder(tmp_path, small_unet(weights="pretrained"))
+    with pytest.raises(UserError, match=rf"-o: required a name that ends in \.zip · got .*{name}"):
+        export_model(model, tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
 class Payload:
     """Makes a folder when it is unpickled."""
 

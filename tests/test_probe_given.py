@@ -79,6 +79,22 @@ def test_damaged_and_mixed_bags_are_refused_in_one_line(tmp_path: Path, labels: 
     assert not (tmp_path / "report").exists()
 
 
+def test_bags_in_two_places_are_refused(tmp_path: Path, labels: Path) -> None:
+    write_bags(tmp_path / "features" / "h5_files")
+    (tmp_path / "features" / "s03.h5").write_bytes(b"of another run")
+    words = ["mil", str(tmp_path / "features"), "--labels", str(labels), *LABELS, "-o", str(tmp_path / "report")]
+    code, output = run(*words)
+    assert code == 2 and output.count("\n") == 1 and not (tmp_path / "report").exists()
+    assert re.search(r"required \.h5 files in one place · got 1 in .*features and 24 in .*h5_files · name the latter", output)
+
+
+def test_a_folder_above_that_of_the_bags_is_told_which_to_name(tmp_path: Path, labels: Path) -> None:
+    write_bags(tmp_path / "20x_256px" / "features_uni_v1")
+    words = ["mil", str(tmp_path / "20x_256px"), "--labels", str(labels), *LABELS, "-o", str(tmp_path / "report")]
+    code, output = run(*words)
+    assert code == 2 and re.search(r"which is neither · name .*20x_256px.features_uni_v1\n$", output), output
+
+
 def as_npy(file: Path) -> Path:
     np.save(file.with_suffix(".npy"), vectors())
     pd.DataFrame({"file": [f"{name}.png" for name in IDS]}).to_csv(file.with_suffix(".csv"), index=False)
@@ -110,6 +126,34 @@ def test_vectors_with_ids(write: Callable[[Path], Path], probe: str, tmp_path: P
     table = pd.read_csv(tmp_path / "report" / "predictions.csv")
     test = table[table["split"] == "test"]
     assert test[test["tumour"] == 1]["score tumour"].min() > test[test["tumour"] == 0]["score tumour"].max()
+
+
+@pytest.mark.parametrize("index", [pd.Index(IDS), pd.Index(IDS, name="slide"), pd.Index(IDS, name="id")])
+def test_ids_may_be_the_index_of_a_table(index: pd.Index, tmp_path: Path, labels: Path) -> None:
+    pytest.importorskip("pyarrow")
+    file = tmp_path / "vectors.parquet"
+    words = ["knn", str(file), "--labels", str(labels), *LABELS, "-k", "3", "-o", str(tmp_path / "report")]
+    pd.DataFrame(vectors()).add_prefix("f").set_index(index).to_parquet(file)
+    code, output = run(*words)
+    assert code == 0, output
+    assert set(pd.read_csv(tmp_path / "report" / "predictions.csv")["id"]) == set(IDS)
+    pd.DataFrame(vectors()).add_prefix("f").set_index(pd.Index(range(1, 25))).to_parquet(file)
+    code, output = run(*words, "--overwrite")
+    assert code == 2 and "vectors.parquet: required a column of ids called one of id, ids, path" in output
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        (np.array(IDS)[:, None], r"required ids \(n,\) · got an array of \(24, 1\) · save ids\.ravel\(\)"),
+        (np.array(IDS, dtype=object), r"got .*Object arrays.* · save ids as text, as in ids\.astype\(str\)"),
+    ],
+)
+def test_ids_of_an_array_that_is_no_list_of_names_are_refused(ids: np.ndarray, said: str, tmp_path: Path, labels: Path) -> None:
+    np.savez(tmp_path / "vectors.npz", features=vectors(), ids=ids)
+    words = ["knn", str(tmp_path / "vectors.npz"), "--labels", str(labels), *LABELS, "-o", str(tmp_path / "report")]
+    code, output = run(*words)
+    assert code == 2 and output.count("\n") == 1 and re.search(said, output), output
 
 
 def test_ids_that_do_not_fit_are_refused(tmp_path: Path, labels: Path) -> None:

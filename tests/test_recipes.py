@@ -15,7 +15,7 @@ import recipes
 
 def test_every_recipe_of_the_page_has_a_stand_in() -> None:
     found = re.findall(r"^# recipe: (\S+)$", recipes.PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    assert set(found) == set(recipes.STAND_INS) and len(found) == len(set(found))
+    assert set(found) == set(recipes.RECIPES.values()) and len(found) == len(set(found))
 
 
 @pytest.mark.slow
@@ -36,3 +36,11 @@ def test_a_recipe_runs_from_a_copy_of_the_page(name: str, report: str, counts: d
     table = pd.read_csv(out / report / "predictions.csv")
     assert table["split"].value_counts().to_dict() == counts
     assert (out / report / "report.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hecktor", "btcv"])
+def test_a_recipe_that_converts_data_and_trains_runs_to_its_report(name: str, tmp_path: Path) -> None:
+    out = recipes.run(name, tmp_path)
+    assert (out / name / "report.html").is_file()
+    assert len(pd.read_csv(out / name / "cases.csv")["case"].unique()) == 2

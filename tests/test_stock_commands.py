@@ -13,10 +13,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import timm
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from stock import NUM_TEST, NUM_TRAINING, OURS, PHANTOM, REGIONS, SHAPE, Workspace, weights
 
+from nnunet_dino.backbones.catalogue import get_spec
 from nnunet_dino.demo.phantom import LABELS
 
 pytestmark = pytest.mark.slow
@@ -209,9 +212,22 @@ def test_2d(planned_phantom: Workspace, tmp_path: Path) -> None:
 
 
 def test_another_transformer(planned_phantom: Workspace, tmp_path: Path) -> None:
-    planned_phantom.train(PHANTOM, "3d_fullres", 0, DINOV2)
-    planned_phantom.predict(PHANTOM, "3d_fullres", DINOV2, tmp_path)
-    assert_segmentations_of_test_images(tmp_path, planned_phantom, PHANTOM, set(LABELS.values()))
+    """DINOv2's form, with registers; where the exported model is installed, nobody has its weights."""
+    spec = get_spec("dinov2_tiny")
+    model = timm.create_model(spec.timm_model, num_classes=0, **spec.overrides)
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    found = {"nnUNet_dino_weights": str(tmp_path / "weights.safetensors")}
+    planned_phantom.train(PHANTOM, "3d_fullres", 0, DINOV2, **found)
+    planned_phantom.predict(PHANTOM, "3d_fullres", DINOV2, tmp_path / "here", **found)
+    assert_segmentations_of_test_images(tmp_path / "here", planned_phantom, PHANTOM, set(LABELS.values()))
+    trained = planned_phantom.model(PHANTOM, DINOV2, "3d_fullres")
+    planned_phantom.run("nnunet-dino", "export", trained, "-o", tmp_path / "model.zip", **found)
+    elsewhere = Workspace(tmp_path / "elsewhere")
+    elsewhere.run("nnUNetv2_install_pretrained_model_from_zip", tmp_path / "model.zip")
+    elsewhere.raw(PHANTOM).symlink_to(planned_phantom.raw(PHANTOM))
+    elsewhere.predict(PHANTOM, "3d_fullres", DINOV2, tmp_path / "there")
+    for file in sorted((tmp_path / "here").glob("*.nii.gz")):
+        np.testing.assert_array_equal(array(tmp_path / "there" / file.name), array(file))
 
 
 def test_find_best_configuration(planned_phantom: Workspace, our_fold) -> None:

@@ -22,7 +22,7 @@ def em() -> None:
 @click.option("-d", "number", required=True, type=int, metavar="N", help="Number of the data set.")
 @click.option("--name", required=True, metavar="NAME", help="Name of the data set.")
 @click.option("--labels", multiple=True, type=click.Path(path_type=Path), metavar="PATH", help="Ids of each; repeatable.")
-@click.option("--split", metavar="NAME", help="A published split: cremi, ac3, ac4, wafer4, fib25.")
+@click.option("--split", multiple=True, metavar="NAME", help="Published: cremi, ac3, ac4, wafer4, fib25; one, or one each.")
 @click.option("--train", metavar="FIRST:AFTER", help="Sections to train on; default: all that are not for tests.")
 @click.option("--test", metavar="FIRST:AFTER", help="Sections to test on; default: none.")
 @click.option("--validation", type=int, metavar="N", help="Last training sections, to validate fold 0; default: a fifth.")

@@ -34,7 +34,7 @@ class Conversion:
         labels: Neuron ids of each; empty if the HDF5 files of the images hold them.
         number: Of the data set.
         name: Of the data set.
-        split: Key of :data:`SPLITS`; None if ``train`` and ``test`` say it.
+        split: Key of :data:`SPLITS` for all volumes, or one for each; empty if ``train`` and ``test`` say it.
         train: First section to train on and the one after the last; None for all that are not ``test``.
         test: Likewise for tests; None for none.
         validation: How many of the last training sections validate fold 0; None takes a fifth of them.
@@ -48,7 +48,7 @@ class Conversion:
     labels: Sequence[Path]
     number: int
     name: str
-    split: str | None = None
+    split: Sequence[str] = ()
     train: Sections | None = None
     test: Sections | None = None
     validation: int | None = None
@@ -89,6 +89,10 @@ def convert(asked: Conversion, tell: Callable[[str], object] = print) -> Path:
         raise UserError(
             f"--labels: required one for every volume · got {len(asked.labels)} for {len(asked.images)} · give as many"
         )
+    if len(asked.split) not in (0, 1, len(asked.images)):
+        raise UserError(
+            f"--split: required one, or one for every volume · got {len(asked.split)} for {len(asked.images)} · give as many"
+        )
     cases = [case for place in range(len(asked.images)) for case in _cases(_read(asked, place), asked.validation)]
     names = [case[0] for case in cases]
     if repeated := next((name for name in names if names.count(name) > 1), None):
@@ -121,7 +125,7 @@ def _read(asked: Conversion, place: int) -> _Volume:
             f"{path}: required one id for every neuron · got labels without instances · give instance labels, or --components "
             "for labels of membranes"
         )
-    train, test, of_split = _sections(asked, path, image.shape)
+    train, test, of_split = _sections(asked, place, image.shape)
     spacing = asked.spacing_nm or of_file or of_split
     if spacing is None:
         raise UserError(f"{path}: required the voxel size · got none in the file · give it in nm: --spacing Z Y X")
@@ -138,17 +142,18 @@ def _components(labels: NDArray[Any]) -> NDArray[Any]:
 
 
 def _sections(
-    asked: Conversion, path: Path, shape: tuple[int, ...]
+    asked: Conversion, place: int, shape: tuple[int, ...]
 ) -> tuple[Sections | None, Sections | None, tuple[float, ...] | None]:
     """Returns the sections to train on, those to test on, and the voxel size of the published split."""
-    if asked.split is not None:
-        if asked.split not in SPLITS:
-            known = ", ".join(SPLITS)
-            raise UserError(f"--split: required one of {known} · got {asked.split!r}{nearest(asked.split, SPLITS)}")
-        split = SPLITS[asked.split]
+    path = asked.images[place]
+    if asked.split:
+        name = asked.split[place if len(asked.split) > 1 else 0]
+        if name not in SPLITS:
+            raise UserError(f"--split: required one of {', '.join(SPLITS)} · got {name!r}{nearest(name, SPLITS)}")
+        split = SPLITS[name]
         if tuple(shape) != split.shape:
             raise UserError(
-                f"{path}: required the {_by(split.shape)} voxels that the split {asked.split} is of · got {_by(shape)} · give "
+                f"{path}: required the {_by(split.shape)} voxels that the split {name} is of · got {_by(shape)} · give "
                 "--train and --test instead"
             )
         return split.train, split.test, split.spacing_nm

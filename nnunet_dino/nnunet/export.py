@@ -51,7 +51,7 @@ def export_model(
 
     Args:
         model: A folder ``…/DatasetXXX_NAME/TRAINER__PLANS__CONFIGURATION``.
-        target: The zip file to write.
+        target: The file to write, ``….zip``.
         checkpoint: Name of the checkpoint of every fold.
         overwrite: Replace ``target`` if it exists.
         progress: Wraps the folds, for a progress bar.
@@ -61,8 +61,10 @@ def export_model(
         ``target``.
 
     Raises:
-        UserError: the folder is not a trained model, ``target`` exists, or the weights are missing.
+        UserError: the folder is not a trained model, ``target`` exists or is called otherwise, or the weights are missing.
     """
+    if target.suffix.lower() != ".zip":
+        raise UserError(f"-o: required a name that ends in .zip · got {target} · name another")
     model = model.absolute()
     folds = trained_folds(model, checkpoint)
     if target.exists() and not overwrite:

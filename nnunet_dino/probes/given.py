@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_string_dtype
 
 from nnunet_dino._errors import UserError
 from nnunet_dino._packages import require
@@ -27,7 +28,7 @@ class GivenVectors:
 
         x.npy       n e; the ids are a column of x.csv beside it
         x.npz       features n e, ids n; or as x.npy
-        x.parquet   a column of ids, and one of vectors or numbers in all others
+        x.parquet   a column of ids, or names as its index, and one column of vectors or numbers in all others
 
     Attributes:
         facts: What stands for those of a store.
@@ -50,6 +51,7 @@ class GivenVectors:
             raise
         except Exception as error:  # damaged files reach several layers, each with errors of its own
             got = " ".join(str(error).split())[:150]
+            got += " · save ids as text, as in ids.astype(str)" if got.startswith("Object arrays") else ""
             raise UserError(f"required vectors in a readable .npy, .npz or .parquet file · got {file}: {got}") from error
         if (
             self._vectors.ndim != 2
@@ -80,6 +82,9 @@ def _read(file: Path) -> tuple[Sequence[Any], np.ndarray, list[str]]:
     if file.suffix == ".parquet":
         require("pyarrow", "features", str(file))
         table = pd.read_parquet(file)
+        names = table.index
+        if not {*ID_COLUMNS} & {*table} and names.nlevels == 1 and (names.name in ID_COLUMNS or is_string_dtype(names)):
+            table = table.reset_index(names=ID_COLUMNS[0])
         ids = _ids_of(table, file)
         rest = table.drop(columns=ids.name)
         lists = [name for name in rest if len(rest) and isinstance(rest[name].iloc[0], (np.ndarray, list))]
@@ -87,9 +92,14 @@ def _read(file: Path) -> tuple[Sequence[Any], np.ndarray, list[str]]:
             raise UserError(f"{file}: required one column of vectors · got {', '.join(lists)} · leave the others out")
         return ids.tolist(), np.stack(list(rest[lists[0]])) if lists else rest.to_numpy(np.float32), lists or list(rest)
     content, beside = np.load(file, allow_pickle=False), file.with_suffix(".csv")
-    if file.suffix == ".npz" and "ids" in content:
-        return content["ids"].tolist(), content[FEATURES], []
-    return _ids_of(read_csv(beside), beside).tolist(), content if file.suffix == ".npy" else content[FEATURES], []
+    if file.suffix == ".npy":
+        return _ids_of(read_csv(beside), beside).tolist(), content, []
+    with content:
+        if "ids" not in content:
+            return _ids_of(read_csv(beside), beside).tolist(), content[FEATURES], []
+        if (ids := content["ids"]).ndim != 1:
+            raise UserError(f"{file}: required ids (n,) · got an array of {ids.shape} · save ids.ravel()")
+        return ids.tolist(), content[FEATURES], []
 
 
 def _ids_of(table: pd.DataFrame, file: Path) -> pd.Series:
@@ -107,13 +117,23 @@ def refuse_no_store(given: Path, kinds: str) -> None:
     """
     if not (given / FACTS).exists():
         got = "which is neither" if given.exists() else "which does not exist"
-        raise UserError(f"required a store that `nnunet-dino extract` made, or {kinds} · got {given}, {got} · check the path")
+        below = sorted(given.glob("*/*.h5")) if ".h5" in kinds else []  # TRIDENT keeps them in features_MODEL
+        remedy = f"name {below[0].parent}" if below else "check the path"
+        raise UserError(f"required a store that `nnunet-dino extract` made, or {kinds} · got {given}, {got} · {remedy}")
 
 
 def bag_files(folder: Path) -> dict[str, Path]:
-    """Returns the h5 files of slides by name: those in a folder, or in its ``h5_files``, where CLAM puts them."""
-    found = [*sorted(folder.glob("*.h5")), *sorted(folder.glob("h5_files/*.h5"))]
-    return {file.stem: file for file in found}
+    """Returns the h5 files of slides by name: those in a folder, or in its ``h5_files``, where CLAM puts them.
+
+    Raises:
+        UserError: There are some in both.
+    """
+    inside = folder / "h5_files"
+    found, others = sorted(folder.glob("*.h5")), sorted(inside.glob("*.h5"))
+    if found and others:
+        got = f"{len(found)} in {folder} and {len(others)} in {inside}"
+        raise UserError(f"required .h5 files in one place · got {got} · name the latter, or move one of both away")
+    return {file.stem: file for file in found or others}
 
 
 def read_bag(file: Path) -> np.ndarray:

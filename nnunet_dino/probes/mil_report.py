@@ -117,8 +117,8 @@ def _bags(request: Request) -> tuple[FeatureStore | None, Sequence[np.ndarray], 
                 f"--labels: required none with {request.store}, which holds its labels · got {request.columns.file}"
             )
         return None, *read_arrays(Path(request.store))
-    columns, files = request.label_columns, bag_files(Path(request.store))
-    if files and not Path(request.store, FACTS).exists():
+    columns = request.label_columns
+    if not Path(request.store, FACTS).exists() and (files := bag_files(Path(request.store))):
         labelled = read_labels(columns, list(files))
         return None, file_bags([files[name] for name in labelled.ids]), labelled
     refuse_no_store(Path(request.store), "a folder of .h5 files or an .npz file")

@@ -54,9 +54,9 @@ class nnUNetTrainerDINOv3TinyPretrainedSmoke(nnUNetTrainerDINOv3TinySmoke):
 
 
 class nnUNetTrainerDINOv2TinySmoke(nnUNetTrainerDINOv3TinySmoke):
-    """The same, with a transformer of DINOv2's kind."""
+    """The same, with a transformer of DINOv2's kind, whose weights have to be found."""
 
-    dino = replace(nnUNetTrainerDINOv3Tiny.dino, backbone="dinov2_tiny")
+    dino = replace(nnUNetTrainerDINOv3Tiny.dino, backbone="dinov2_tiny", weights="pretrained")
 
 
 class nnUNetTrainerDINOv3TinyLoRASmoke(nnUNetTrainerDINOv3TinySmoke):
