@@ -52,6 +52,12 @@ def test_a_sound_data_set(raw: Path) -> None:
     assert files_of(raw) == before
 
 
+def rewrite(folder: Path, name: str, spacing: tuple[float, float, float] = (1, 1, 3), plus: int = 0) -> None:
+    for file, more in ((f"imagesTr/{name}_0000.nii.gz", plus), (f"labelsTr/{name}.nii.gz", 0)):
+        values = sitk.GetArrayFromImage(sitk.ReadImage(folder / file))
+        write(folder / file, values + np.array(more, values.dtype), spacing)
+
+
 def two_forms(file: Path) -> None:
     image = nib.load(file)
     affine = image.affine.copy()
@@ -103,6 +109,12 @@ STRIPES = np.arange(7 * 6 * 4, dtype=np.float32).reshape(7, 6, 4)
         (lambda f: (f / "imagesTr/s0_0000.nii.gz").write_bytes(b"no"), 1, "s0_0000.nii.gz cannot be read"),
         (lambda f: write(f / "imagesTr/s0_0000.nii.gz", ZEROS), 0, "s0_0000.nii.gz is constant: every value is 0"),
         (lambda f: write(f / "imagesTr/s0_0001.nii.gz", ZEROS), 1, "s0: required 1 channels by dataset.json, has 2"),
+        (
+            lambda f: rewrite(f, "s1", spacing=(0.001, 0.001, 0.003)),
+            0,
+            "s1: its spacing is 0.001 × 0.001 × 0.003 mm",
+        ),
+        (lambda f: rewrite(f, "s1", plus=1024), 0, "s1: no value lies below .*, those of most cases reach down to -9"),
         (lambda f: two_forms(f / "imagesTr/s0_0000.nii.gz"), 0, "s0_0000.nii.gz: sform and qform differ"),
         (lambda f: cut(f / "imagesTr/s0_0000.nii.gz"), 1, "s0_0000.nii.gz cannot be read: Compressed file ended"),
         (lambda f: by_nibabel(f / "imagesTr/s0_0000.nii.gz", STRIPES, nib.Nifti2Image), 1, "s0_0000.nii.gz is NIfTI-2"),

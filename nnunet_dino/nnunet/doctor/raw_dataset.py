@@ -18,6 +18,8 @@ from nnunet_dino.nnunet.doctor.finding import Check, Finding
 from nnunet_dino.nnunet.doctor.nifti_file import look_over_nifti
 
 MAX_SHOWN = 10  # findings of one kind
+MAX_SPACING_RATIO = 50  # to that of most cases: more is another unit
+LARGEST_AIR_HU = -500
 
 
 def checks_of(dataset: str) -> dict[str, Check]:
@@ -56,11 +58,16 @@ def _look_over(folder: Path, description: dict[str, Any]) -> Iterator[tuple[str,
         text = f"dataset.json: numTraining is {expected}, there are {len(cases)} cases"
         yield "cases", Finding("warn", text, "correct it, or nnUNetv2_plan_and_preprocess --verify_dataset_integrity stops")
     same: dict[str, list[str]] = defaultdict(list)
-    num_good = 0
+    seen: dict[str, tuple[tuple[float, ...], float]] = {}
+    good = set()
     for name, (images, label) in cases.items():
-        findings = list(_case(name, images, label, num_channels, allowed, same))
-        num_good += not findings
+        findings = list(_case(name, images, label, num_channels, allowed, same, seen))
+        good |= set() if findings else {name}
         yield from findings
+    channels = description.get("channel_names") or description.get("modality") or {}
+    for name, finding in _unlike_the_others(seen, is_ct=str(channels.get("0", "")).lower() == "ct"):
+        good.discard(name)
+        yield finding
     for file in sorted((folder / "imagesTs").glob(f"*_0000{description.get('file_ending', '.nii.gz')}")):
         with contextlib.suppress(Exception):  # whatever the readers run into: it takes no part in training
             same[_digest(_read(file)[0])].append(f"imagesTs/{file.name}")
@@ -68,7 +75,7 @@ def _look_over(folder: Path, description: dict[str, Any]) -> Iterator[tuple[str,
         if len(names) > 1:
             text = f"the same image in {', '.join(names[:5])}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
             yield "doubles", Finding("warn", text, "keep one, or training, validation and test may hold the same case")
-    yield "cases", Finding("ok", f"{num_good} of {len(cases)} cases without a finding of their own")
+    yield "cases", Finding("ok", f"{len(good)} of {len(cases)} cases without a finding of their own")
 
 
 def _cases(folder: Path, description: dict[str, Any]) -> dict[str, tuple[list[Path], Path]]:
@@ -112,10 +119,34 @@ def _odd_files(folder: Path, description: dict[str, Any], cases: dict[str, Any])
                 yield "files", Finding("warn", f"{where}: required CASE_0000{ending}", "rename it")
 
 
+def _unlike_the_others(
+    seen: dict[str, tuple[tuple[float, ...], float]], is_ct: bool
+) -> Iterator[tuple[str, tuple[str, Finding]]]:
+    """Returns findings by case: spacings of another unit, and CT whose air is not where the others have it."""
+    if len({len(spacing) for spacing, _ in seen.values()}) != 1:
+        return
+    spacings, lowest = (np.array(column) for column in zip(*seen.values(), strict=True))
+    usual, air = np.median(spacings, axis=0), np.median(lowest)
+    for name, (spacing, low) in seen.items():
+        if max(*(spacing / usual), *(usual / spacing)) > MAX_SPACING_RATIO:
+            shown = " × ".join(f"{mm:g}" for mm in spacing), " × ".join(f"{mm:g}" for mm in usual)
+            text = f"{name}: its spacing is {shown[0]} mm, that of most cases {shown[1]} mm"
+            yield name, ("units", Finding("warn", text, "it may be written in another unit: correct the header"))
+        if is_ct and air < LARGEST_AIR_HU <= low:
+            text = f"{name}: no value lies below {low:g}, those of most cases reach down to {air:g}"
+            yield name, ("values", Finding("warn", text, "it may be stored without its rescale intercept: correct it"))
+
+
 def _case(
-    name: str, images: list[Path], label: Path, num_channels: int, allowed: set[int], same: dict[str, list[str]]
+    name: str,
+    images: list[Path],
+    label: Path,
+    num_channels: int,
+    allowed: set[int],
+    same: dict[str, list[str]],
+    seen: dict[str, tuple[tuple[float, ...], float]],
 ) -> Iterator[tuple[str, Finding]]:
-    """Looks at one case; notes what its first image holds in ``same``."""
+    """Looks at one case; notes what its first image holds in ``same``, and its spacing and lowest value in ``seen``."""
     if len(images) != num_channels:
         text = f"{name}: required {num_channels} channels by dataset.json, has {len(images)}"
         yield "channels", Finding("FAIL", text, "add the missing file, or correct channel_names")
@@ -159,6 +190,7 @@ def _case(
             yield from _values_of_image(file, values)
             if file == images[0]:
                 same[_digest(values)].append(name)
+                seen[name] = grid.spacing, float(values.min()) if values.size else 0.0
 
 
 def _digest(values: np.ndarray) -> str:
