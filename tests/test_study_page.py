@@ -55,6 +55,24 @@ def table(folder: Path, title: str) -> pd.DataFrame:
 
 
 @pytest.mark.slow
+def test_test_sets_are_on_the_page(folder: Path) -> None:
+    model = f"{TRAINERS[0]}__nnUNetPlans__3d_fullres"
+    score = folder / "score" / f"{DATASET}__all"
+    score.mkdir(parents=True)
+    summary = {"result": model, "label": ["mean", "1"], "dice_mean": [0.71, 0.8], "dice_sd": [0.02, 0.1]}
+    metrics = {"result": model, "metric": "hd95", "title": "HD95, mm", "lower_is_better": True, "case": ["a", "b", "a"]}
+    pd.DataFrame(summary).to_csv(score / "summary.csv", index=False)
+    pd.DataFrame(metrics | {"label": ["mean", "mean", "1"], "value": [3.0, 5.0, 99.0]}).to_csv(
+        score / "metrics.csv", index=False
+    )
+    write_study_report(jobs_of(read_study(folder)), folder)
+    sets = table(folder, "test-sets")
+    assert sets["Measure"].tolist() == ["Dice ↑", "HD95, mm ↓"] and sets.index.tolist() == [DATASET] * 2
+    assert sets[TRAINERS[0]].tolist() == ["0.710 ± 0.020", "4.000 ± 1.414"] and set(sets[TRAINERS[1]]) == {"–"}
+    assert f"[{DATASET}](../score/{DATASET}__all/report.html)" in (folder / "report" / "report.md").read_text()
+
+
+@pytest.mark.slow
 def test_the_page_says_what_the_files_say(folder: Path) -> None:
     write_study_report(jobs_of(read_study(folder)), folder)
     text = (folder / "report" / "report.md").read_text()

@@ -30,6 +30,7 @@ from nnunet_dino.study.tables import (
     metric_table,
     short_names,
     state_table,
+    test_set_table,
 )
 
 FOLDER = "report"
@@ -86,7 +87,8 @@ def _blocks(tasks: Sequence[TaskResults], models: Sequence[str], subset: Subset,
     blocks += [critical_difference_plot(ranks)] if ranks.critical is not None and subset.cases == ALL else []
     blocks += [table for table in (difference_table(tasks, prefix),) if table.rows]
     blocks.append(class_table(tasks, models, prefix))
-    return blocks + metric_table(tasks, models, prefix)
+    blocks += metric_table(tasks, models, prefix)
+    return blocks + [table for table in (test_set_table(tasks, models, prefix, folder / "score"),) if table.rows]
 
 
 def _ranks(tasks: Sequence[TaskResults], models: Sequence[str]) -> Ranks:

@@ -12,6 +12,7 @@ from nnunet_dino.compare import formatting
 from nnunet_dino.compare.facts import EPOCH_TIME
 from nnunet_dino.compare.metric_tables import MEAN, heading
 from nnunet_dino.compare.records import Entry
+from nnunet_dino.compare.report import METRICS, SUMMARY
 from nnunet_dino.compare.statistics import Difference, holm
 from nnunet_dino.reports import Table
 from nnunet_dino.study.jobs import Jobs
@@ -106,6 +107,35 @@ def metric_table(tasks: Sequence[TaskResults], models: Sequence[str], prefix: st
         title, caption = heading(found.metric), "Mean over cases of the mean over labels, ± standard deviation over cases."
         tables.append(Table(f"{prefix}{title}", ["Task", *short_names(models).values()], rows, caption))
     return tables
+
+
+def test_set_table(tasks: Sequence[TaskResults], models: Sequence[str], prefix: str, scores: Path) -> Table:
+    """Test sets × results: mean over the cases that no training saw, from the comparisons below ``scores``."""
+    rows, links = [], {}
+    for task in tasks:
+        folder = scores / f"{task.dataset}__{task.subset.name}"
+        if not (folder / SUMMARY).is_file():
+            continue
+        links[task.dataset] = f"../{scores.name}/{folder.name}/report.html"
+        for measure, cells in _scores_of_a_test_set(folder).items():
+            rows.append([task.dataset, measure, *(cells.get(model, formatting.UNKNOWN) for model in models)])
+    caption = "Mean over the cases of the test set, ± standard deviation over cases; the folds of a result predict together."
+    headers = ["Task", "Measure", *short_names(models).values()]
+    return Table(f"{prefix}Test sets", headers, rows, caption, num_text_columns=2, links=links)
+
+
+def _scores_of_a_test_set(folder: Path) -> dict[str, dict[str, str]]:
+    """Returns mean and deviation by measure and result, from the files of a comparison."""
+    summary = pd.read_csv(folder / SUMMARY, dtype={"label": str})
+    found = {"Dice ↑": summary[summary.label == MEAN].set_index("result")[["dice_mean", "dice_sd"]]}
+    if (folder / METRICS).is_file():
+        values = pd.read_csv(folder / METRICS, dtype={"label": str})
+        for (title, is_lower), part in values[values.label == MEAN].groupby(["title", "lower_is_better"], sort=False):
+            found[f"{title} {'↓' if is_lower else '↑'}"] = part.groupby("result").value.agg(["mean", "std"])
+    return {
+        measure: {str(row[0]): formatting.mean_and_sd(*row[1:]) for row in table.itertuples()}
+        for measure, table in found.items()
+    }
 
 
 def learning_table(rows: Sequence[tuple[str, str, int, float, float, int]]) -> Table:
