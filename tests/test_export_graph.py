@@ -178,15 +178,29 @@ def test_a_zip_needs_no_trainer_of_its_user(
         assert torch.equal(used.network.eval()(image), network(image))
 
 
-def test_a_network_of_the_users_own_goes_on_needing_its_trainer(trained: Callable, tmp_path: Path) -> None:
-    def build(plans_manager: Any, *args: Any) -> torch.nn.Module:
-        network = nnUNetTrainer.build_network_architecture(plans_manager, *args)
-        network.decoder.seg_layers[-1] = torch.nn.Sequential(network.decoder.seg_layers[-1], torch.nn.Tanh())
-        return network
+def with_another_layer(plans_manager: Any, *args: Any) -> torch.nn.Module:
+    network = nnUNetTrainer.build_network_architecture(plans_manager, *args)
+    network.decoder.seg_layers[-1] = torch.nn.Sequential(network.decoder.seg_layers[-1], torch.nn.Tanh())
+    return network
 
-    model, _ = trained(own_trainer(nnUNetTrainer, None, build_network_architecture=staticmethod(build)), "2d")
-    result = export(model, "-o", tmp_path / "model.zip")
-    assert "MyTrainer: builds a network that plans cannot describe" in result.output
-    shutil.unpack_archive(tmp_path / "model.zip", tmp_path / "elsewhere")
-    (file,) = (tmp_path / "elsewhere").rglob("checkpoint_final.pth")
-    assert torch.load(file, weights_only=False)["trainer_name"] == "MyTrainer"
+
+def test_a_network_of_the_users_own_goes_on_needing_its_trainer(
+    trained: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = own_trainer(nnUNetTrainer, None, build_network_architecture=staticmethod(with_another_layer))
+    model, _ = trained(own, "2d")
+
+    def broken(name: str) -> type:
+        raise ImportError("no module named mine")
+
+    for find, said in (
+        (lambda name: own, "MyTrainer: builds a network that plans cannot describe, so the model goes on needing it"),
+        (lambda name: None, "MyTrainer: not found here, so"),
+        (broken, "MyTrainer: no module named mine, so"),
+    ):
+        monkeypatch.setattr(export_module, "find_trainer", find)
+        result = export(model, "-o", tmp_path / "model.zip", "--overwrite")
+        assert result.exit_code == 0 and said in result.output, result.output
+        shutil.unpack_archive(tmp_path / "model.zip", tmp_path / "elsewhere")
+        (file,) = (tmp_path / "elsewhere").rglob("checkpoint_final.pth")
+        assert torch.load(file, weights_only=False)["trainer_name"] == "MyTrainer"

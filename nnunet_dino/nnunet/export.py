@@ -148,35 +148,49 @@ def build_network(
 def _without_own_trainer(model: Path, checkpoint: dict[str, Any], say: Callable[[str], object]) -> tuple[bytes, dict[str, str]]:
     """Returns the content of ``plans.json`` and the trainer's name, for a machine without the trainer.
 
-    Both are as they were if nnU-Net or this package has the trainer, and if its network cannot be described by plans. Networks
-    count as the same if they print and load alike.
+    Both are as they were if nnU-Net or this package has the trainer, and if its network cannot be described by plans.
     """
     text = (model / PLANS).read_bytes()
     name, arguments = checkpoint.get("trainer_name"), checkpoint.get("init_args")
     if not isinstance(name, str) or not isinstance(arguments, dict):
         return text, {}
-    trainer = find_trainer(name)
-    if trainer is not None and trainer.__module__.split(".")[0] in ("nnunetv2", "nnunet_dino"):
+    try:
+        trainer = find_trainer(name)
+        if trainer is None:
+            raise UserError("not found here")
+        if trainer.__module__.split(".")[0] in ("nnunetv2", "nnunet_dino"):
+            return text, {}
+        plans = _plans_that_describe(trainer, model, arguments["configuration"])
+    except Exception as error:  # whatever a class of the user's runs into
+        reason = " ".join(str(error).split()) or type(error).__name__
+        say(f"{name}: {reason}, so the model goes on needing it · pass its file on with the model and say nnUNet_extTrainer")
         return text, {}
-    remedy = "pass the trainer's file on with the model, and say nnUNet_extTrainer"
-    if trainer is None:
-        say(f"{name}: not found here, so the model goes on needing it · {remedy}, or export where it is found")
-        return text, {}
+    return json.dumps(plans, indent=4, sort_keys=False).encode(), {"trainer_name": "nnUNetTrainer"}
+
+
+def _plans_that_describe(trainer: Any, model: Path, name: str) -> dict[str, Any]:
+    """Returns the model's plans with the network that ``trainer`` builds for a configuration.
+
+    Networks count as the same if they print alike and their parameters are as large.
+
+    Raises:
+        UserError: Plans build another network.
+    """
     plans, dataset = read_json(model / PLANS, dict), read_json(model / DATASET, dict)
     manager = PlansManager(copy.deepcopy(plans))
-    configuration = manager.get_configuration(arguments["configuration"])
+    configuration = manager.get_configuration(name)
     network, sizes = build_network(trainer, manager, configuration, dataset)
     architecture = copy.deepcopy(configuration.configuration["architecture"])
     for path in (DINOV3_UNET, TOKENS_ONLY, MEDDINOV3):
         if type(network) is pydoc.locate(path):
             architecture = dino_architecture(architecture, path, DinoOptions.from_plans(recorded_entry(network.slice_encoder)))
+    wanted = _described(network)
+    del network  # two large ones at a time may not fit
     entry = (architecture["network_class_name"], architecture["arch_kwargs"], architecture["_kw_requires_import"])
-    planned = get_network_from_plans(*entry, *sizes, allow_init=False, deep_supervision=False)
-    if _described(planned) != _described(network):
-        say(f"{name}: builds a network that plans cannot describe, so the model goes on needing it · {remedy}")
-        return text, {}
-    plans["configurations"][arguments["configuration"]]["architecture"] = architecture
-    return json.dumps(plans, indent=4, sort_keys=False).encode(), {"trainer_name": "nnUNetTrainer"}
+    if _described(get_network_from_plans(*entry, *sizes, allow_init=False, deep_supervision=False)) != wanted:
+        raise UserError("builds a network that plans cannot describe")
+    plans["configurations"][name]["architecture"] = architecture
+    return plans
 
 
 def _described(network: nn.Module) -> tuple[str, dict[str, torch.Size]]:
