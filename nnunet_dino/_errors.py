@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import sys
 from collections.abc import Iterable
@@ -30,6 +31,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def leave(error: UserError) -> None:
-    """Prints ``error`` as one line on standard error and ends the process with exit code 2."""
+    """Prints ``error`` as one line on standard error, after all that was said before, and ends the process with exit code 2."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # there is none, or nobody listens
+        sys.stdout.flush()
     print(f"nnunet-dino: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     raise SystemExit(EXIT_CODE) from None
