@@ -223,6 +223,14 @@ def test_unknown_verbs_and_options() -> None:
     assert "Missing argument 'NAME' · see `nnunet-dino weights fetch --help`" in fails("weights", "fetch")
 
 
+def test_a_file_that_ends_early_is_not_called_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: object) -> None:
+        raise EOFError("marshal data too short")
+
+    monkeypatch.setattr(main.commands["doctor"], "callback", lambda **_: read())
+    assert isinstance(run("doctor").exception, EOFError)
+
+
 def test_help_and_version() -> None:
     for arguments in ((), ("--help",), ("weights",), ("weights", "-h")):
         result = run(*arguments)

@@ -49,7 +49,9 @@ class OneLineGroup(click.Group):
                 leave(UserError(f"{error.format_message().rstrip('.')} · see `{asked} --help`"))
             except click.ClickException as error:
                 leave(UserError(error.format_message()))
-            except click.Abort:
+            except click.Abort as error:
+                if isinstance(error.__cause__, EOFError):  # click takes it for a closed terminal; it is a file that ends early
+                    raise error.__cause__ from None
                 print("nnunet-dino: interrupted", file=sys.stderr)
                 code = 130
         sys.exit(code if isinstance(code, int) else 0)
