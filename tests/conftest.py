@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from stock import FOLDERS, OURS, PHANTOM, REGIONS, Workspace, add_lowres_and_cas
 from nnunet_dino.nnunet.trainer import DINOv3Trainer
 
 ROOT = Path(__file__).parents[1]
+os.environ.pop("PYTHONUNBUFFERED", None)  # a user's output waits in a buffer
 
 
 # Files that share the phantoms which are planned once a worker; every other file is a unit of its own.

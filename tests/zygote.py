@@ -64,7 +64,6 @@ class Zygote:
     @cached_property
     def _process(self) -> subprocess.Popen[str]:
         settings = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet_")}
-        settings.pop("PYTHONUNBUFFERED", None)  # a user's output waits in a buffer, too
         settings |= {"nnUNet_def_n_proc": "1", "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", **self.environment}
         return subprocess.Popen([self.python, __file__], env=settings, stdin=subprocess.PIPE, text=True)
 

@@ -25,7 +25,7 @@ class Commands:
 
     def __init__(self, logs: Path, environment: Mapping[str, str], num_steps: int, say: Callable[[str], object]) -> None:
         self.logs = logs
-        self.environment = environment
+        self.environment = {**environment, "PYTHONUNBUFFERED": "1"}  # the last lines of a log are the last that were said
         self.num_steps = num_steps
         self.say = say
         self.num_begun = 0

@@ -162,7 +162,6 @@ def _environment(folder: Path) -> dict[str, str]:
         **{name: str(folder / name) for name in PURPOSE},
         "nnUNet_compile": "f",  # compiling takes longer than so small a network gains
         "nnUNet_wandb_enabled": "0",
-        "PYTHONUNBUFFERED": "1",
         "MPLBACKEND": "Agg",
         "TQDM_MININTERVAL": "5",
     }
