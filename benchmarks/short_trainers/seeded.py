@@ -1,8 +1,8 @@
-"""Trainers of a few hundred iterations that repeat with their seed: pairs that ask what tokens cost, or what pretraining gives.
+"""Trainers of a few hundred iterations that repeat with their seed: what tokens cost, what pretraining gives.
 
 All start with biases at the class frequencies. ``SHORT_SEED`` sets first weights, patches and augmentation; ``SHORT_CASES``
 takes the first cases of the fold's training part. ``nnUNet_dino_weights`` says which weights the transformer has: a file, or
-``random``. With ``nnUNet_n_proc_DA=0`` a run repeats bit for bit.
+``random``. ``nnUNet_n_proc_DA=0`` keeps the augmentation in this process, where the seed holds.
 """
 
 import os

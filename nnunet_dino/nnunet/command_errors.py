@@ -45,7 +45,6 @@ def report_in_one_line() -> None:
         try:
             leave(known)
         except SystemExit:
-            sys.stdout.flush()
             os._exit(EXIT_CODE)  # the main thread may be waiting for this one
 
     report.of_nnunet_dino = True  # type: ignore[attr-defined]

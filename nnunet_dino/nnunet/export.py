@@ -165,7 +165,7 @@ def _without_own_trainer(model: Path, checkpoint: dict[str, Any], say: Callable[
         reason = " ".join(str(error).split()) or type(error).__name__
         say(f"{name}: {reason}, so the model goes on needing it · pass its file on with the model and say nnUNet_extTrainer")
         return text, {}
-    return json.dumps(plans, indent=4, sort_keys=False).encode(), {"trainer_name": "nnUNetTrainer"}
+    return json.dumps(plans, indent=4).encode(), {"trainer_name": "nnUNetTrainer"}
 
 
 def _plans_that_describe(trainer: Any, model: Path, name: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,14 @@ from nnunet_dino.nnunet.doctor.nifti_file import look_over_nifti
 MAX_SHOWN = 10  # findings of one kind
 MAX_SPACING_RATIO = 50  # to that of most cases: more is another unit
 LARGEST_AIR_HU = -500
+
+
+class _Seen(NamedTuple):
+    """What is compared between cases, of a case's first image."""
+
+    digest: str
+    spacing: tuple[float, ...]
+    lowest: float
 
 
 def checks_of(dataset: str) -> dict[str, Check]:
@@ -57,17 +65,19 @@ def _look_over(folder: Path, description: dict[str, Any]) -> Iterator[tuple[str,
     if (expected := description.get("numTraining")) is not None and expected != len(cases):
         text = f"dataset.json: numTraining is {expected}, there are {len(cases)} cases"
         yield "cases", Finding("warn", text, "correct it, or nnUNetv2_plan_and_preprocess --verify_dataset_integrity stops")
-    same: dict[str, list[str]] = defaultdict(list)
-    seen: dict[str, tuple[tuple[float, ...], float]] = {}
-    good = set()
+    seen: dict[str, _Seen] = {}
+    good = set(cases)
     for name, (images, label) in cases.items():
-        findings = list(_case(name, images, label, num_channels, allowed, same, seen))
-        good |= set() if findings else {name}
-        yield from findings
+        for finding in _case(name, images, label, num_channels, allowed, seen):
+            good.discard(name)
+            yield finding
     channels = description.get("channel_names") or description.get("modality") or {}
     for name, finding in _unlike_the_others(seen, is_ct=str(channels.get("0", "")).lower() == "ct"):
         good.discard(name)
         yield finding
+    same: dict[str, list[str]] = defaultdict(list)
+    for name, one in seen.items():
+        same[one.digest].append(name)
     for file in sorted((folder / "imagesTs").glob(f"*_0000{description.get('file_ending', '.nii.gz')}")):
         with contextlib.suppress(Exception):  # whatever the readers run into: it takes no part in training
             same[_digest(_read(file)[0])].append(f"imagesTs/{file.name}")
@@ -119,15 +129,12 @@ def _odd_files(folder: Path, description: dict[str, Any], cases: dict[str, Any])
                 yield "files", Finding("warn", f"{where}: required CASE_0000{ending}", "rename it")
 
 
-def _unlike_the_others(
-    seen: dict[str, tuple[tuple[float, ...], float]], is_ct: bool
-) -> Iterator[tuple[str, tuple[str, Finding]]]:
+def _unlike_the_others(seen: dict[str, _Seen], is_ct: bool) -> Iterator[tuple[str, tuple[str, Finding]]]:
     """Returns findings by case: spacings of another unit, and CT whose air is not where the others have it."""
-    if len({len(spacing) for spacing, _ in seen.values()}) != 1:
+    if len({len(one.spacing) for one in seen.values()}) != 1:
         return
-    spacings, lowest = (np.array(column) for column in zip(*seen.values(), strict=True))
-    usual, air = np.median(spacings, axis=0), np.median(lowest)
-    for name, (spacing, low) in seen.items():
+    usual, air = np.median([one.spacing for one in seen.values()], axis=0), np.median([one.lowest for one in seen.values()])
+    for name, (_, spacing, low) in seen.items():
         if max(*(spacing / usual), *(usual / spacing)) > MAX_SPACING_RATIO:
             shown = " × ".join(f"{mm:g}" for mm in spacing), " × ".join(f"{mm:g}" for mm in usual)
             text = f"{name}: its spacing is {shown[0]} mm, that of most cases {shown[1]} mm"
@@ -138,15 +145,9 @@ def _unlike_the_others(
 
 
 def _case(
-    name: str,
-    images: list[Path],
-    label: Path,
-    num_channels: int,
-    allowed: set[int],
-    same: dict[str, list[str]],
-    seen: dict[str, tuple[tuple[float, ...], float]],
+    name: str, images: list[Path], label: Path, num_channels: int, allowed: set[int], seen: dict[str, _Seen]
 ) -> Iterator[tuple[str, Finding]]:
-    """Looks at one case; notes what its first image holds in ``same``, and its spacing and lowest value in ``seen``."""
+    """Looks at one case; notes in ``seen`` what its first image holds."""
     if len(images) != num_channels:
         text = f"{name}: required {num_channels} channels by dataset.json, has {len(images)}"
         yield "channels", Finding("FAIL", text, "add the missing file, or correct channel_names")
@@ -189,8 +190,7 @@ def _case(
         else:
             yield from _values_of_image(file, values)
             if file == images[0]:
-                same[_digest(values)].append(name)
-                seen[name] = grid.spacing, float(values.min()) if values.size else 0.0
+                seen[name] = _Seen(_digest(values), grid.spacing, float(values.min()) if values.size else 0.0)
 
 
 def _digest(values: np.ndarray) -> str:
