@@ -33,6 +33,10 @@ class Subset:
     def name(self) -> str:
         return ALL if self.cases == ALL else f"cases{self.cases}_seed{self.seed}"
 
+    def group(self, dataset: str) -> str:
+        """Returns the name of what a data set has with these cases: its comparison and its test set's scores."""
+        return f"{dataset}__{self.name}"
+
     def root(self, variable: str, folder: Path) -> Path:
         """Returns the folder that one of nnU-Net's variables names for it: the user's own, or one in the study's folder."""
         return Path(os.environ[variable]) if self.cases == ALL else folder / "subsets" / self.name / variable
@@ -139,10 +143,10 @@ class Jobs:
                 yield Job("preprocess", f"{dataset}__{plans}", (f"done/plan/{dataset}__{plans}",))
             prepared = tuple(f"done/preprocess/{dataset}__{plans}" for plans in self.study.plans)
             for subset in self.subsets:
-                yield Job("subset", f"{dataset}__{subset.name}", prepared)
+                yield Job("subset", subset.group(dataset), prepared)
         by_group: dict[str, list[Training]] = {}
         for training in self.trainings.values():
-            group = f"{training.dataset}__{training.subset.name}"
+            group = training.subset.group(training.dataset)
             by_group.setdefault(group, []).append(training)
             yield Job("train", training.name, (f"done/subset/{group}",), training.trainer)
         for group, trainings in by_group.items():

@@ -97,7 +97,7 @@ def _ranks(tasks: Sequence[TaskResults], models: Sequence[str]) -> Ranks:
 
 def _links(tasks: Sequence[TaskResults], folder: Path) -> dict[str, str]:
     """Returns the pages of the comparisons that there are by now, as seen from the page."""
-    names = {task.dataset: f"compare/{task.dataset}__{task.subset.name}/report.html" for task in tasks}
+    names = {task.dataset: f"compare/{task.subset.group(task.dataset)}/report.html" for task in tasks}
     return {dataset: f"../{name}" for dataset, name in names.items() if (folder / name).is_file()}
 
 

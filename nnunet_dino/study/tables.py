@@ -11,6 +11,7 @@ import pandas as pd
 from nnunet_dino.compare import formatting
 from nnunet_dino.compare.facts import EPOCH_TIME
 from nnunet_dino.compare.metric_tables import MEAN, heading
+from nnunet_dino.compare.metrics import find_metric
 from nnunet_dino.compare.records import Entry
 from nnunet_dino.compare.report import METRICS, SUMMARY
 from nnunet_dino.compare.statistics import Difference, holm
@@ -113,7 +114,7 @@ def test_set_table(tasks: Sequence[TaskResults], models: Sequence[str], prefix: 
     """Test sets × results: mean over the cases that no training saw, from the comparisons below ``scores``."""
     rows, links = [], {}
     for task in tasks:
-        folder = scores / f"{task.dataset}__{task.subset.name}"
+        folder = scores / task.subset.group(task.dataset)
         if not (folder / SUMMARY).is_file():
             continue
         links[task.dataset] = f"../{scores.name}/{folder.name}/report.html"
@@ -130,8 +131,8 @@ def _scores_of_a_test_set(folder: Path) -> dict[str, dict[str, str]]:
     found = {"Dice ↑": summary[summary.label == MEAN].set_index("result")[["dice_mean", "dice_sd"]]}
     if (folder / METRICS).is_file():
         values = pd.read_csv(folder / METRICS, dtype={"label": str})
-        for (title, is_lower), part in values[values.label == MEAN].groupby(["title", "lower_is_better"], sort=False):
-            found[f"{title} {'↓' if is_lower else '↑'}"] = part.groupby("result").value.agg(["mean", "std"])
+        for name, part in values[values.label == MEAN].groupby("metric", sort=False):
+            found[heading(find_metric(str(name)))] = part.groupby("result").value.agg(["mean", "std"])
     return {
         measure: {str(row[0]): formatting.mean_and_sd(*row[1:]) for row in table.itertuples()}
         for measure, table in found.items()
