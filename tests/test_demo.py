@@ -82,7 +82,8 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
         from nnunet_dino.cli.main import main
         main(["demo", "-o", sys.argv[1], "--device", "cpu", "--cases", "5", "--test-cases", "1"])
     """
-    done = subprocess.run([sys.executable, "-c", code, tmp_path / "demo"], capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-B", "-c", code, tmp_path / "demo"]  # Python would cut its compiled modules off as well
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("nnunet-dino: error: -o: required a folder that can be written")
     assert done.stderr.count("\n") == 1

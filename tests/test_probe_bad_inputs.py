@@ -284,7 +284,8 @@ run()
 def limited(limit: str, folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
     """Runs an extraction in a process that first takes something away from itself."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", LIMITED.format(limit=limit), "extract", *map(str, words), "--backbone", TINY]
+    # -B, as Python would cut its compiled modules off as well
+    command = [sys.executable, "-B", "-c", LIMITED.format(limit=limit), "extract", *map(str, words), "--backbone", TINY]
     return subprocess.run([*command, "--size", "32"], cwd=folder, env=environment, capture_output=True, text=True)
 
 
