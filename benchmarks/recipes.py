@@ -100,13 +100,25 @@ def camelyon16(data: Path, rng: np.random.Generator) -> None:
     pd.DataFrame(rows).to_csv(data / "testing" / "reference.csv", header=False, index=False)
 
 
+def camelyon17(data: Path, rng: np.random.Generator) -> None:
+    """Ten slides of two patients, one of them of those called unseen; a slide of each is left out."""
+    rows = []
+    for patient in (3, 80):
+        for node, stage in enumerate(("negative", "macro", "negative", "micro", "itc")):
+            name = f"patient_{patient:03d}_node_{node}.tif"
+            _slide(data / f"center_{patient // 20}" / name, stage in ("macro", "micro"), rng)
+            rows.append({"patient": name, "stage": stage})
+        rows.append({"patient": f"patient_{patient:03d}.zip", "stage": "pN1"})
+    pd.DataFrame(rows).to_csv(data / "stage_labels.csv", index=False)
+
+
 def bcnb(data: Path, rng: np.random.Generator) -> None:
     """Twenty slides, one a patient."""
     rows = []
     for number in range(1, 21):
         _slide(data / "WSIs" / f"{number}.tif", number % 2 == 0, rng)
         words = {name: ("Negative", "Positive")[(number // step) % 2] for name, step in (("ER", 1), ("PR", 2), ("HER2", 3))}
-        rows.append({"Patient ID": number, **words})
+        rows.append({"Patient ID": number, "ALN status": ("N0", "N+(1-2)")[number % 2], **words})
     pd.DataFrame(rows).to_csv(data / "patient-clinical-data.csv", index=False)
 
 
@@ -259,7 +271,9 @@ def lits(data: Path, rng: np.random.Generator) -> None:
 STAND_INS: dict[str, Callable[[Path, np.random.Generator], None]] = {
     "nih14": nih14,
     "rsna": rsna,
+    "figure1": nih14,
     "camelyon16": camelyon16,
+    "camelyon17": camelyon17,
     "bcnb": bcnb,
     "ct-rate": ct_rate,
     "msd": msd,
@@ -279,6 +293,7 @@ SHARED = {
     "meddinov3": ("amos22", "btcv", "kits23", "lits"),
 }
 RECIPES = {name: next((block for block, names in SHARED.items() if name in names), name) for name in STAND_INS}
+BEFORE = {"camelyon17": "camelyon16"}  # whose results a recipe takes
 TINY = {
     "em": {"TRAINER": "nnUNetTrainerDINOv3Tiny_TokensOnly_Affinities_1x4", "SECTIONS": "--test 18:26 --spacing 30 10 10"},
     "meddinov3": {"TRAINER": "nnUNetTrainerMedDINOv3Tiny_1x4", "PLANNER": "nnUNetPlannerDINOv3Tiny", "CONFIGURATION": "2d"},
@@ -287,10 +302,13 @@ TINY = {
 
 def run(name: str, folder: Path, page: str | None = None) -> Path:
     """Makes a stand-in in ``folder``, runs its recipe there with a tiny backbone of random weights, and returns the results."""
+    if name in BEFORE:
+        run(BEFORE[name], folder, page)
     block, data, out = RECIPES[name], folder / name, folder / "results"
     data.mkdir(parents=True)
     STAND_INS[name](data, np.random.default_rng(0))
     settings = {"DATA": str(data), "OUT": str(out), "BACKBONE": "dinov3_tiny", "SIZE": "64", "MIL": SMALL_MIL}
+    settings |= {"SIZES": "48 64", "ENCODERS": "dinov3_tiny dinov3_tiny_swiglu"}
     settings |= {"TISSUE": "biopsy", "SPLIT": "patients"}  # a stand-in has small slides and few patients
     settings |= {"nnUNet_dino_weights": "random", "nnUNet_extTrainer": str(SHORT)}
     settings |= {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1", "PLAN": "-np 1 -npfp 1", "TRAIN": "-device cpu"}

@@ -23,7 +23,7 @@ def test_every_recipe_of_the_page_has_a_stand_in() -> None:
     ("name", "report", "counts"),
     [
         ("nih14", "nih14_linear", {"test": 24, "train": 50, "val": 6}),
-        ("camelyon16", "camelyon16_mil", {"test": 8, "train": 14, "val": 2}),
+        ("camelyon17", "camelyon16_mil", {"test": 8, "train": 14, "val": 2}),
         ("rsna", "rsna_linear", {"test": 8, "train": 28, "val": 4}),
         ("bcnb", "bcnb_HER2", {"test": 20}),
         ("ct-rate", "ct-rate_knn", {"test": 12, "train": 22, "val": 2}),
