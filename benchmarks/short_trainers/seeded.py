@@ -1,8 +1,9 @@
 """Trainers of a few hundred iterations that repeat with their seed: what tokens cost, what pretraining gives.
 
 All start with biases at the class frequencies. ``SHORT_SEED`` sets first weights, patches and augmentation; ``SHORT_CASES``
-takes the first cases of the fold's training part. ``nnUNet_dino_weights`` says which weights the transformer has: a file, or
-``random``. ``nnUNet_n_proc_DA=0`` keeps the augmentation in this process, where the seed holds.
+takes the first cases of the fold's training part, ``SHORT_VALIDATION`` those of its validation part. ``nnUNet_dino_weights``
+says which weights the transformer has: a file, or ``random``. ``nnUNet_n_proc_DA=0`` keeps the augmentation in this process,
+where the seed holds.
 """
 
 import os
@@ -57,7 +58,8 @@ class FewCases(Seeded):
 
     def do_split(self):
         training, validation = super().do_split()
-        return training[: int(os.environ["SHORT_CASES"])], validation
+        num_validation = int(os.environ.get("SHORT_VALIDATION", len(validation)))
+        return training[: int(os.environ["SHORT_CASES"])], validation[:num_validation]
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
         rotation, dummy, size, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
