@@ -18,6 +18,7 @@ from sklearn.metrics import roc_auc_score
 
 from nnunet_dino.backbones import weights
 from nnunet_dino.cli.main import main
+from nnunet_dino.features import open_store
 from nnunet_dino.probes.saved import probe_file, read_probe
 
 VOID = {"input", "meta", "img", "source", "br", "wbr"}
@@ -422,6 +423,25 @@ def test_a_saved_linear_probe_gives_its_own_scores_on_images_and_on_a_store(plac
         np.testing.assert_allclose(scores, expected["score bright"], atol=1e-5)
         clear = (scores - threshold).abs() > 1e-4
         assert (found["found"] == np.where(scores >= threshold, "bright", "none"))[clear].all()
+
+
+@pytest.mark.parametrize("rule", ["youden", "0.5"])
+def test_linear_layers_of_folds_are_applied_as_their_mean(place, tmp_path, rule):
+    words = [place / "store", "--labels", place / "labels.csv", "--target", "bright", "--patient", "who", "--device", "cpu"]
+    words += ["--folds", 3, "--repeats", 2, "--threshold", rule, "--rounds", 20]
+    assert run("probe", "linear", *words, "-o", tmp_path / "trained").exit_code == 0
+    result = run("probe", "apply", tmp_path / "trained", place / "store", "-o", tmp_path / "new", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert "one linear layer, mean of the networks of 3 folds" in (tmp_path / "new/report.md").read_text()
+    with safe_open(tmp_path / "trained/linear.safetensors", "numpy") as file:
+        layers = [{name: file.get_tensor(f"{fold}.{name}") for name in ("weight", "bias")} for fold in range(3)]
+    _, features = open_store(place / "store").vectors("both")
+    scores = np.stack([1 / (1 + np.exp(-(features @ one["weight"].T + one["bias"])[:, 0])) for one in layers])
+    np.testing.assert_allclose(scores_of(tmp_path / "new")["score bright"].astype(float), scores.mean(0), atol=1e-5)
+    told = pd.read_csv(tmp_path / "trained/predictions.csv").set_index("id").loc[scores_of(tmp_path / "new").index]
+    np.testing.assert_allclose(told["score bright"], scores[told["fold"] - 1, np.arange(len(told))], atol=1e-5)
+    decided = set(scores_of(tmp_path / "new")["found"])
+    assert decided == {""} if rule == "youden" else decided <= {"bright", "none"}  # folds have thresholds of their own
 
 
 def test_a_probe_refuses_features_of_another_backbone_or_preprocessing(place, tmp_path, monkeypatch):

@@ -31,7 +31,7 @@ from nnunet_dino.probes.mil import AttentionMIL
 from nnunet_dino.probes.mil_training import TrainedMIL
 from nnunet_dino.probes.report import PACKAGES
 from nnunet_dino.probes.result_tables import method_of_features
-from nnunet_dino.probes.saved import CALIBRATION, LINEAR, SavedProbe, read_probe, require_same
+from nnunet_dino.probes.saved import CALIBRATION, LINEAR, SavedProbe, networks_of, read_probe, require_same
 from nnunet_dino.reports import Block, Heading, Report, Table
 
 SCORES = "scores.csv"
@@ -134,16 +134,15 @@ def _extract(saved: SavedProbe, inputs: Sequence[str], store: str, device: str) 
 
 
 def _trained(saved: SavedProbe, tensors: dict[str, Tensor], model: Path) -> list[LinearProbe] | list[TrainedMIL]:
-    """Returns the linear layer, or the networks of all folds, on the CPU.
+    """Returns the layers or networks of all folds, on the CPU.
 
     Raises:
         UserError: Such a probe has other tensors.
     """
     try:
         if saved.probe == LINEAR:
-            return [LinearProbe.of(tensors, len(saved.labels), saved.is_exclusive)]
-        numbers = {name.split(".", 1)[0] for name in tensors}
-        return [_network(saved, tensors, f"{number}.") for number in range(max(1, len(numbers)))]
+            return [LinearProbe.of(one, len(saved.labels), saved.is_exclusive) for one in networks_of(tensors)]
+        return [_network(saved, one) for one in networks_of(tensors)]
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         got = " ".join(str(error).split())[:150]
         raise UserError(
@@ -151,11 +150,10 @@ def _trained(saved: SavedProbe, tensors: dict[str, Tensor], model: Path) -> list
         ) from error
 
 
-def _network(saved: SavedProbe, tensors: dict[str, Tensor], prefix: str) -> TrainedMIL:
-    own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    shift, scale = own.pop("shift"), own.pop("scale")
+def _network(saved: SavedProbe, tensors: dict[str, Tensor]) -> TrainedMIL:
+    shift, scale = tensors.pop("shift"), tensors.pop("scale")
     network = AttentionMIL(len(shift), max(2, len(saved.labels)), **saved.network)
-    network.load_state_dict(own)
+    network.load_state_dict(tensors)
     return TrainedMIL(network.eval(), shift, scale.expand_as(shift), 0)
 
 
@@ -163,9 +161,9 @@ def _scores(
     saved: SavedProbe, trained: list[LinearProbe] | list[TrainedMIL], store: FeatureStore, device: torch.device
 ) -> tuple[list[str], np.ndarray, list[np.ndarray]]:
     """Returns ids, scores ``n c`` and the attention in every bag, which a linear layer has not."""
-    if isinstance(trained[0], LinearProbe):
+    if saved.probe == LINEAR:
         ids, vectors = store.vectors(saved.features)
-        return ids, trained[0].scores(vectors), []
+        return ids, np.mean([layer.scores(vectors) for layer in trained], axis=0), []
     ids = store.good["id"].tolist()
     bags = bags_of(store, ids, saved.features)
     outcomes = [network.on(device).predict(bags, range(len(ids))) for network in trained]  # one at a time on a GPU
@@ -215,9 +213,8 @@ def _rule(saved: SavedProbe) -> str:
 
 
 def _method(saved: SavedProbe, count: int) -> str:
-    if saved.probe == LINEAR:
-        return "Probe: one linear layer."
-    return "Probe: attention over bags" + (f", mean of the networks of {count} folds." if count > 1 else ".")
+    what = "one linear layer" if saved.probe == LINEAR else "attention over bags"
+    return f"Probe: {what}" + (f", mean of the networks of {count} folds." if count > 1 else ".")
 
 
 def _table(

@@ -21,7 +21,7 @@ from nnunet_dino.probes.fold_tables import cross_validated
 from nnunet_dino.probes.logistic import fit_logistic
 from nnunet_dino.probes.options import LBFGS, OPTIMIZERS, FewShotOptions, FoldOptions, LinearOptions, Request
 from nnunet_dino.probes.report import open_request, report_scores
-from nnunet_dino.probes.saved import FILES, LINEAR, probe_file, saved_probe
+from nnunet_dino.probes.saved import FILES, LINEAR, numbered, probe_file, saved_probe
 from nnunet_dino.probes.splits import divide
 from nnunet_dino.probes.sweep import sweep_linear
 from nnunet_dino.reports import Plot, Report, Table
@@ -188,19 +188,19 @@ def report_linear(
         curve = few_shot(labelled, splits, lambda rows, one: fit(vectors, rows, one, options).scores(vectors), shots)
         blocks += few_shot_blocks(curve)
     scores = [probe.scores(vectors) for probe in probes]
-    crossed, shown, thresholds = None, scores[0], [float("nan")]  # folds have a threshold each
+    crossed, shown = None, scores[0]
     if cross.folds:
         crossed = cross_validated(labelled, splits, scores, cross, request.evaluation, how_split, {})
         labelled, shown, evaluations = crossed.labelled, crossed.scores, crossed.evaluations
-        names = [f"linear_fold{fold}.safetensors" for fold in range(1, cross.folds + 1)]
     else:
-        labelled, names = labelled.with_split(splits[0], how_split), [FILES[LINEAR]]
+        labelled = labelled.with_split(splits[0], how_split)
         evaluations = evaluate(labelled, shown, request.evaluation)
-        thresholds = [one.threshold for one in evaluations["test"].metrics.labels]
     files = {}
     if isinstance(store, FeatureStore):  # of features that others made nobody could make further ones
+        thresholds = [one.threshold for one in evaluations["test"].metrics.labels]
         saved = saved_probe(LINEAR, labelled.names, labelled.is_exclusive, thresholds, request.features, store.facts)
-        files = {name: probe_file(saved, one.tensors) for name, one in zip(names, probes, strict=False)}  # the first repeat
+        layers = [one.tensors for one in probes[: cross.folds]]  # of the first repeat
+        files = {FILES[LINEAR]: probe_file(saved, numbered(layers) if layers else probes[0].tensors)}
     return report_scores(
         request,
         store,

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save
-from torch import Tensor
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.features.encoder import pick_device
@@ -16,7 +15,7 @@ from nnunet_dino.features.store.layout import FACTS
 from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.attention_map import ATTENTION, attention_pictures
 from nnunet_dino.probes.bags import bags_of, file_bags, read_arrays
-from nnunet_dino.probes.cross_validation import BagScores, expected_duration, train_splits
+from nnunet_dino.probes.cross_validation import expected_duration, train_splits
 from nnunet_dino.probes.evaluation import check_parts, evaluate
 from nnunet_dino.probes.fold_splits import fold_splits
 from nnunet_dino.probes.fold_tables import cross_validated
@@ -34,7 +33,7 @@ from nnunet_dino.probes.options import (
     check_number,
 )
 from nnunet_dino.probes.report import report_scores
-from nnunet_dino.probes.saved import FILES, MIL, probe_file, saved_probe
+from nnunet_dino.probes.saved import FILES, MIL, numbered, probe_file, saved_probe
 from nnunet_dino.probes.splits import divide
 from nnunet_dino.reports import Report, check_folder
 
@@ -77,7 +76,7 @@ def report_mil(
         thresholds = [one.threshold for one in evaluations["test"].metrics.labels]
         names, is_exclusive = labelled.names, labelled.is_exclusive
         saved = saved_probe(MIL, names, is_exclusive, thresholds, request.features, store.facts, options.network)
-        files[FILES[MIL]] = probe_file(saved, _tensors(trained[: cross.folds or 1]))
+        files[FILES[MIL]] = probe_file(saved, numbered(one.trained.tensors for one in trained[: cross.folds or 1]))
     return report_scores(
         request,
         store,
@@ -103,11 +102,6 @@ def report_mil(
         files=files,
         columns={"fold": crossed.fold_of} if crossed else None,
     )
-
-
-def _tensors(trained: Sequence[BagScores]) -> dict[str, Tensor]:
-    """Returns the tensors of all networks, each name behind the network's number and a point."""
-    return {f"{number}.{name}": value for number, one in enumerate(trained) for name, value in one.trained.tensors.items()}
 
 
 def _bags(request: Request) -> tuple[FeatureStore | None, Sequence[np.ndarray], Labelled]:

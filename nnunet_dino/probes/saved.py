@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,20 @@ def saved_probe(
 def probe_file(saved: SavedProbe, tensors: Mapping[str, Tensor]) -> bytes:
     """Returns the content of a file of a trained probe."""
     return save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, {KEY: json.dumps(asdict(saved))})
+
+
+def numbered(networks: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Returns the tensors of the networks of all folds, each name behind the network's number and a point."""
+    return {f"{number}.{name}": value for number, one in enumerate(networks) for name, value in one.items()}
+
+
+def networks_of(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Returns the tensors of every network of a file; names without a number are of the only one."""
+    numbers = {name.split(".", 1)[0] for name in tensors}
+    if not any(number.isdigit() for number in numbers):
+        return [dict(tensors)]
+    prefixes = [f"{number}." for number in range(len(numbers))]
+    return [{name.removeprefix(at): value for name, value in tensors.items() if name.startswith(at)} for at in prefixes]
 
 
 def read_probe(path: Path) -> tuple[SavedProbe, dict[str, Tensor]]:
