@@ -203,10 +203,11 @@ def _encoders(compared: Sequence[_Predictions], means: Mapping[str, PairedDiffer
         if facts and device and count:
             time_ms = milliseconds_per_image(facts, device)
         tested = [with_interval(one.difference), _p(one.p_bootstrap)] if one else ["first", "–"]
-        cost = [f"{count / 1e6:.1f} M" if count else "–", f"{time_ms:.1f}" if time_ms else "–"]
+        cost = [f"{count / 1e6:.1f} M" if count else "–", *([f"{time_ms:.1f}" if time_ms else "–"] if device else [])]
         encoder = facts["backbone"] if facts else "–"
         rows.append([report.name, encoder, str(size or "–"), number(one.second if one else area), *tested, *cost])
-    headers = ["Report", "Encoder", "Size, px", "AUROC", "Difference to first", "p", "Parameters", "ms an image"]
+    headers = ["Report", "Encoder", "Size, px", "AUROC", "Difference to first", "p", "Parameters"]
+    headers += ["ms an image"] if device else []
     where = f"on {device}, {BATCH} images at a time" if device else "not measured; --time DEVICE measures it"
     caption = f"AUROC is the mean over the labels; interval and p from drawn patients. Time of the encoder alone: {where}."
     return Table("Encoders", headers, rows, caption, num_text_columns=2, in_terminal=True)
@@ -221,4 +222,4 @@ def _sentence(first: str, other: str, label: str, one: PairedDifference) -> str:
 
 
 def _p(value: float) -> str:
-    return "–" if np.isnan(value) else f"{value:.2g}"
+    return "–" if np.isnan(value) else f"{value:#.2g}"

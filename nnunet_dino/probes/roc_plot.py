@@ -77,8 +77,8 @@ def _draw_calibration(evaluation: Evaluation, labels: Labels, theme: Theme) -> F
 
 
 def _square(labels: Labels, theme: Theme, curve: Callable[..., None], x: str, y: str) -> Figure:
-    """Draws a curve for every label between 0 and 1, with the diagonal and names beside."""
-    figure = Figure(figsize=(7.6, 4.6), layout="constrained")
+    """Draws a curve for every label between 0 and 1, with the diagonal and names below, where a narrow page has room."""
+    figure = Figure(figsize=(4.8, 4.8 + 0.2 * len(labels)), layout="constrained")
     axes = figure.subplots()
     colours = matplotlib.colormaps["tab20" if len(labels) > 10 else "tab10"]
     axes.plot([0, 1], [0, 1], color=theme.faint, linewidth=1)
@@ -86,5 +86,5 @@ def _square(labels: Labels, theme: Theme, curve: Callable[..., None], x: str, y:
         colour = theme.better if len(labels) == 1 else colours(position % colours.N)
         curve(axes, c, label, label.name if len(label.name) <= 40 else label.name[:39] + "…", colour)
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", xlabel=x, ylabel=y)
-    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=8.5, labelcolor=theme.ink)
+    figure.legend(loc="outside lower left", frameon=False, fontsize=8.5, labelcolor=theme.ink)
     return figure
