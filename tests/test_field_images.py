@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import json
 import re
@@ -448,6 +449,7 @@ def test_patients_in_two_spellings(names: list[str], is_refused_for: str | None)
         b"\xef\xbb\xbfid ,label\na.png,1\n",
         "id,label\na.png,1\n".encode("utf-16"),
         "id,label\na.png,1\n".encode("utf-16-le"),
+        gzip.compress(b"id,label\na.png,1\n", mtime=0),
     ],
 )
 def test_tables_as_programs_write_them(tmp_path: Path, content: bytes) -> None:
@@ -458,6 +460,10 @@ def test_tables_as_programs_write_them(tmp_path: Path, content: bytes) -> None:
     assert read_csv(tmp_path / "t.csv").iloc[0, 0] == "Müller.png"
     (tmp_path / "t.csv").write_text('"id";"note, free";label\na.png;"b, c";1\n')
     assert list(read_csv(tmp_path / "t.csv")) == ["id", "note, free", "label"]
+    for end, packed in enumerate((gzip.compress(b"id,label\n" * 9)[:-9], gzip.compress(b"id,label\n")[:10] + b"no data")):
+        (tmp_path / f"{end}.csv.gz").write_bytes(packed)
+        with pytest.raises(UserError, match=rf"required a CSV file · got .*{end}\.csv\.gz: "):
+            read_csv(tmp_path / f"{end}.csv.gz")
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import glob
+import gzip
 import io
 import os
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -120,7 +122,7 @@ def read_csv(file: Path) -> pd.DataFrame:
     """Reads a CSV file as text, nothing changed but spaces around names of columns.
 
     Whichever of comma, semicolon, tab and bar is there most often in the first line separates, not counting text in quotes;
-    UTF-16 is known by its mark or its zeros, and what is not UTF-8 is taken as cp1252, as Excel writes them.
+    UTF-16 is known by its mark or its zeros, and what is not UTF-8 is taken as cp1252, as Excel writes them; gzip is unpacked.
 
     Raises:
         UserError: It is not there, is no CSV file, or two columns have one name.
@@ -137,7 +139,7 @@ def read_csv(file: Path) -> pd.DataFrame:
         )
     except FileNotFoundError:
         raise UserError(f"required a CSV file · got {file}, which does not exist") from None
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"required a CSV file · got {file}: {' '.join(str(error).split())[:150]}") from error
     names = rows.iloc[0].str.strip().tolist()
     if repeated := [name for name, count in Counter(names).items() if name and count > 1]:
@@ -146,6 +148,8 @@ def read_csv(file: Path) -> pd.DataFrame:
 
 
 def _decoded(content: bytes) -> str:
+    if content.startswith(b"\x1f\x8b"):
+        content = gzip.decompress(content)
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16")
     if b"\0" in content[:2]:
