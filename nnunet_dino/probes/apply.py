@@ -161,12 +161,14 @@ def _scores(
     saved: SavedProbe, trained: list[LinearProbe] | list[TrainedMIL], store: FeatureStore, device: torch.device
 ) -> tuple[list[str], np.ndarray, list[np.ndarray]]:
     """Returns ids, scores ``n c`` and the attention in every bag, which a linear layer has not."""
-    if saved.probe == LINEAR:
+    layers = [one for one in trained if isinstance(one, LinearProbe)]
+    if layers:
         ids, vectors = store.vectors(saved.features)
-        return ids, np.mean([layer.scores(vectors) for layer in trained], axis=0), []
+        return ids, np.mean([layer.scores(vectors) for layer in layers], axis=0), []
     ids = store.good["id"].tolist()
     bags = bags_of(store, ids, saved.features)
-    outcomes = [network.on(device).predict(bags, range(len(ids))) for network in trained]  # one at a time on a GPU
+    networks = [one for one in trained if isinstance(one, TrainedMIL)]
+    outcomes = [network.on(device).predict(bags, range(len(ids))) for network in networks]  # one at a time on a GPU
     scores = np.mean([scores for scores, _ in outcomes], axis=0)
     attention = [np.mean(weights, axis=0) for weights in zip(*(weights for _, weights in outcomes), strict=True)]
     return ids, scores if saved.is_exclusive else scores[:, 1:], attention
