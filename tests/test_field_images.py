@@ -673,9 +673,13 @@ def test_other_pictures(tmp_path: Path, name: str, write: Any, said: str | None)
 
 def nifti(patch: dict[tuple[str, int], tuple[float, ...]] | None = None, values: np.ndarray | None = None) -> Any:
     """Writes the phantom, or other values, with bytes of the header changed."""
-    assert MAKE is not None
-    values = MAKE.as_ras(MAKE.body()).astype(np.int16) if values is None else values
-    return lambda path: MAKE.patched(path, values, MAKE.RAS, patch or {})
+
+    def write(path: Path) -> None:
+        assert MAKE is not None
+        shown = MAKE.as_ras(MAKE.body()).astype(np.int16) if values is None else values
+        MAKE.patched(path, shown, MAKE.RAS, patch or {})
+
+    return write
 
 
 def nrrd(space: str, column: str = "(0,0.9,0)", encoding: str = "raw") -> Any:
