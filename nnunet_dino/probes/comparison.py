@@ -199,11 +199,11 @@ def _encoders(compared: Sequence[_Predictions], means: Mapping[str, PairedDiffer
     for report in compared:
         facts, one = report.facts, means.get(report.name)
         size = facts["preprocessing"]["size_px"] if facts else None
-        count, time_ms = num_parameters(facts["backbone"]) if facts else None, None
-        if facts and device and count:
-            time_ms = milliseconds_per_image(facts, device)
+        count = num_parameters(facts["backbone"]) if facts else None
+        cost = [f"{count / 1e6:.1f} M" if count else "–"]
+        if device:
+            cost.append(f"{milliseconds_per_image(facts, device):.1f}" if facts and count else "–")
         tested = [with_interval(one.difference), _p(one.p_bootstrap)] if one else ["first", "–"]
-        cost = [f"{count / 1e6:.1f} M" if count else "–", *([f"{time_ms:.1f}" if time_ms else "–"] if device else [])]
         encoder = facts["backbone"] if facts else "–"
         rows.append([report.name, encoder, str(size or "–"), number(one.second if one else area), *tested, *cost])
     headers = ["Report", "Encoder", "Size, px", "AUROC", "Difference to first", "p", "Parameters"]
