@@ -18,6 +18,7 @@ from nnunet_dino.nnunet.trainer import DINOv3Trainer
 
 ROOT = Path(__file__).parents[1]
 os.environ.pop("PYTHONUNBUFFERED", None)  # a user's output waits in a buffer
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # and a user's modules are compiled to files
 
 
 # Files that share the phantoms which are planned once a worker; every other file is a unit of its own.
