@@ -13,7 +13,8 @@ case are computed once. Tokens:
     know     the share of every label in a token's cell, in a fixed random code, with noise of --sigma in every dimension
 
 nnU-Net's folders must be set and the data set planned and preprocessed. It uses one thread unless
-OMP_NUM_THREADS says otherwise.
+OMP_NUM_THREADS says otherwise. With --bfloat16 the network computes in bfloat16, as nnU-Net's does in float16 on a GPU,
+which takes a third of the time where the processor can.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ import torch.nn.functional as F
 from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from short_trainers.seeded import in_bfloat16
 from torch import Tensor, nn
 
 from nnunet_dino.backbones.catalogue import get_spec
@@ -234,6 +236,20 @@ def evaluate(trainer: Any, cases: list[Case]) -> list[float]:
     return dice
 
 
+def compute_in_bfloat16(trainer: Any) -> None:
+    """Lets the network compute in bfloat16; steps with gradients that are no numbers are left out, as by nnU-Net's grad scaler."""
+    network, optimizer = trainer.network, trainer.optimizer
+
+    def leave_out(*_: Any) -> None:
+        if not all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None):
+            optimizer.zero_grad()
+            trainer.left_out += 1
+
+    network.to(memory_format=torch.channels_last_3d)
+    network.forward, trainer.left_out = in_bfloat16(network.forward), 0
+    optimizer.register_step_pre_hook(leave_out)
+
+
 class Movement:
     """How far each part of a network has moved, as a share of the norm that nnU-Net would start such layers with."""
 
@@ -264,6 +280,8 @@ def run(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     if arguments.tokens != "none":
         probe = linear_probe(training, validation, len(trainer.label_manager.all_labels), arguments.stride)
         network.slice_encoder = GivenTokens(network.slice_encoder)
+    if arguments.bfloat16:
+        compute_in_bfloat16(trainer)
     movement, curve, moved, started = Movement(network), {}, {}, time.process_time()
     for iteration in range(arguments.iterations):
         trainer.lr_scheduler.step(iteration // ITERATIONS_PER_EPOCH)
@@ -279,14 +297,14 @@ def run(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     settings = {
         k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items() if k not in ("seeds", "out", "table")
     }
-    seconds = time.process_time() - started
-    return {**settings, "seed": seed, "curve": curve, "moved": moved, "probe": probe, "seconds": seconds, "commit": commit}
+    settings |= {"seconds": time.process_time() - started, "left_out": getattr(trainer, "left_out", 0), "commit": commit}
+    return {**settings, "seed": seed, "curve": curve, "moved": moved, "probe": probe}
 
 
 def table(file: Path) -> str:
     """Returns the medians over seeds of all records in ``file`` as a Markdown table."""
     groups: dict[str, list[dict]] = defaultdict(list)
-    same = ("dataset", "cases", "tokens", "sigma", "dino", "optimizer", "prior", "iterations")
+    same = ("dataset", "cases", "tokens", "sigma", "dino", "optimizer", "prior", "narrow", "iterations")
     for line in file.read_text().splitlines():
         record = json.loads(line)
         sigma = record["sigma"] if record["tokens"] == "know" else "–"
@@ -321,6 +339,7 @@ def main() -> None:
     parser.add_argument("--dino", default="{}", help="further options of the DINOv3 side, as JSON")
     parser.add_argument("--optimizer", choices=["sgd", "adamw"], default="sgd")
     parser.add_argument("--prior", action="store_true")
+    parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--cases", type=int, default=5)
     parser.add_argument("--validation-cases", type=int, default=12)
     parser.add_argument("--iterations", type=int, default=400)

@@ -3,14 +3,17 @@
 All start with biases at the class frequencies. ``SHORT_SEED`` sets first weights, patches and augmentation; ``SHORT_CASES``
 takes the first cases of the fold's training part, ``SHORT_VALIDATION`` those of its validation part. ``nnUNet_dino_weights``
 says which weights the transformer has: a file, or ``random``. ``nnUNet_n_proc_DA=0`` keeps the augmentation in this process,
-where the seed holds.
+where the seed holds. With ``SHORT_BFLOAT16=1`` networks compute in bfloat16, as nnU-Net's do in float16 on a GPU.
 """
 
 import os
 import random
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.trainers import (
@@ -22,6 +25,17 @@ from nnunet_dino.trainers import (
 )
 
 TINY = {"backbone": "dinov3_tiny", "weights": "pretrained", "token_stride_px": 8}
+
+
+def in_bfloat16(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns ``forward`` under a processor's bfloat16 autocast, with logits in float32."""
+
+    def forward_in_bfloat16(*inputs: Tensor) -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = forward(*inputs)
+        return [output.float() for output in outputs] if isinstance(outputs, list | tuple) else outputs.float()
+
+    return forward_in_bfloat16
 
 
 class Seeded:
@@ -37,6 +51,8 @@ class Seeded:
         torch.manual_seed(seed)
         torch.set_num_threads(1)  # nnUNetv2_train takes all cores of a machine
         super().initialize()
+        if os.environ.get("SHORT_BFLOAT16") == "1":
+            self.network.to(memory_format=torch.channels_last_3d).forward = in_bfloat16(self.network.forward)
 
     def run_training(self) -> None:
         self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = self.fifties, 50, 5
