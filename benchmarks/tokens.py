@@ -237,7 +237,7 @@ def evaluate(trainer: Any, cases: list[Case]) -> list[float]:
 
 
 def compute_in_bfloat16(trainer: Any) -> None:
-    """Lets the network compute in bfloat16; steps with gradients that are no numbers are left out, as by nnU-Net's grad scaler."""
+    """Lets the network compute in bfloat16; steps with gradients that are no numbers are left out."""
     network, optimizer = trainer.network, trainer.optimizer
 
     def leave_out(*_: Any) -> None:
