@@ -22,7 +22,6 @@ from nnunet_dino.features.pixels import (
     Preprocessing,
     as_torch_type,
     notes_on_units,
-    placement,
     require_finite,
     show_square,
     shown_range,
@@ -98,8 +97,7 @@ def show_slices(volume: Volume, preprocessing: Preprocessing, slicing: Slicing) 
         notes = [*notes, f"looks like CT in Hounsfield units, but has no --window; there are {', '.join(WINDOWS_HU)}"]
     facts = with_notes(facts, [*volume.notes, *notes, *notes_on_units(volume.values, preprocessing)])
     height, width = slices.shape[1:3]
-    place = placement((height, width), preprocessing.size_px, preprocessing.fit, pixel_hw)
-    return Source(len(slices), images, facts, shows_image(place, preprocessing))
+    return Source(len(slices), images, facts, shows_image((height, width), preprocessing, pixel_hw))
 
 
 def take_plane(volume: Volume, plane: str) -> tuple[np.ndarray, tuple[float, float]]:
