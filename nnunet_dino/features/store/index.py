@@ -16,11 +16,6 @@ from nnunet_dino.features.store.units import read_records
 COLUMNS = ("id", "path", "error", "file", "row", "first_instance", "num_instances")
 
 
-def num_units(store: Path, facts: StoreFacts) -> int:
-    """Returns how many units there are, written or not."""
-    return len(set(read_units(store, facts.items_per_file).values()))
-
-
 def missing_units(store: Path, facts: StoreFacts) -> list[int]:
     """Returns the units that no process has written yet."""
     units = sorted(set(read_units(store, facts.items_per_file).values()))
