@@ -37,6 +37,7 @@ MAX_SEED = 2**31 - 1
 ALL = "all"
 LBFGS = "lbfgs"
 SEED = (0, "--seed", "Of parts, training and bootstrap.")
+OVERWRITE = (False, "--overwrite", "Write into a folder that holds files; replaces those of an earlier report.", None)
 
 
 def option(default: Any, flag: str, meaning: str, metavar: str | None = "N", **limits: Any) -> Any:
@@ -173,9 +174,7 @@ class Request:
     device: str
     command: str
     output: str = option(MISSING, "-o", "Folder for the report.", "PATH")
-    overwrite: bool = option(
-        False, "--overwrite", "Write into a folder that holds files; replaces those of an earlier report.", None
-    )
+    overwrite: bool = option(*OVERWRITE)
     features: str = option("both", "--features", "class, mean, both, class4 or both4.", "WHICH")
 
     def __post_init__(self) -> None:
