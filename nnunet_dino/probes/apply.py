@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -16,6 +14,7 @@ from torch import Tensor
 
 from nnunet_dino import reports
 from nnunet_dino._errors import UserError
+from nnunet_dino._files import csv_text
 from nnunet_dino.backbones.catalogue import get_spec
 from nnunet_dino.backbones.weights.model_config import check_statistics
 from nnunet_dino.features import Preprocessing, Slicing, Tiling, extract
@@ -222,10 +221,8 @@ def _method(saved: SavedProbe, count: int) -> str:
 def _table(
     saved: SavedProbe, ids: Sequence[str], decisions: Sequence[str], scores: np.ndarray, failed: Sequence[tuple[str, str]]
 ) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "found", *(f"score {name}" for name in saved.labels), "error"])
-    for name, decision, row in zip(ids, decisions, scores, strict=True):
-        writer.writerow([name, decision, *(f"{score:.6g}" for score in row), ""])
-    writer.writerows([name, "", *[""] * len(saved.labels), why] for name, why in failed)
-    return text.getvalue().encode("utf-8")
+    header = ["id", "found", *(f"score {name}" for name in saved.labels), "error"]
+    scored = zip(ids, decisions, scores, strict=True)
+    rows = [[name, decision, *(f"{score:.6g}" for score in row), ""] for name, decision, row in scored]
+    rows += [[name, "", *[""] * len(saved.labels), why] for name, why in failed]
+    return csv_text([header, *rows]).encode("utf-8")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 import torch
 
 from nnunet_dino import reports
+from nnunet_dino._files import csv_text
 from nnunet_dino.features.encoder import pick_device
 from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.evaluation import Evaluation
@@ -133,13 +132,11 @@ def report_scores(
 
 def _predictions_csv(labelled: Labelled, scores: np.ndarray, more: Mapping[str, Sequence[Any]]) -> bytes:
     """Returns one row per input: id, patient, part, and every label's truth and score."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     columns = [column for name in labelled.names for column in (name, f"score {name}")]
-    writer.writerow(["id", "patient", "split", *more, *columns])
+    rows: list[list[Any]] = [["id", "patient", "split", *more, *columns]]
     for position, name in enumerate(labelled.ids):
         pairs = zip(labelled.targets[position], scores[position], strict=True)
         cells = [cell for target, score in pairs for cell in (int(target), f"{score:.6g}")]
         others = [values[position] for values in more.values()]
-        writer.writerow([name, labelled.patients[position], labelled.split[position], *others, *cells])
-    return text.getvalue().encode("utf-8")
+        rows.append([name, labelled.patients[position], labelled.split[position], *others, *cells])
+    return csv_text(rows).encode("utf-8")
