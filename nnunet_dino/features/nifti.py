@@ -23,11 +23,6 @@ HEADER = "required a header as NIfTI defines it, has another: "
 MIN_OFFSET = 352  # of values behind a header in one file
 
 
-def is_nifti(path: str) -> bool:
-    """Returns whether a file is to be read as NIfTI, by its ending."""
-    return path.lower().endswith(ENDINGS)
-
-
 def check_nifti(path: str) -> None:
     """Reads a NIfTI file to its end, through the check sum where it is compressed.
 

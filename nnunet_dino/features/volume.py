@@ -15,7 +15,8 @@ from nnunet_dino._errors import UserError, nearest
 from nnunet_dino._grids import MM, head_of, unit_of
 from nnunet_dino.features.dicom import is_dicom
 from nnunet_dino.features.items import Item, Source, Unreadable, decoding, with_notes
-from nnunet_dino.features.nifti import is_nifti, read_flat, read_nifti
+from nnunet_dino.features.nifti import ENDINGS as OF_NIFTI
+from nnunet_dino.features.nifti import read_flat, read_nifti
 from nnunet_dino.features.orientation import Volume, chosen_volume, in_patient_axes, notes_on_shear, refuse_further_volumes
 from nnunet_dino.features.pixels import (
     WINDOWS_HU,
@@ -134,7 +135,7 @@ def read_volume(item: Item, number: int | None = None) -> Volume:
             return read_folder(item, number)
     if not os.path.isfile(item.path):
         raise Unreadable("no such file")
-    if is_nifti(item.path):
+    if item.path.lower().endswith(OF_NIFTI):
         return read_nifti(item.path, number)
     if not item.path.lower().endswith(OF_ITK) and is_dicom(item.path):
         with decoding():
@@ -171,7 +172,7 @@ def read_to_compare(path: str) -> Volume:
     """
     if not os.path.isfile(path):
         raise Unreadable("no such file")
-    if is_nifti(path):
+    if path.lower().endswith(OF_NIFTI):
         values, spacing = read_flat(path)
         if values.ndim == 3 and len(values) > 1:
             return read_nifti(path)
