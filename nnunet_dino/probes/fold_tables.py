@@ -49,7 +49,7 @@ class Judged:
         labelled: With the split; after a cross-validation, all inputs as test.
         scores: ``n c``; after a cross-validation, of every input when it was test in the first repeat.
         evaluations: Of these scores, by part.
-        fold_of: The fold in which it was, from 1; empty after one split, as all that follows.
+        fold_of: Of every input, the fold in which it was test, from 1; empty after one split, as is all that follows.
         sentence: The result of all repeats.
         tables: Repeats, and folds of the first one.
         numbers: The repeats for machines.
