@@ -153,8 +153,9 @@ def result_warnings(evaluations: dict[str, Evaluation], options: EvaluationOptio
             )
     few = evaluations["val"].metrics.num_patients if "val" in evaluations else MIN_VAL_PATIENTS
     if few < MIN_VAL_PATIENTS:
+        people = "1 patient" if few == 1 else f"{few} patients"
         warnings.append(
-            f"val has {few} patients only: what was chosen there (thresholds, k, epochs), and its numbers, are little more "
+            f"val has {people} only: what was chosen there (thresholds, k, epochs), and its numbers, are little more "
             "than chance. Think of --folds."
         )
     if evaluations["test"].untuned:
