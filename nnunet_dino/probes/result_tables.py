@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from nnunet_dino.features.store.layout import StoreFacts
 from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.evaluation import Evaluation
@@ -106,6 +108,16 @@ def label_table(evaluation: Evaluation) -> Table:
     headers = ["Label", "Positive", "AUROC", "Threshold", "Accuracy", "Precision", "Recall", "Specificity", "F1", "AUPRC"]
     caption = "– is undefined: a label that all inputs have, or none, has no AUROC; exclusive classes have no threshold."
     return Table(f"Labels on {evaluation.part}", headers, rows, caption)
+
+
+def confusion_table(evaluation: Evaluation) -> Table:
+    """How often every exclusive class was found as which."""
+    names, size = [label.name for label in evaluation.metrics.labels], len(evaluation.metrics.labels)
+    counts = np.zeros((size, size), int)
+    np.add.at(counts, (evaluation.targets.argmax(1), evaluation.scores.argmax(1)), 1)
+    rows = [[name, *map(str, row)] for name, row in zip(names, counts.tolist(), strict=True)]
+    caption = "Rows: the class that inputs have; columns: the class with the highest score."
+    return Table(f"Confusion on {evaluation.part}", ["Is", *(f"found {name}" for name in names)], rows, caption)
 
 
 def headline(what: str, evaluation: Evaluation) -> str:
