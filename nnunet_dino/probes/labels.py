@@ -153,8 +153,9 @@ def _joined(table: pd.DataFrame, column: str, store_ids: Sequence[str], file: Pa
     """Returns the row of every input that has one."""
     for shortened in (str, _name, _stem, _case):
         rows: dict[str, int] = {}
-        keys = [shortened(text.strip()) for text in table[column]]
         store_keys = {shortened(name): name for name in store_ids}
+        names = [text.strip() for text in table[column]]
+        keys = [name if name in store_keys else shortened(name) for name in names]  # 1.2.840 has no ending
         if len(store_keys) < len(store_ids):
             continue
         for row, key in enumerate(keys):
