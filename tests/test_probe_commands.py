@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from click.testing import CliRunner, Result
 from probe_inputs import TINY, asymmetric_volume, files_of, write_labels, write_pictures
 from safetensors import safe_open
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import confusion_matrix, roc_auc_score
 
 from nnunet_dino.backbones import weights
 from nnunet_dino.cli.main import main
@@ -224,6 +224,11 @@ def test_exclusive_classes(place, tmp_path):
     assert result.exit_code == 0, result.output
     report = (tmp_path / "r" / "report.md").read_text(encoding="utf-8")
     assert "mean of 3 labels" in report and "cross-entropy" in report and "the class with the highest score" in report
+    test = pd.read_csv(tmp_path / "r" / "predictions.csv").query("split == 'test'")
+    names = [name.removeprefix("score ") for name in test if name.startswith("score ")]
+    counts = confusion_matrix(*(test[columns].to_numpy().argmax(1) for columns in (names, [f"score {name}" for name in names])))
+    for name, row in zip(names, counts.tolist(), strict=True):
+        assert f"| {name} | " + " | ".join(map(str, row)) + " |" in report.partition("Confusion on test")[2]
 
 
 def test_thresholds_chosen_on_test_are_called_what_they_are(place, tmp_path):

@@ -228,6 +228,20 @@ def test_a_store_of_something_else_is_not_continued(pictures, whole, tmp_path, m
     assert files_of(store) == before
 
 
+def test_a_store_without_any_features_is_begun_anew(tmp_path):
+    (tmp_path / "a.png").write_text("no picture")
+    words = (tmp_path / "a.png", "-o", tmp_path / "store")
+    assert extract(*words).exit_code == 1
+    store = FeatureStore(tmp_path / "store")
+    assert store.facts.dtype == "float32" and len(store.good) == 0
+    write_pictures(tmp_path / "pictures", 1)
+    (tmp_path / "a.png").write_bytes(next((tmp_path / "pictures").iterdir()).read_bytes())
+    result = extract(*words, "--dtype", "float16")
+    assert result.exit_code == 0, result.output
+    store = FeatureStore(tmp_path / "store")
+    assert store.facts.dtype == "float16" and len(store.good) == 1
+
+
 def test_a_store_goes_on_with_other_inputs(tmp_path):
     """Two new pictures, sorted before and between the old ones, one removed, one broken and then dropped."""
     from PIL import Image

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
@@ -18,11 +19,14 @@ from nnunet_dino.backbones import weights
 from nnunet_dino.cli.main import main
 from nnunet_dino.features.encoder import FrozenEncoder
 from nnunet_dino.features.store.reader import FeatureStore
+from nnunet_dino.probes.evaluation import Evaluation
 from nnunet_dino.probes.few_shot import check_shots, draw
 from nnunet_dino.probes.labels import Labelled
 from nnunet_dino.probes.logistic import fit_logistic
+from nnunet_dino.probes.metrics import compute_metrics
 from nnunet_dino.probes.options import FewShotOptions
-from nnunet_dino.probes.roc_plot import calibration
+from nnunet_dino.probes.roc_plot import _draw, calibration
+from nnunet_dino.reports.plot import LIGHT
 
 
 def labelled(classes: np.ndarray, patients: np.ndarray, num_train: int) -> Labelled:
@@ -66,6 +70,16 @@ def test_two_exclusive_classes_of_three_are_fitted():
     weight, bias = fit_logistic(features, np.eye(3)[(features[:, 0] > 0).astype(int)], True, 1.0)
     logits = features @ weight.T + bias
     assert (logits.argmax(1) == (features[:, 0] > 0)).all() and logits[:, 2].max() < logits[:, :2].max(1).min()
+
+
+@pytest.mark.parametrize("num_labels", [1, 2, 3, 8, 20])
+def test_no_title_of_a_plot_is_cut_off(num_labels):
+    targets = np.tile(np.eye(2), (10, num_labels))[:, :num_labels]
+    names, patients = tuple(f"label {number}" for number in range(num_labels)), np.arange(20)
+    metrics = compute_metrics(names, targets, targets * 0.5, patients, np.full(num_labels, 0.5), num_rounds=2)
+    figure = _draw(Evaluation("test", targets, targets * 0.5, metrics, []), list(enumerate(metrics.labels)), LIGHT)
+    figure.savefig(io.BytesIO(), format="svg")
+    assert figure.axes[0].get_tightbbox().y1 < figure.bbox.y1
 
 
 def test_calibration_is_that_of_scikit_learn():

@@ -40,6 +40,26 @@ def test_file_names_will_do(table, names):
     assert read_labels(columns(table(id=names, who=["P", "Q", "R"], y=[0, 1, 0])), IDS).ids == IDS
 
 
+@pytest.mark.parametrize("index", [None, "id"])
+def test_parquet_is_a_table_too(tmp_path, index):
+    pytest.importorskip("pyarrow")
+    file, rows = tmp_path / "labels.parquet", pd.DataFrame({"id": ["größe a", "b"], "who": [7, 8], "y": [1.0, 0.0]})
+    (rows.set_index(index) if index else rows).to_parquet(file)
+    found = read_labels(columns(file), ["b.png", "größe a.png"])
+    assert (found.patients.tolist(), found.targets.tolist()) == (["8", "7"], [[0], [1]])
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(UserError, match="labels.parquet"):
+        read_labels(columns(file), ["b.png"])
+
+
+def test_dots_in_names_are_no_endings(table):
+    uids, ids = ["1.2.840.10", "1.2.840.2"], ["x/1.2.840.2.dcm", "x/1.2.840.10.dcm"]
+    assert read_labels(columns(table(id=uids, who=["P", "Q"], y=[1, 0])), ids).targets.tolist() == [[0], [1]]
+    numbers = ["1", "1.0", "1e3", "1000"]
+    file = table(id=numbers, who=list("PQRS"), y=[0, 1, 1, 0])
+    assert read_labels(columns(file), [f"{name}.png" for name in numbers]).patients.tolist() == list("PQRS")
+
+
 def test_double_endings_are_endings(table):
     file = table(id=["train_1_a_1.nii.gz"], who=["P"], y=[1])
     assert read_labels(columns(file), ["x/train_1_a_1.nii.gz"]).ids == ["x/train_1_a_1.nii.gz"]

@@ -12,7 +12,7 @@ from probe_inputs import TINY, write_pictures
 from nnunet_dino._errors import UserError
 from nnunet_dino.backbones import weights
 from nnunet_dino.cli.main import main
-from nnunet_dino.features import memory
+from nnunet_dino.features import memory, views
 from nnunet_dino.features.memory import check_memory, estimated_bytes
 
 CPU = torch.device("cpu")
@@ -48,6 +48,7 @@ def test_nothing_is_written_where_nothing_fits(words, tmp_path, monkeypatch):
     monkeypatch.setenv(weights.ENVIRONMENT_VARIABLE, "random")
     monkeypatch.setattr(memory, "free_bytes", lambda device: 1 << 28)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(views, "read_picture", None)  # an image that will not fit is not even shown at its size
     (name,) = write_pictures(tmp_path / "in", 1)
     result = CliRunner().invoke(main, [*words, f"in/{name}", "--backbone", TINY, "--size", "4096", "--device", "cpu"])
     assert result.exit_code == 2 and "got 4096" in result.output and len(result.output.splitlines()) == 1

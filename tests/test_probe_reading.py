@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -240,6 +241,15 @@ def test_unusable_volumes_say_why(tmp_path, image, said):
     sitk.WriteImage(image, str(tmp_path / "x.mha"))
     with pytest.raises(Unreadable, match=said):
         read_volume(Item("x", str(tmp_path / "x.mha")))
+
+
+def test_a_nifti_file_without_spacing_says_so(tmp_path):
+    header = bytearray(nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), None).to_bytes())  # neither sform nor qform
+    header[80:92] = np.array([0, 2, 3], "<f4").tobytes()  # pixdim
+    (tmp_path / "x.nii").write_bytes(header)
+    volume = read_volume(Item("x", str(tmp_path / "x.nii")))
+    assert volume.spacing_mm == pytest.approx((3, 2, 1))
+    assert "pixdim says no spacing (0 × 2 × 3): 1 × 2 × 3 mm were taken, as nibabel does" in "; ".join(volume.notes)
 
 
 def test_damaged_and_missing_volumes_say_why(tmp_path):

@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from nnunet_dino._errors import UserError, nearest
+from nnunet_dino._packages import require
 from nnunet_dino.features.dicom import WHOLE_SLIDE, is_dicom, read_header
 from nnunet_dino.features.items import Item
 
@@ -30,6 +31,7 @@ ENDINGS = {
     VOLUMES: (*VOLUME_ENDINGS, *DICOM_ENDINGS),
     SLIDES: (*SLIDE_ENDINGS, ".tif", ".tiff"),
 }
+PARQUET = b"PAR1"
 CASE_CHANNEL = "_0000"  # the first channel of a case of nnU-Net
 PATH_COLUMNS = ("path", "file", "filename", "image", "volume", "slide")
 
@@ -122,7 +124,8 @@ def read_csv(file: Path) -> pd.DataFrame:
     """Reads a CSV file as text, nothing changed but spaces around names of columns.
 
     Whichever of comma, semicolon, tab and bar is there most often in the first line separates, not counting text in quotes;
-    UTF-16 is known by its mark or its zeros, and what is not UTF-8 is taken as cp1252, as Excel writes them; gzip is unpacked.
+    UTF-16 is known by its mark or its zeros, and what is not UTF-8 is taken as cp1252, as Excel writes them; gzip is
+    unpacked, parquet is read.
 
     Raises:
         UserError: It is not there, is no CSV file, or two columns have one name.
@@ -139,6 +142,8 @@ def read_csv(file: Path) -> pd.DataFrame:
         )
     except FileNotFoundError:
         raise UserError(f"required a CSV file · got {file}, which does not exist") from None
+    except UserError:
+        raise
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"required a CSV file · got {file}: {' '.join(str(error).split())[:150]}") from error
     names = rows.iloc[0].str.strip().tolist()
@@ -148,6 +153,10 @@ def read_csv(file: Path) -> pd.DataFrame:
 
 
 def _decoded(content: bytes) -> str:
+    if content.startswith(PARQUET):
+        require("pyarrow", "features", "parquet")
+        table = pd.read_parquet(io.BytesIO(content))
+        return table.to_csv(index=table.index.name is not None)  # a named index is a column
     if content.startswith(b"\x1f\x8b"):
         content = gzip.decompress(content)
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):

@@ -20,6 +20,7 @@ ENDINGS = (".nii", ".nii.gz", ".hdr", ".img")
 GZIP = b"\x1f\x8b"
 MM = {1: 1000.0, 3: 0.001}  # of metres and micrometres, as xyzt_units writes them
 HEADER = "required a header as NIfTI defines it, has another: "
+PIXDIM = "pixdim"  # as the file has it: nibabel takes 0 for 1
 MIN_OFFSET = 352  # of values behind a header in one file
 
 
@@ -105,7 +106,9 @@ def _stored(path: str) -> Any:
         num_bytes = start + count * header.get_data_dtype().itemsize
         if len(content) < num_bytes:
             raise Unreadable(f"cut off: required {num_bytes} bytes, has {len(content)} · get the file again")
-        return nib.Nifti1Image.from_bytes(content)
+        image = nib.Nifti1Image.from_bytes(content)
+        image.extra[PIXDIM] = header["pixdim"][1:4].copy()
+        return image
 
 
 def _unpacked(path: str) -> bytes:
@@ -158,9 +161,12 @@ def _notes_on_geometry(image: Any, directions: np.ndarray) -> list[str]:
     notes = notes_on_shear(directions)
     header = image.header
     sizes, zooms = np.linalg.norm(image.affine[:3, :3], axis=0), np.asarray(header.get_zooms()[:3])
-    if not np.allclose(sizes, zooms, rtol=0.01):
-        notes.append(f"pixdim says {by(zooms)} where the sform says {by(sizes)}: the sform was taken, as nibabel does")
+    stored = image.extra.get(PIXDIM, zooms)
     codes = int(header["sform_code"]), int(header["qform_code"])
+    if codes[0] <= 0 and not (np.isfinite(stored) & (stored != 0)).all():
+        notes.append(f"pixdim says no spacing ({by(stored)}): {by(sizes)} mm were taken, as nibabel does; correct the header")
+    elif not np.allclose(sizes, zooms, rtol=0.01):
+        notes.append(f"pixdim says {by(zooms)} where the sform says {by(sizes)}: the sform was taken, as nibabel does")
     if codes == (0, 0):
         notes.append("neither sform nor qform says the orientation: taken as nibabel does, the first axis towards the left")
     elif min(codes) > 0:

@@ -11,6 +11,8 @@ from scipy import ndimage
 
 LINE = (30, 90, 200)
 BORDER = (0, 130, 60)
+TITLE_PX = 72
+FONT_PX = 22  # a page shows pictures at half their size
 
 
 def draw_tiles(overview: np.ndarray, downsample: float, corners: np.ndarray, tile_px: int) -> np.ndarray:
@@ -89,7 +91,7 @@ def colour_bar(height: int, colours: np.ndarray, labels: Sequence[str], width_px
     Returns:
         ``height w 3``.
     """
-    picture = Image.new("RGB", (width_px + 46, height), "white")
+    picture = Image.new("RGB", (width_px + 4 + 3 * FONT_PX, height), "white")
     top, bottom = min(12, height // 4), height - min(12, height // 4) - 1
     pen = ImageDraw.Draw(picture)
     for y in range(top, bottom + 1):
@@ -97,7 +99,7 @@ def colour_bar(height: int, colours: np.ndarray, labels: Sequence[str], width_px
         pen.line([0, y, width_px - 1, y], fill=tuple((255 * colours[place]).round().astype(int).tolist()))
     for place, label in enumerate(labels):
         y = bottom - round(place / (len(labels) - 1) * (bottom - top))
-        pen.text((width_px + 4, y), label, fill="black", anchor="lm", font=ImageFont.load_default(13))
+        pen.text((width_px + 4, y), label, fill="black", anchor="lm", font=ImageFont.load_default(FONT_PX))
     return np.asarray(picture)
 
 
@@ -112,12 +114,12 @@ def tile_row(title: str, tiles: Sequence[np.ndarray], labels: Sequence[str]) -> 
     Returns:
         ``h w 3``.
     """
-    (height, width), font = tiles[0].shape[:2], ImageFont.load_default(13)
-    picture = Image.new("RGB", (48 + len(tiles) * (width + 6), height + 20), "white")
+    (height, width), font = tiles[0].shape[:2], ImageFont.load_default(FONT_PX)
+    picture = Image.new("RGB", (TITLE_PX + len(tiles) * (width + 6), height + FONT_PX + 8), "white")
     pen = ImageDraw.Draw(picture)
     pen.text((0, height // 2), title, fill="black", anchor="lm", font=font)
     for place, (tile, label) in enumerate(zip(tiles, labels, strict=True)):
-        left = 48 + place * (width + 6)
+        left = TITLE_PX + place * (width + 6)
         picture.paste(Image.fromarray(tile), (left, 0))
         pen.text((left + width // 2, height + 3), label, fill="black", anchor="mt", font=font)
     return np.asarray(picture)

@@ -114,6 +114,8 @@ def look(
             content = slide_shapes(items[0], prepared(224 // spec.patch_px).size_px, tiling, target.suffix == ".geojson", notes)
         else:
             encoder = FrozenEncoder(found_backbone, pick_device(device), statistics)
+            if size_px is not None:  # before an image is made so large
+                check_memory(1, size_px, encoder.patch_px, encoder.embed_dim, encoder.device)
             notes += [RANDOM if encoder.weights_are_random else f"Licence of the weights: {encoder.licence}"]
             encode = partial(_encoded, encoder=encoder, show_progress=show_progress)
             if found == SLIDES:

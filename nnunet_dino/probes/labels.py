@@ -151,10 +151,13 @@ def _id_column(table: pd.DataFrame, columns: LabelColumns) -> str:
 
 def _joined(table: pd.DataFrame, column: str, store_ids: Sequence[str], file: Path) -> dict[str, int]:
     """Returns the row of every input that has one."""
+    if not store_ids:
+        raise UserError("required a store with at least one input that could be read · got none · see its index.csv")
     for shortened in (str, _name, _stem, _case):
         rows: dict[str, int] = {}
-        keys = [shortened(text.strip()) for text in table[column]]
         store_keys = {shortened(name): name for name in store_ids}
+        names = [text.strip() for text in table[column]]
+        keys = [name if name in store_keys else shortened(name) for name in names]  # 1.2.840 has no ending
         if len(store_keys) < len(store_ids):
             continue
         for row, key in enumerate(keys):
@@ -166,7 +169,7 @@ def _joined(table: pd.DataFrame, column: str, store_ids: Sequence[str], file: Pa
             return {name: rows[name] for name in store_ids if name in rows}
     example = table[column].iloc[0] if len(table) else "an empty file"
     raise UserError(
-        f"{file}: required rows that name inputs of the store, for example {store_ids[0] if store_ids else 'none'} · got "
+        f"{file}: required rows that name inputs of the store, for example {store_ids[0]} · got "
         f"{example} and others in column {column!r} · choose the column with --id"
     )
 

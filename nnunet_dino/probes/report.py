@@ -20,6 +20,7 @@ from nnunet_dino.probes.labels import Labelled, labelled_vectors
 from nnunet_dino.probes.options import Request
 from nnunet_dino.probes.result_tables import (
     METHOD_OF_METRICS,
+    confusion_table,
     headline,
     label_table,
     method_of_features,
@@ -96,6 +97,7 @@ def report_scores(
     store = store if isinstance(store, FeatureStore) else None
     blocks: list[Block] = [overall_table(evaluations, request.evaluation, labelled), *plots, *judged.tables, *tables]
     blocks += [label_table(test)] if len(labelled.names) > 1 else []
+    blocks += [confusion_table(test)] if labelled.is_exclusive and len(labelled.names) > 1 else []
     blocks += [Heading("Attention"), *pictures] if pictures else []
     of_features = method_of_features(store.facts, request.features) if store else f"Features: as {request.store} holds them."
     of_store = store_warnings(store, labelled) if store else []

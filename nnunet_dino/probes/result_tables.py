@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from nnunet_dino.features.store.layout import StoreFacts
 from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.evaluation import Evaluation
@@ -99,6 +101,16 @@ def label_table(evaluation: Evaluation) -> Table:
     return Table(f"Labels on {evaluation.part}", headers, rows, caption)
 
 
+def confusion_table(evaluation: Evaluation) -> Table:
+    """How often every exclusive class was found as which."""
+    names, size = [label.name for label in evaluation.metrics.labels], len(evaluation.metrics.labels)
+    counts = np.zeros((size, size), int)
+    np.add.at(counts, (evaluation.targets.argmax(1), evaluation.scores.argmax(1)), 1)
+    rows = [[name, *map(str, row)] for name, row in zip(names, counts.tolist(), strict=True)]
+    caption = "Rows: the class that inputs have; columns: the class with the highest score."
+    return Table(f"Confusion on {evaluation.part}", ["Is", *(f"found {name}" for name in names)], rows, caption)
+
+
 def headline(what: str, evaluation: Evaluation) -> str:
     """Returns the result in one sentence."""
     metrics = evaluation.metrics
@@ -144,8 +156,9 @@ def result_warnings(evaluations: dict[str, Evaluation], options: EvaluationOptio
             )
     few = evaluations["val"].metrics.num_patients if "val" in evaluations else MIN_VAL_PATIENTS
     if few < MIN_VAL_PATIENTS:
+        people = "1 patient" if few == 1 else f"{few} patients"
         warnings.append(
-            f"val has {few} patients only: what was chosen there (thresholds, k, epochs), and its numbers, are little more "
+            f"val has {people} only: what was chosen there (thresholds, k, epochs), and its numbers, are little more "
             "than chance. Think of --folds."
         )
     if evaluations["test"].untuned:

@@ -78,7 +78,7 @@ def _draw_calibration(evaluation: Evaluation, labels: Labels, theme: Theme) -> F
 
 def _square(labels: Labels, theme: Theme, curve: Callable[..., None], x: str, y: str) -> Figure:
     """Draws a curve for every label between 0 and 1, with the diagonal and names below, where a narrow page has room."""
-    figure = Figure(figsize=(4.8, 4.8 + 0.2 * len(labels)), layout="constrained")
+    figure = Figure(figsize=(4.8, 5 + 0.2 * len(labels)), layout="constrained")
     axes = figure.subplots()
     colours = matplotlib.colormaps["tab20" if len(labels) > 10 else "tab10"]
     axes.plot([0, 1], [0, 1], color=theme.faint, linewidth=1)

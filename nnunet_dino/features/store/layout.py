@@ -139,7 +139,7 @@ def begin(store: Path, facts: StoreFacts, items: Sequence[Item], update: bool = 
     """Makes a store, or finds that the one that is there is of the same inputs and settings.
 
     Of several processes that begin at once one makes the store and the others compare with it. What killed processes left is
-    removed.
+    removed. A store of which no input could be read is begun anew.
 
     Args:
         store: The folder.
@@ -155,10 +155,12 @@ def begin(store: Path, facts: StoreFacts, items: Sequence[Item], update: bool = 
     """
     _refuse_other_files(store)
     with exclusive(store / LOCK, WAIT_S):
-        if (store / FACTS).exists():
+        if (store / FACTS).exists() and not _holds_nothing(store):
             units = _go_on(store, facts, items, update)
         else:
             units = _new_units(items, facts.items_per_file)
+            for file in (store / INDEX, *(store / FEATURES).glob("*")):
+                file.unlink(missing_ok=True)
             write_text(store / ITEMS, _as_text(items, units))
             write_text(store / FACTS, json.dumps(asdict(facts), indent=1) + "\n")
     try:
@@ -199,6 +201,15 @@ def _refuse_other_files(store: Path) -> None:
             f"-o: required a new or empty folder, or a store to continue · got {store}, which holds other files, for example "
             f"{min(foreign)} · name another"
         )
+
+
+def _holds_nothing(store: Path) -> bool:
+    """Tells whether a store is complete, so that no process writes into it, and without any features."""
+    try:
+        with open(store / INDEX, encoding="utf-8", newline="") as opened:
+            return all(row.get("error") for row in csv.DictReader(opened))
+    except (OSError, ValueError, csv.Error):
+        return False
 
 
 def _go_on(store: Path, facts: StoreFacts, items: Sequence[Item], update: bool) -> dict[int, list[Item]]:

@@ -78,7 +78,7 @@ def devices() -> Iterator[Finding]:
     for device in found:
         yield Finding("ok", f"{device['name']} · {device['text']} · backbone in {device['dtype']}")
     if len(found) == 1:
-        yield Finding("note", "no GPU: give -device cpu to nnUNetv2_train and nnUNetv2_predict")
+        yield Finding("note", "no GPU: nnUNetv2_train and nnUNetv2_predict need -device cpu; extract, look and probe find out")
 
 
 def folders() -> Iterator[Finding]:
