@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _ROOMS = {
-    "DinoOptions": "networks",
-    "LoraOptions": "backbones.adapted",
-    "compare_results": "compare",
-    "load_backbone": "backbones.image_encoder",
-    "open_store": "features",
+    "networks": ("DinoOptions",),
+    "backbones.adapted": ("LoraOptions",),
+    "compare": ("compare_results",),
+    "backbones.image_encoder": ("load_backbone",),
+    "features": ("open_store",),
 }
-__all__ = ["__version__", *_ROOMS]
+__all__ = ["__version__", *(name for names in _ROOMS.values() for name in names)]
 
 __getattr__ = names_of(__name__, _ROOMS)  # importing the package alone imports neither torch nor nnU-Net
 
@@ -29,4 +29,4 @@ _register()
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_ROOMS])
+    return sorted({*globals(), *__all__})

@@ -7,12 +7,14 @@ process made it, so that the next one that writes there can tell what a killed o
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
+import io
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -61,6 +63,13 @@ def write_atomically(
         # torch reports a full disk as a RuntimeError of its zip writer, often without the reason.
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"could not save {path} · got {reason} · {remedy}") from error
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Returns rows as the text of a CSV file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def _make_new(path: Path) -> None:

@@ -86,19 +86,25 @@ class AdaptedBackbone(nn.Module):
         if weights not in (PRETRAINED, RANDOM):
             known = (PRETRAINED, RANDOM)
             raise UserError(f"weights: required {' or '.join(known)} · got {weights!r}{nearest(weights, known)}")
+        spec = get_spec(name)
         self.name = name
+        self.embed_dim, self.patch_px, self.num_prefix_tokens = spec.embed_dim, spec.patch_px, spec.num_prefix_tokens
+        self.num_taps = len(spec.taps)
         self.adaptation = adaptation
         self.weights_are_random = loaded is None and (weights == RANDOM or weight_files.wants_random())
         self.digest: str | None = None
-        self.licence = get_spec(name).licence
-        self.statistics = get_spec(name).statistics or IMAGENET
+        self.licence = spec.licence
+        self.statistics = spec.statistics or IMAGENET
         self._problem: str | None = None
         self._stayed: list[str] = []
-        self.backbone = Backbone(get_spec(name), self.weights_are_random, taps_are_normalised, drop_path)
+        self.backbone = Backbone(spec, self.weights_are_random, taps_are_normalised, drop_path)
         if loaded is not None:
             self._take(loaded)
         elif not self.weights_are_random:
-            self._read_local_weights()
+            try:
+                self.load_weights()
+            except UserError as error:
+                self._problem = str(error)
         self._adapt(lora or LoraOptions())
         self.register_state_dict_post_hook(_replace_weights_by_record)
         self.register_load_state_dict_pre_hook(_read_record)
@@ -109,22 +115,6 @@ class AdaptedBackbone(nn.Module):
     def is_frozen(self) -> bool:
         """No parameter is trained, neither by the adaptation nor because somebody asked for its gradient."""
         return self.adaptation == "frozen" and not any(p.requires_grad for p in self.backbone.parameters())
-
-    @property
-    def embed_dim(self) -> int:
-        return self.backbone.spec.embed_dim
-
-    @property
-    def patch_px(self) -> int:
-        return self.backbone.spec.patch_px
-
-    @property
-    def num_prefix_tokens(self) -> int:
-        return self.backbone.spec.num_prefix_tokens
-
-    @property
-    def num_taps(self) -> int:
-        return len(self.backbone.spec.taps)
 
     def train(self, mode: bool = True) -> AdaptedBackbone:
         """Frozen backbones stay in evaluation mode; the others checkpoint their activations while training."""
@@ -149,7 +139,9 @@ class AdaptedBackbone(nn.Module):
         Raises:
             UserError: no weights have been loaded, or the backbone takes another size only.
         """
-        self._refuse_without_weights()
+        self._forget_the_file_if_others_were_loaded()
+        if self._problem:
+            raise UserError(self._problem)
         spec, size = self.backbone.spec, tuple(images.shape[2:])
         if not spec.takes_any_size and size != (spec.input_px, spec.input_px):
             raise UserError(
@@ -187,20 +179,12 @@ class AdaptedBackbone(nn.Module):
             self._store_in(dtype)
         return dtype
 
-    def _read_local_weights(self) -> None:
-        try:
-            self.load_weights()
-        except UserError as error:
-            self._problem = str(error)
-
     def load_weights(self) -> None:
         """Loads the weights found on this machine.
 
         Raises:
             UserError: there are none, or they do not fit.
         """
-        if weight_files.locate(self.name) is None:
-            raise UserError(weight_files.missing_weights_message(self.name))
         self._take(weight_files.load(self.name))
 
     def _take(self, loaded: weight_files.LoadedWeights) -> None:
@@ -225,11 +209,6 @@ class AdaptedBackbone(nn.Module):
         self._forget_the_file_if_others_were_loaded()
         if self._problem:
             self.load_weights()
-
-    def _refuse_without_weights(self) -> None:
-        self._forget_the_file_if_others_were_loaded()
-        if self._problem:
-            raise UserError(self._problem)
 
     def _adapt(self, lora: LoraOptions) -> None:
         if self.adaptation != "frozen" and not self.backbone.spec.is_vit:
@@ -257,19 +236,15 @@ class AdaptedBackbone(nn.Module):
         names = (f"backbone.{name}" for name, _ in self.backbone.named_parameters())
         return [prefix + name for name in names if not is_adapter(name)]
 
-    def _is_left_out_of_checkpoints(self) -> bool:
-        return self.digest is not None and self.adaptation != "full"
-
 
 def _replace_weights_by_record(module: AdaptedBackbone, state: dict[str, Tensor], prefix: str, _: Any) -> None:
     module._forget_the_file_if_others_were_loaded()
     if module.statistics != IMAGENET:
         state[prefix + STATISTICS_RECORD] = to_tensor(module.statistics)
-    if not module._is_left_out_of_checkpoints():
+    if module.digest is None or module.adaptation == "full":
         return
     for key in module._source_keys(prefix):
         del state[key]
-    assert module.digest is not None
     state[prefix + RECORD_KEY] = encode_record(module.name, module.digest)
 
 

@@ -54,7 +54,7 @@ class BackboneSpec:
     taps: tuple[int, ...]
     embed_dim: int
     num_parameters: int
-    overrides: dict[str, Any] = field(default_factory=dict)
+    overrides: dict[str, Any] = field(default_factory=dict, hash=False)
     norm_eps: float = 1e-5
     rope_dtype: str = "float32"
     patch_px: int = PATCH_PX
@@ -62,7 +62,7 @@ class BackboneSpec:
     is_dinov3: bool = True
     is_vit: bool = True
     takes_any_size: bool = True
-    own_input: Mapping[str, Any] = field(default_factory=dict)
+    own_input: Mapping[str, Any] = field(default_factory=dict, hash=False)
     place: str = ""
     statistics: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None
     timm_hub: str = ""

@@ -20,13 +20,10 @@ if TYPE_CHECKING:
 
 # Imported when first asked for, as processes that measure and lists of jobs need none of torch.
 _PUBLIC = {
-    "Comparison": "compare.records",
-    "Entry": "compare.records",
-    "Facts": "compare.facts",
-    "compare_folders": "compare.api",
-    "compare_results": "compare.api",
-    "default_output": "compare.api",
-    "write_report": "compare.report",
+    "compare.records": ("Comparison", "Entry"),
+    "compare.facts": ("Facts",),
+    "compare.api": ("compare_folders", "compare_results", "default_output"),
+    "compare.report": ("write_report",),
 }
-__all__ = list(_PUBLIC)
+__all__ = [name for names in _PUBLIC.values() for name in names]
 __getattr__ = names_of(__name__, _PUBLIC)

@@ -24,20 +24,11 @@ if TYPE_CHECKING:
 
 # Imported when first asked for, as scores and their names need none of torch.
 _PUBLIC = {
-    "LONG_RANGE": "em.affinities",
-    "NEAREST": "em.affinities",
-    "THRESHOLD": "em.agglomeration",
-    "UNKNOWN": "em.affinities",
-    "NeuronScores": "em.scores",
-    "WeightedMSE": "em.affinities",
-    "affinities_of": "em.affinities",
-    "agglomerate": "em.agglomeration",
-    "balanced_weights": "em.affinities",
-    "fragments_of": "em.fragments",
-    "neurons_of": "em.blocks",
-    "renumbered": "em.agglomeration",
-    "score_neurons": "em.scores",
-    "widen_borders": "em.affinities",
+    "em.affinities": ("LONG_RANGE", "NEAREST", "UNKNOWN", "WeightedMSE", "affinities_of", "balanced_weights", "widen_borders"),
+    "em.agglomeration": ("THRESHOLD", "agglomerate", "renumbered"),
+    "em.scores": ("NeuronScores", "score_neurons"),
+    "em.fragments": ("fragments_of",),
+    "em.blocks": ("neurons_of",),
 }
-__all__ = list(_PUBLIC)
+__all__ = [name for names in _PUBLIC.values() for name in names]
 __getattr__ = names_of(__name__, _PUBLIC)

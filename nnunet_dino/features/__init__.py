@@ -25,15 +25,12 @@ if TYPE_CHECKING:
 
 # Imported when first asked for, so that the room alone does not import torch.
 _PUBLIC = {
-    "Bag": "features.store.reader",
-    "FeatureStore": "features.store.reader",
-    "Outcome": "features.extraction",
-    "Preprocessing": "features.pixels",
-    "Slicing": "features.volume",
-    "Tiling": "features.tiling",
-    "extract": "features.extraction",
-    "look": "features.views",
-    "open_store": "features.store.reader",
+    "features.store.reader": ("Bag", "FeatureStore", "open_store"),
+    "features.extraction": ("Outcome", "extract"),
+    "features.pixels": ("Preprocessing",),
+    "features.volume": ("Slicing",),
+    "features.tiling": ("Tiling",),
+    "features.views": ("look",),
 }
-__all__ = list(_PUBLIC)
+__all__ = [name for names in _PUBLIC.values() for name in names]
 __getattr__ = names_of(__name__, _PUBLIC)

@@ -25,6 +25,7 @@ NO_IMAGE_CLASSES = ("dose", "segmentation")  # whatever their modality says
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 SECONDARY_CAPTURE, RT_IMAGE = "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.481.1"
 PIXEL_SIZES = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
+PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 OF_A_SERIES = ("SOPClassUID", "Modality", "SeriesInstanceUID", "ImageType", "Rows", "Columns", "NumberOfFrames",
                "SamplesPerPixel", "PhotometricInterpretation", "ImagePositionPatient", "ImageOrientationPatient",
                *PIXEL_SIZES)  # fmt: skip
@@ -69,9 +70,8 @@ def read_header(path: str, is_brief: bool = False) -> Dataset:
     import pydicom
 
     logging.getLogger("pydicom").setLevel("CRITICAL")  # what every decoder says before the next one is tried
-    pydicom.config.settings.reading_validation_mode = (
-        pydicom.config.IGNORE
-    )  # values that break rules are common, and said twice
+    # Values that break rules are common, and said twice.
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     with warnings.catch_warnings(), decoding():
         warnings.simplefilter("ignore")
         if is_brief:
@@ -127,7 +127,7 @@ def no_image(data: Dataset, is_brief: bool = False) -> str:
         return f"holds a {name_of(data)}, no image"
     if is_brief:
         return "" if "Rows" in data else "holds no pixels"
-    if not any(name in data for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+    if not any(name in data for name in PIXELS):
         return f"holds no pixels: it is of class {name_of(data)}" if name_of(data) != UNKNOWN else "is no DICOM by its content"
     return ""
 

@@ -49,6 +49,9 @@ class FrozenEncoder:
 
     Attributes:
         name: Of the backbone.
+        patch_px: Pixels along a token.
+        embed_dim: Width ``e`` of a token.
+        has_class_token: Whether it has one.
         licence: Of its weights.
         digest: Content digest of the weights.
         weights_are_random: Whether they were drawn instead of loaded.
@@ -61,7 +64,8 @@ class FrozenEncoder:
 
     def __init__(self, backbone: str | FoundBackbone, device: torch.device, statistics: Statistics | None = None) -> None:
         spec, loaded = find_backbone(backbone)
-        self.name = spec.name
+        self.name, self.patch_px, self.embed_dim = spec.name, spec.patch_px, spec.embed_dim
+        self.has_class_token = spec.num_prefix_tokens > 0
         self.device = device
         self.weights_are_random = loaded is None and weights.wants_random()
         if loaded is None and not self.weights_are_random:
@@ -79,18 +83,6 @@ class FrozenEncoder:
         self.dtype = self._backbone.settle(device)
         self.statistics = statistics or self._backbone.statistics
         self._mean, self._std = (torch.tensor(values, device=device).view(3, 1, 1) for values in self.statistics)
-
-    @property
-    def has_class_token(self) -> bool:
-        return self._backbone.num_prefix_tokens > 0
-
-    @property
-    def patch_px(self) -> int:
-        return int(self._backbone.patch_px)
-
-    @property
-    def embed_dim(self) -> int:
-        return int(self._backbone.embed_dim)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, shows_image: Tensor | None = None) -> Features:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -21,12 +21,13 @@ from nnunet_dino.features.items import NOTE, Item, Source, is_of_the_machine
 from nnunet_dino.features.memory import check_memory
 from nnunet_dino.features.picture import open_image
 from nnunet_dino.features.pixels import Preprocessing
+from nnunet_dino.features.prefetch import prefetch
 from nnunet_dino.features.progress import Meter
 from nnunet_dino.features.slide import open_slide, require_openslide
 from nnunet_dino.features.store.index import missing_units, write_index
 from nnunet_dino.features.store.layout import DTYPES, StoreFacts, begin, unit_file
 from nnunet_dino.features.store.reader import TOKENS_OF
-from nnunet_dino.features.store.units import read_records, write_unit
+from nnunet_dino.features.store.units import ItemFeatures, read_records, write_unit
 from nnunet_dino.features.tiling import Tiling
 from nnunet_dino.features.volume import Slicing, open_volume
 
@@ -245,17 +246,18 @@ def fill(
     todo = [unit for unit, own in members.items() if not _is_done(unit_file(store, unit), own)]
     done(sum(len(members[unit]) for unit in set(members) - set(todo)), 0)
     failed: list[tuple[str, str]] = []
+
+    def write(encoded: tuple[int, list[ItemFeatures]]) -> list[ItemFeatures]:
+        unit, results = encoded
+        write_unit(unit_file(store, unit), results)
+        return results
+
     with ThreadPoolExecutor(reading.num_workers) as readers, ThreadPoolExecutor(1) as writer:
-        writing: Future[None] | None = None
         try:
             left = ((unit, members[unit]) for unit in todo)
-            for unit, results in encode_units(left, facts, encoder, reading, readers, done):
+            encoded = encode_units(left, facts, encoder, reading, readers, done)
+            for results in prefetch(writer, write, encoded, 1):
                 failed += [(result.id, result.error) for result in results if result.error]
-                if writing is not None:
-                    writing.result()
-                writing = writer.submit(write_unit, unit_file(store, unit), results)
-            if writing is not None:
-                writing.result()
         except BaseException as error:
             readers.shutdown(wait=False, cancel_futures=True)
             if isinstance(error, torch.OutOfMemoryError):

@@ -170,28 +170,20 @@ def _decoded(content: bytes) -> str:
 
 
 def _from_disk(named: Sequence[str], kind: str) -> list[tuple[str, str]]:
-    folders = [name for name in named if os.path.isdir(name)]
     files: list[str] = []
     for name in named:
-        if name in folders:
-            files += _in_folder(Path(name), kind)
-        elif os.path.isfile(name):
-            files.append(name)
-        else:
-            matches = sorted(glob.glob(name, recursive=True))
-            if not matches:
-                raise UserError(f"required files or folders that exist · got {name}")
-            for match in matches:
-                files += _in_folder(Path(match), kind) if os.path.isdir(match) else [match]
+        matches = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
+        if not matches:
+            raise UserError(f"required files or folders that exist · got {name}")
+        for match in matches:
+            files += _in_folder(Path(match), kind) if os.path.isdir(match) else [match]
     paths = sorted({os.path.abspath(file) for file in files})
     if not paths:
         return []
-    base = (
-        Path(folders[0]).absolute()
-        if len(named) == 1 and folders
-        else Path(os.path.commonpath([os.path.dirname(p) for p in paths]))
-    )
-    return [(Path(os.path.relpath(path, os.path.abspath(base))).as_posix(), path) for path in paths]
+    base = os.path.abspath(named[0])
+    if len(named) > 1 or not os.path.isdir(base):
+        base = os.path.commonpath([os.path.dirname(path) for path in paths])
+    return [(Path(os.path.relpath(path, base)).as_posix(), path) for path in paths]
 
 
 def _in_folder(folder: Path, kind: str) -> Iterable[str]:

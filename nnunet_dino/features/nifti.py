@@ -24,11 +24,6 @@ PIXDIM = "pixdim"  # as the file has it: nibabel takes 0 for 1
 MIN_OFFSET = 352  # of values behind a header in one file
 
 
-def is_nifti(path: str) -> bool:
-    """Returns whether a file is to be read as NIfTI, by its ending."""
-    return path.lower().endswith(ENDINGS)
-
-
 def check_nifti(path: str) -> None:
     """Reads a NIfTI file to its end, through the check sum where it is compressed.
 

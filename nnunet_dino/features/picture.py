@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from nnunet_dino.features import dicom
 from nnunet_dino.features.items import Item, Source, Unreadable, decoding, with_notes
@@ -21,7 +21,6 @@ from nnunet_dino.features.pixels import (
     as_torch_type,
     notes_on_units,
     own_transform,
-    placement,
     require_finite,
     show_square,
     shown_range,
@@ -93,9 +92,9 @@ def show_picture(picture: Picture, preprocessing: Preprocessing) -> Source:
     else:
         square = show_square(image, preprocessing, picture.pixel_hw)
     height, width = values.shape[:2]
-    place = placement((height, width), preprocessing.size_px, preprocessing.fit, picture.pixel_hw)
     facts = with_notes({"shape": f"{height} × {width}"}, [*picture.notes, *notes, *notes_on_units(values, preprocessing)])
-    return Source(1, lambda start, stop: square[start:stop], facts, shows_image(place, preprocessing))
+    shown = shows_image((height, width), preprocessing, picture.pixel_hw)
+    return Source(1, lambda start, stop: square[start:stop], facts, shown)
 
 
 def read_picture(path: str) -> Picture:
@@ -223,11 +222,9 @@ def _read_with_pillow(path: str) -> Picture:
             if image.format not in ("MPO", "TIFF") and (num_pages := getattr(image, "n_frames", 1)) > 1:
                 raise Unreadable(_pages(num_pages))
             number = image.getexif().get(ORIENTATION, 1)
-            notes = (f"turned as its orientation {number} says",) if number in TURNS else ()
-            upright = ImageOps.exif_transpose(image) if notes else image
-            values = np.array(_in_one_or_three_channels(upright))
+            values = np.array(_in_one_or_three_channels(image))
     values = as_torch_type(values) if values.dtype not in (np.int32, np.bool_) else values.astype(np.float32)
-    return Picture(values[:, :, None] if values.ndim == 2 else values, notes=notes)
+    return _turned(values[:, :, None] if values.ndim == 2 else values, number)
 
 
 def _in_one_or_three_channels(image: Image.Image) -> Image.Image:

@@ -291,9 +291,9 @@ def placement(shape_hw: tuple[int, int], size_px: int, fit: str, pixel_hw: tuple
     return Placement((size_px - height) // 2, (size_px - width) // 2, height, width)
 
 
-def shows_image(place: Placement, preprocessing: Preprocessing) -> Tensor:
-    """Returns which tokens show some of an image and not only padding, ``gh gw``."""
-    patch_px = preprocessing.patch_px
+def shows_image(shape_hw: tuple[int, int], preprocessing: Preprocessing, pixel_hw: tuple[float, float] = (1.0, 1.0)) -> Tensor:
+    """Returns which tokens show some of an image and not only padding, ``gh gw``; arguments as for :func:`placement`."""
+    patch_px, place = preprocessing.patch_px, placement(shape_hw, preprocessing.size_px, preprocessing.fit, pixel_hw)
     starts = patch_px * torch.arange(preprocessing.size_px // patch_px)
     rows, columns = (
         (starts < begin + length) & (starts + patch_px > begin)

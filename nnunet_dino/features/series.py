@@ -118,7 +118,8 @@ def _series_in(folder: str, is_brief: bool = False) -> tuple[dict[str, list[tupl
             left_out.append(dicom.name_of(data))
         else:
             series[str(data.get("SeriesInstanceUID", ""))].append((path, data))
-    notes = [f"left out, as they hold no image: {_counted(left_out)}"] if left_out else []
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(Counter(left_out).items()))
+    notes = [f"left out, as they hold no image: {counts}"] if counts else []
     beside = [uid for uid, files in series.items() if all(dicom.stands_beside(data) for _, data in files)]
     if beside and len(beside) < len(series):
         notes.append(f"left out: {len(beside)} series of localizers, screens or reports")
@@ -131,10 +132,6 @@ def _series_in(folder: str, is_brief: bool = False) -> tuple[dict[str, list[tupl
             notes.append(f"every one of {len(slices)} slices has a SeriesInstanceUID of its own; they were joined")
             series = {"": [files[0] for files in series.values()]}
     return series, notes
-
-
-def _counted(names: Sequence[str]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in sorted(Counter(names).items()))
 
 
 def read_folder(item: Item, number: int | None = None) -> Volume:
@@ -407,7 +404,8 @@ def _values(slices: list[Slice]) -> tuple[np.ndarray, tuple[float, float] | None
                 files = {one.path: dicom.decoded(one.data)}  # of one file at a time: frames of several are not mixed
             except Unreadable as error:
                 raise Unreadable(f"{one.name}: {error}") from error
-            _forget_pixels(one.data)
+            for name in [name for name in dicom.PIXELS if name in one.data]:  # kept beside what was decoded
+                del one.data[name]
         stored = files[one.path]
         if one.frame >= len(stored):
             raise Unreadable(f"damaged: required {dicom.num_frames(one.data)} frames, has {len(stored)}: {one.name}")
@@ -420,9 +418,3 @@ def _values(slices: list[Slice]) -> tuple[np.ndarray, tuple[float, float] | None
     assert whole is not None
     require_finite(whole)
     return whole, paddings.pop() if len(paddings) == 1 else None
-
-
-def _forget_pixels(data: Dataset) -> None:
-    for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"):
-        if name in data:
-            del data[name]

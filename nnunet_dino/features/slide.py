@@ -14,7 +14,7 @@ from torch import Tensor
 from nnunet_dino._packages import require
 from nnunet_dino.features.items import Item, Source, Unreadable, decoding, with_notes
 from nnunet_dino.features.ome import ome_overview
-from nnunet_dino.features.pixels import BILINEAR, Placement, Preprocessing, fit_square, shows_image
+from nnunet_dino.features.pixels import BILINEAR, Preprocessing, fit_square, shows_image
 from nnunet_dino.features.slide_resolution import own_mpp, tile_edge_px
 from nnunet_dino.features.tiling import Tiling
 from nnunet_dino.features.tissue import REFERENCE_PX, TISSUE_RULES, sharpness, tile_corners, tissue_mask, tissue_rule
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MASK_DOWNSAMPLE = 32
 MAX_OVERVIEW_PIXELS = 200_000_000
 WHITE = (255, 255, 255)
+OPENSLIDE = ("openslide", "wsi", "slides")  # as it is required
 
 
 def require_openslide() -> None:
@@ -33,7 +34,7 @@ def require_openslide() -> None:
     Raises:
         UserError: It is missing.
     """
-    require("openslide", "wsi", "slides")
+    require(*OPENSLIDE)
 
 
 def open_slide(item: Item, preprocessing: Preprocessing, tiling: Tiling) -> Source:
@@ -135,7 +136,7 @@ def _tiles_of(slide: AbstractSlide, path: str, preprocessing: Preprocessing, til
     width, height = slide.dimensions
     facts = {"shape": f"{height} × {width}", "tile_px": tile_px, "mpp": tiles.mpp or ""}
     facts = with_notes(facts, [tiles.note] if tiles.note else [])
-    all_tokens = shows_image(Placement(0, 0, preprocessing.size_px, preprocessing.size_px), preprocessing)
+    all_tokens = shows_image((tile_px, tile_px), preprocessing)
     return Source(len(corners), images, facts, all_tokens, torch.from_numpy(corners), slide.close)
 
 
@@ -143,10 +144,10 @@ def slide_of(path: str) -> AbstractSlide:
     """Opens a slide.
 
     Raises:
+        UserError: OpenSlide is missing.
         Unreadable: The file is missing or no slide.
     """
-    import openslide
-
+    openslide = require(*OPENSLIDE)
     if not os.path.isfile(path):
         raise Unreadable("no such file")
     try:

@@ -10,7 +10,7 @@ from torch import Tensor
 from nnunet_dino._errors import UserError
 from nnunet_dino.features.items import Item
 from nnunet_dino.features.pixels import Preprocessing
-from nnunet_dino.features.slide import SlideTiles, find_tiles, open_slide, read_overview, require_openslide, slide_of
+from nnunet_dino.features.slide import find_tiles, open_slide, read_overview, slide_of
 from nnunet_dino.features.slide_shapes import geojson, tissue_polygons
 from nnunet_dino.features.tile_map import colour_tiles, draw_tiles, outline, png
 from nnunet_dino.features.tiling import Tiling
@@ -26,14 +26,10 @@ def slide_shapes(item: Item, size_px: int, tiling: Tiling, as_geojson: bool, not
         UserError: OpenSlide is missing.
         Unreadable: The slide cannot be used.
     """
-    require_openslide()
-    slide = slide_of(item.path)
-    try:
+    with slide_of(item.path) as slide:
         tiles = find_tiles(slide, item.path, size_px, tiling)
         size, overview, downsample = slide.dimensions, *_overview(slide, item.path)
-    finally:
-        slide.close()
-    notes += _said(tiles)
+    notes += [_count(len(tiles.corners), tiles.tile_px), *([tiles.note] if tiles.note else [])]
     if as_geojson:
         return geojson(tissue_polygons(tiles.mask, tiles.downsample, size), tiles.corners, tiles.tile_px).encode("utf-8")
     drawn = outline(draw_tiles(overview, downsample, tiles.corners, tiles.tile_px), tiles.mask, tiles.downsample / downsample)
@@ -54,7 +50,6 @@ def slide_view(
         UserError: OpenSlide is missing, or no tile is at the point.
         Unreadable: The slide cannot be used.
     """
-    require_openslide()
     source = open_slide(item, preprocessing, tiling)
     assert source.coordinates is not None
     corners, tile_px = source.coordinates.numpy(), int(source.facts["tile_px"])
@@ -67,9 +62,8 @@ def slide_view(
         place = int(inside.argmax())
     features = encode(source, preprocessing.size_px, lambda features: features.patch_mean).numpy()
     source.close()
-    slide = slide_of(item.path)
-    overview, downsample = _overview(slide, item.path)
-    slide.close()
+    with slide_of(item.path) as slide:
+        overview, downsample = _overview(slide, item.path)
     panels = [
         draw_tiles(overview, downsample, corners, tile_px),
         colour_tiles(overview, downsample, corners, tile_px, pca_colours(features)),
@@ -81,10 +75,6 @@ def slide_view(
 
 def _overview(slide, path: str) -> tuple[np.ndarray, float]:
     return read_overview(slide, path, max(1.0, max(slide.dimensions) / OVERVIEW_PX))
-
-
-def _said(tiles: SlideTiles) -> list[str]:
-    return [_count(len(tiles.corners), tiles.tile_px), *([tiles.note] if tiles.note else [])]
 
 
 def _count(count: int, tile_px: int) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors import safe_open
 
 from nnunet_dino._errors import UserError, nearest
@@ -20,6 +18,7 @@ from nnunet_dino.features.slide import find_tiles, require_openslide, slide_of
 from nnunet_dino.features.slide_shapes import Ring, geojson, tissue_polygons
 from nnunet_dino.features.store.layout import recorded
 from nnunet_dino.features.store.reader import TOKENS_OF, Bag, FeatureStore
+from nnunet_dino.features.tile_map import as_png
 from nnunet_dino.features.tiling import Tiling
 
 H5, PT, GEOJSON, MASK = "h5", "pt", "geojson", "mask"
@@ -118,11 +117,7 @@ def _content(
     if kind == GEOJSON:
         relative = {} if attention is None else {"Attention": attention, "Attention × tiles": attention * len(attention)}
         return geojson(pieces, bag.coordinates, tile_px, relative)
-    if mask is None:
-        return None
-    stream = io.BytesIO()
-    Image.fromarray(mask.astype(np.uint8) * 255).save(stream, "PNG")
-    return stream.getvalue()
+    return None if mask is None else as_png(mask.astype(np.uint8) * 255)
 
 
 def _write_h5(path: str, bag: Bag, tile_px: int) -> None:
@@ -135,12 +130,9 @@ def _write_h5(path: str, bag: Bag, tile_px: int) -> None:
 
 
 def _tissue(path: str, size_px: int, tiling: Tiling) -> tuple[np.ndarray, list[list[Ring]]]:
-    slide = slide_of(path)
-    try:
+    with slide_of(path) as slide:
         tiles = find_tiles(slide, path, size_px, replace(tiling, drop_blur=0.0))  # the mask does not need it
         return tiles.mask, tissue_polygons(tiles.mask, tiles.downsample, slide.dimensions)
-    finally:
-        slide.close()
 
 
 def _file_names(ids: Sequence[str]) -> dict[str, str]:

@@ -143,6 +143,11 @@ def above_each_other(*pictures: np.ndarray) -> np.ndarray:
 
 def png(*pictures: np.ndarray) -> bytes:
     """Returns pictures side by side, as PNG."""
+    return as_png(side_by_side(*pictures))
+
+
+def as_png(picture: np.ndarray) -> bytes:
+    """Returns a picture ``h w`` or ``h w 3``, 0..255, as PNG."""
     stream = io.BytesIO()
-    Image.fromarray(side_by_side(*pictures)).save(stream, "PNG")
+    Image.fromarray(picture).save(stream, "PNG")
     return stream.getvalue()

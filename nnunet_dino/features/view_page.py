@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 from html import escape
 
 import matplotlib
 import numpy as np
-from PIL import Image
 
+from nnunet_dino.features.tile_map import as_png
 from nnunet_dino.features.view_png import TokenView
 
 SIDES = ("left", "top", "right", "bottom")
@@ -64,9 +63,7 @@ def quantised(tokens: np.ndarray) -> np.ndarray:
 
 
 def _png(picture: np.ndarray) -> str:
-    stream = io.BytesIO()
-    Image.fromarray((picture * 255).round().astype(np.uint8)).save(stream, "PNG")
-    return base64.b64encode(stream.getvalue()).decode("ascii")
+    return base64.b64encode(as_png((picture * 255).round().astype(np.uint8))).decode("ascii")
 
 
 PAGE = r"""<!DOCTYPE html>

@@ -87,7 +87,8 @@ def look(
     _check_target(target, SHAPES_ENDINGS if tiles_only else ENDINGS)
     slicing = Slicing(plane, volume=volume)
 
-    spec = (found_backbone := find_backbone(backbone)).spec
+    found_backbone = find_backbone(backbone)
+    spec = found_backbone.spec
     if fit == OWN:
         raise UserError("--fit: required pad, stretch or crop to look at an image · got own")
 
@@ -110,33 +111,25 @@ def look(
     notes: list[str] = []
     try:
         if tiles_only:
-            shapes = slide_shapes(items[0], prepared(224 // spec.patch_px).size_px, tiling, target.suffix == ".geojson", notes)
-            write_atomically(target, shapes)
-            return notes
-    except Unreadable as error:
-        raise _unreadable(image, error) from error
-    encoder = FrozenEncoder(found_backbone, pick_device(device), statistics)
-    if size_px is not None:  # before an image is made so large
-        check_memory(1, size_px, encoder.patch_px, encoder.embed_dim, encoder.device)
-    notes += [RANDOM if encoder.weights_are_random else f"Licence of the weights: {encoder.licence}"]
-    encode = partial(_encoded, encoder=encoder, show_progress=show_progress)
-    try:
-        if found == SLIDES:
-            content = slide_view(items[0], prepared(224 // spec.patch_px), tiling, encode, at, notes)
+            content = slide_shapes(items[0], prepared(224 // spec.patch_px).size_px, tiling, target.suffix == ".geojson", notes)
         else:
-            opened = _picture(items[0], prepared) if found == IMAGES else _volume(items[0], prepared, slicing, slices)
-            notes += opened.source.notes
-            place = None if at is None else (0, *_token_at(at, opened))
-            view = _view(opened, f"{items[0].id}: patch tokens of {encoder.name}", notes, encode)
-            content = _drawn(view, place, target)
+            encoder = FrozenEncoder(found_backbone, pick_device(device), statistics)
+            if size_px is not None:  # before an image is made so large
+                check_memory(1, size_px, encoder.patch_px, encoder.embed_dim, encoder.device)
+            notes += [RANDOM if encoder.weights_are_random else f"Licence of the weights: {encoder.licence}"]
+            encode = partial(_encoded, encoder=encoder, show_progress=show_progress)
+            if found == SLIDES:
+                content = slide_view(items[0], prepared(224 // spec.patch_px), tiling, encode, at, notes)
+            else:
+                opened = _picture(items[0], prepared) if found == IMAGES else _volume(items[0], prepared, slicing, slices)
+                notes += opened.source.notes
+                place = None if at is None else (0, *_token_at(at, opened))
+                view = _view(opened, f"{items[0].id}: patch tokens of {encoder.name}", notes, encode)
+                content = _drawn(view, place, target)
     except Unreadable as error:
-        raise _unreadable(image, error) from error
+        raise UserError(f"required a readable input · got {image}: {error}") from error
     write_atomically(target, content)
     return notes
-
-
-def _unreadable(image: str, error: Unreadable) -> UserError:
-    return UserError(f"required a readable input · got {image}: {error}")
 
 
 def _check_target(target: Path, endings: Sequence[str]) -> None:

@@ -15,14 +15,14 @@ from nnunet_dino._errors import UserError, nearest
 from nnunet_dino._grids import MM, head_of, unit_of
 from nnunet_dino.features.dicom import is_dicom
 from nnunet_dino.features.items import Item, Source, Unreadable, decoding, with_notes
-from nnunet_dino.features.nifti import is_nifti, read_flat, read_nifti
+from nnunet_dino.features.nifti import ENDINGS as OF_NIFTI
+from nnunet_dino.features.nifti import read_flat, read_nifti
 from nnunet_dino.features.orientation import Volume, chosen_volume, in_patient_axes, notes_on_shear, refuse_further_volumes
 from nnunet_dino.features.pixels import (
     WINDOWS_HU,
     Preprocessing,
     as_torch_type,
     notes_on_units,
-    placement,
     require_finite,
     show_square,
     shown_range,
@@ -98,8 +98,7 @@ def show_slices(volume: Volume, preprocessing: Preprocessing, slicing: Slicing) 
         notes = [*notes, f"looks like CT in Hounsfield units, but has no --window; there are {', '.join(WINDOWS_HU)}"]
     facts = with_notes(facts, [*volume.notes, *notes, *notes_on_units(volume.values, preprocessing)])
     height, width = slices.shape[1:3]
-    place = placement((height, width), preprocessing.size_px, preprocessing.fit, pixel_hw)
-    return Source(len(slices), images, facts, shows_image(place, preprocessing))
+    return Source(len(slices), images, facts, shows_image((height, width), preprocessing, pixel_hw))
 
 
 def take_plane(volume: Volume, plane: str) -> tuple[np.ndarray, tuple[float, float]]:
@@ -136,7 +135,7 @@ def read_volume(item: Item, number: int | None = None) -> Volume:
             return read_folder(item, number)
     if not os.path.isfile(item.path):
         raise Unreadable("no such file")
-    if is_nifti(item.path):
+    if item.path.lower().endswith(OF_NIFTI):
         return read_nifti(item.path, number)
     if not item.path.lower().endswith(OF_ITK) and is_dicom(item.path):
         with decoding():
@@ -173,7 +172,7 @@ def read_to_compare(path: str) -> Volume:
     """
     if not os.path.isfile(path):
         raise Unreadable("no such file")
-    if is_nifti(path):
+    if path.lower().endswith(OF_NIFTI):
         values, spacing = read_flat(path)
         if values.ndim == 3 and len(values) > 1:
             return read_nifti(path)

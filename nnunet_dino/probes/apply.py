@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from nnunet_dino import reports
 from nnunet_dino._errors import UserError
+from nnunet_dino._files import csv_text
 from nnunet_dino.backbones.catalogue import get_spec
 from nnunet_dino.backbones.weights.model_config import check_statistics
 from nnunet_dino.features import Preprocessing, Slicing, Tiling, extract
@@ -36,6 +36,9 @@ from nnunet_dino.reports import Block, Heading, Report, Table
 
 SCORES = "scores.csv"
 NUM_SHOWN = 50
+
+Scored = tuple[list[str], np.ndarray, list[np.ndarray]]
+"""Ids, scores ``n c``, and the attention in every bag, which a linear layer has not."""
 
 
 def apply_probe(
@@ -70,7 +73,7 @@ def apply_probe(
     reports.check_folder(output, overwrite)
     where = pick_device(device)
     saved, tensors = read_probe(model)
-    trained = _trained(saved, tensors, model)
+    score = _scorer(saved, tensors, model, where)
     with tempfile.TemporaryDirectory() as scratch:
         if len(inputs) == 1 and (Path(inputs[0]) / FACTS).exists():
             folder = inputs[0]
@@ -82,7 +85,7 @@ def apply_probe(
         if not len(store.good):
             name, why = store.failed[["id", "error"]].iloc[0]
             raise UserError(f"{inputs[0]}: required at least one readable input · got {name}: {why}")
-        ids, scores, attention = _scores(saved, trained, store, where)
+        ids, scores, attention = score(store)
         pictures, notes = attention_pictures(store, ids, attention, scores[:, -1], num_maps if attention else 0)
     failed = list(zip(store.failed["id"], store.failed["error"], strict=True))
     decisions = _decisions(saved, scores)
@@ -96,7 +99,7 @@ def apply_probe(
         sentences=[f"Scored for {', '.join(saved.labels)}: {counted(len(ids), saved.kind)}; nobody has said what is right."],
         warnings=[*_warnings(saved, store, failed), *notes],
         blocks=blocks,
-        method=[method_of_features(store.facts, saved.features), _method(saved, len(trained))],
+        method=[method_of_features(store.facts, saved.features), _method(saved, len(networks_of(tensors)))],
         origin=reports.origin(command, PACKAGES),
         numbers={"model": asdict(saved), "store": asdict(store.facts), "failed": failed},
     )
@@ -133,16 +136,19 @@ def _extract(saved: SavedProbe, inputs: Sequence[str], store: str, device: str) 
     )
 
 
-def _trained(saved: SavedProbe, tensors: dict[str, Tensor], model: Path) -> list[LinearProbe] | list[TrainedMIL]:
-    """Returns the layers or networks of all folds, on the CPU.
+def _scorer(
+    saved: SavedProbe, tensors: dict[str, Tensor], model: Path, device: torch.device
+) -> Callable[[FeatureStore], Scored]:
+    """Returns what scores the inputs of a store by the layers or networks of all folds.
 
     Raises:
         UserError: Such a probe has other tensors.
     """
     try:
         if saved.probe == LINEAR:
-            return [LinearProbe.of(one, len(saved.labels), saved.is_exclusive) for one in networks_of(tensors)]
-        return [_network(saved, one) for one in networks_of(tensors)]
+            layers = [LinearProbe.of(one, len(saved.labels), saved.is_exclusive) for one in networks_of(tensors)]
+            return partial(_by_layers, saved, layers)
+        return partial(_by_networks, saved, [_network(saved, one) for one in networks_of(tensors)], device)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         got = " ".join(str(error).split())[:150]
         raise UserError(
@@ -157,17 +163,14 @@ def _network(saved: SavedProbe, tensors: dict[str, Tensor]) -> TrainedMIL:
     return TrainedMIL(network.eval(), shift, scale.expand_as(shift), 0)
 
 
-def _scores(
-    saved: SavedProbe, trained: list[LinearProbe] | list[TrainedMIL], store: FeatureStore, device: torch.device
-) -> tuple[list[str], np.ndarray, list[np.ndarray]]:
-    """Returns ids, scores ``n c`` and the attention in every bag, which a linear layer has not."""
-    layers = [one for one in trained if isinstance(one, LinearProbe)]
-    if layers:
-        ids, vectors = store.vectors(saved.features)
-        return ids, np.mean([layer.scores(vectors) for layer in layers], axis=0), []
+def _by_layers(saved: SavedProbe, layers: Sequence[LinearProbe], store: FeatureStore) -> Scored:
+    ids, vectors = store.vectors(saved.features)
+    return ids, np.mean([layer.scores(vectors) for layer in layers], axis=0), []
+
+
+def _by_networks(saved: SavedProbe, networks: Sequence[TrainedMIL], device: torch.device, store: FeatureStore) -> Scored:
     ids = store.good["id"].tolist()
     bags = bags_of(store, ids, saved.features)
-    networks = [one for one in trained if isinstance(one, TrainedMIL)]
     outcomes = [network.on(device).predict(bags, range(len(ids))) for network in networks]  # one at a time on a GPU
     scores = np.mean([scores for scores, _ in outcomes], axis=0)
     attention = [np.mean(weights, axis=0) for weights in zip(*(weights for _, weights in outcomes), strict=True)]
@@ -222,10 +225,8 @@ def _method(saved: SavedProbe, count: int) -> str:
 def _table(
     saved: SavedProbe, ids: Sequence[str], decisions: Sequence[str], scores: np.ndarray, failed: Sequence[tuple[str, str]]
 ) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "found", *(f"score {name}" for name in saved.labels), "error"])
-    for name, decision, row in zip(ids, decisions, scores, strict=True):
-        writer.writerow([name, decision, *(f"{score:.6g}" for score in row), ""])
-    writer.writerows([name, "", *[""] * len(saved.labels), why] for name, why in failed)
-    return text.getvalue().encode("utf-8")
+    header = ["id", "found", *(f"score {name}" for name in saved.labels), "error"]
+    scored = zip(ids, decisions, scores, strict=True)
+    rows = [[name, decision, *(f"{score:.6g}" for score in row), ""] for name, decision, row in scored]
+    rows += [[name, "", *[""] * len(saved.labels), why] for name, why in failed]
+    return csv_text([header, *rows]).encode("utf-8")

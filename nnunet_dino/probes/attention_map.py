@@ -56,16 +56,13 @@ def _picture(store: FeatureStore, name: str, path: str, tile_px: int, weights: n
     assert bag.coordinates is not None, "tiles of slides have places"
     order = np.argsort(-weights, kind="stable")
     count = min(NUM_TILES, -(-len(order) // 2))
-    slide = slide_of(path)
-    try:
+    with slide_of(path) as slide:
         overview, downsample = read_overview(slide, path, max(1.0, max(slide.dimensions) / OVERVIEW_PX))
         rows = []
         for title, chosen in (("most", order[:count]), ("least", order[::-1][:count])):
             tiles = [read_tile(slide, x, y, tile_px, TILE_PX) for x, y in bag.coordinates[chosen].tolist()]
             shown = [(255 * tile.permute(1, 2, 0).numpy()).round().astype(np.uint8) for tile in tiles]
             rows.append(tile_row(title, shown, [f"{weights[place] * len(weights):.3g}x" for place in chosen]))
-    finally:
-        slide.close()
     heat = colour_tiles(overview, downsample, bag.coordinates, tile_px, attention_colours(weights))
     scale = matplotlib.colormaps["viridis"](np.linspace(0, 1, 256))[:, :3]
     bar = colour_bar(len(overview), scale, [f"{10**power:g}x" for power in (-1, 0, 1)])

@@ -17,9 +17,10 @@ from nnunet_dino.networks.slices import SliceEncoder
 from nnunet_dino.probes.dense_cases import LabelledCases, LabelledSlices, find_cases
 from nnunet_dino.probes.dense_cells import raw_cells
 from nnunet_dino.probes.dense_learners import Linear, Neighbours, Tokens, fit_linear, fit_neighbours
-from nnunet_dino.probes.dense_metrics import DenseScore, dense_score, draw_patients
+from nnunet_dino.probes.dense_metrics import DenseScore, dense_score
 from nnunet_dino.probes.dense_options import LAST, DenseOptions
 from nnunet_dino.probes.encoder_cost import BATCH, milliseconds
+from nnunet_dino.probes.metrics import drawings
 
 PIXELS = "pixels"
 NUM_PARTS = 5
@@ -77,7 +78,7 @@ class DenseProbe:
         self.cases, self.options = cases, options
         self.numbers_of_cases = options.numbers_of_cases(len(cases.training))
         self.learned_from = cases.training[: self.numbers_of_cases[-1]]
-        self.drawings = draw_patients(len(cases.test), options.num_rounds, options.seed)
+        self.drawings = np.concatenate([*drawings(np.array(cases.test), options.num_rounds, options.seed)])
         self.drawn = cases.test[:drawn]
         self._kept: dict[str, LabelledSlices] = {}
         self._bytes_kept = 0

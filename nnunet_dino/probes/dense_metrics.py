@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from nnunet_dino.probes.metrics import Estimate, estimate
+from nnunet_dino.probes.metrics import Estimate, estimate, mean_of_known
 
 ROUNDS_AT_ONCE = 50
 
@@ -106,12 +106,6 @@ class _Curve:
         return np.divide((precision * positives).sum(1), total, out=np.full(len(weights), np.nan), where=total > 0)
 
 
-def draw_patients(num_patients: int, num_rounds: int, seed: int) -> np.ndarray:
-    """Returns how often every patient counts in each round of the bootstrap, ``rounds patients``."""
-    generator = np.random.default_rng(seed)
-    return generator.multinomial(num_patients, np.full(num_patients, 1 / num_patients), num_rounds).astype(np.float64)
-
-
 def dense_score(
     method: str,
     num_cases: int,
@@ -134,7 +128,7 @@ def dense_score(
         thresholds: Per class; tokens from it upwards are found.
         is_learned: Per class, whether the training cases have it.
         setting: What was chosen on the training cases.
-        drawings: See :func:`draw_patients`.
+        drawings: How often every patient counts: once, then in each round of the bootstrap, ``1+rounds patients``.
     """
     whose = np.repeat(np.arange(len(truth)), [len(part) for part in truth])
     all_truth, all_scores = np.concatenate(truth), np.concatenate(scores)
@@ -153,34 +147,16 @@ def dense_score(
             dices.append(_over(drawings, lambda weights, counts=counts: _dice(weights, *counts)))
             area, dice = (estimate(rounds) for rounds in (areas[-1], dices[-1]))
         classes.append(ClassScore(name, int(having.sum()), int((having > 0).sum()), area, dice, absent))
-    mean_area, mean_dice = (_mean(rounds, len(drawings) + 1) for rounds in (areas, dices))
-    return DenseScore(
-        method,
-        num_cases,
-        tuple(classes),
-        estimate(mean_area),
-        estimate(mean_dice),
-        setting,
-        mean_area,
-    )
+    mean_area, mean_dice = (mean_of_known(np.reshape(rounds, (-1, len(drawings)))) for rounds in (areas, dices))
+    return DenseScore(method, num_cases, tuple(classes), estimate(mean_area), estimate(mean_dice), setting, mean_area)
 
 
-def _over(drawings: np.ndarray, measure) -> np.ndarray:  # type: ignore[no-untyped-def]
-    """Returns a measure with every patient once, then of each round."""
-    whole = np.ones((1, drawings.shape[1]))
-    parts = [drawings[start : start + ROUNDS_AT_ONCE] for start in range(0, len(drawings), ROUNDS_AT_ONCE)]
-    return np.concatenate([measure(part) for part in (whole, *parts)])
+def _over(drawings: np.ndarray, measure: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Returns a measure of every row of drawings, some rows at a time."""
+    starts = range(0, len(drawings), ROUNDS_AT_ONCE)
+    return np.concatenate([measure(drawings[start : start + ROUNDS_AT_ONCE]) for start in starts])
 
 
 def _dice(weights: np.ndarray, hits: np.ndarray, found: np.ndarray, having: np.ndarray) -> np.ndarray:
     total = weights @ (found + having)
     return np.divide(2 * (weights @ hits), total, out=np.full(len(weights), np.nan), where=weights @ having > 0)
-
-
-def _mean(rounds: Sequence[np.ndarray], length: int) -> np.ndarray:
-    """Returns the mean over classes; in a round without a patient that has a class, over the others."""
-    if not rounds:
-        return np.full(length, np.nan)
-    values = np.stack(rounds)
-    known = np.isfinite(values)
-    return np.divide(np.where(known, values, 0).sum(0), known.sum(0), out=np.full(length, np.nan), where=known.any(0))

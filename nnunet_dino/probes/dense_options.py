@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.rgb_names import REPEAT, RGB
 from nnunet_dino.backbones.spec import PATCH_PX
-from nnunet_dino.probes.options import MAX_SEED, SEED, check, option
+from nnunet_dino.probes.options import MAX_SEED, OVERWRITE, SEED, check, option
 
 ALL = "all"
 LAST = "last"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseRequest:
+    """What the dense probe is asked.
+
+    Attributes:
+        backbones: See :func:`nnunet_dino.probes.dense_backbones.open_backbones`.
+        device: Where backbones compute.
+        pictures: Test cases to draw.
+        command: The command line, for the report.
+    """
+
+    device: str
+    pictures: int
+    command: str
+    dataset: str = option(MISSING, "-d", "Number or full name of a preprocessed data set with labels.", "ID")
+    configuration: str = option(MISSING, "-c", "Configuration of its plans.", "NAME")
+    plans: str = option("nnUNetPlans", "-p", "Name of its plans.", "NAME")
+    fold: int = option(0, "-f", "Fold: its training cases teach, the others judge.")
+    backbones: tuple[str, ...] = option(
+        (),
+        "--backbone",
+        "Name, random:NAME, file or folder of weights, folder of a pretraining, or pixels; may repeat.",
+        "[TITLE=]WHAT",
+        multiple=True,
+    )
+    output: str = option(MISSING, "-o", "Folder for the report.", "PATH")
+    overwrite: bool = option(*OVERWRITE)
 
 
 @dataclass(frozen=True)

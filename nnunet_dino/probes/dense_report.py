@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from nnunet_dino.features.progress import progress
 from nnunet_dino.probes.dense import PIXELS, DenseProbe
 from nnunet_dino.probes.dense_backbones import NamedBackbone, open_backbones
 from nnunet_dino.probes.dense_metrics import DenseScore
-from nnunet_dino.probes.dense_options import DenseOptions
+from nnunet_dino.probes.dense_options import DenseOptions, DenseRequest
 from nnunet_dino.probes.dense_pictures import case_picture
 from nnunet_dino.probes.dense_tables import (
     LINEAR,
@@ -38,35 +38,6 @@ from nnunet_dino.reports import Block, Heading, Report
 from nnunet_dino.reports.folder import NUMBERS, PAGE, TEXT
 
 FEW_PATIENTS = 10
-
-
-@dataclass(frozen=True)
-class DenseRequest:
-    """What the dense probe is asked.
-
-    Attributes:
-        dataset: Number or full name.
-        configuration: Of the plans.
-        plans: Name of the plans.
-        fold: Number of the fold.
-        backbones: See :func:`nnunet_dino.probes.dense_backbones.open_backbones`.
-        output: Folder for the report.
-        overwrite: Replace an earlier report.
-        device: Where backbones compute.
-        pictures: Test cases to draw.
-        command: The command line, for the report.
-    """
-
-    dataset: str
-    configuration: str
-    plans: str
-    fold: int
-    backbones: Sequence[str]
-    output: str
-    overwrite: bool
-    device: str
-    pictures: int
-    command: str
 
 
 def report_dense(request: DenseRequest, options: DenseOptions, echo: Callable[[str], object]) -> Report:

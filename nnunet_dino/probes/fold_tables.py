@@ -1,4 +1,4 @@
-"""Cross-validation in a report: every input when it was test, a row per repeat and per fold, the result in a sentence."""
+"""Scores of one split, or of a cross-validation, in a report: every input when it was test, a row per repeat and per fold."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_dino.probes.evaluation import Evaluation, evaluate_folds, mean_auroc
+from nnunet_dino.probes.evaluation import Evaluation, evaluate, evaluate_folds, mean_auroc
 from nnunet_dino.probes.labels import Labelled
 from nnunet_dino.probes.options import EvaluationOptions, FoldOptions
 from nnunet_dino.probes.result_tables import number
@@ -42,14 +42,14 @@ class Repeat:
 
 
 @dataclass(frozen=True)
-class CrossValidated:
-    """What a report is made of after a cross-validation.
+class Judged:
+    """What a report is made of after one split, or after a cross-validation.
 
     Attributes:
-        labelled: All inputs as test.
-        scores: ``n c``, of every input when it was test in the first repeat.
-        fold_of: The fold in which it was, from 1.
-        evaluations: Of these scores.
+        labelled: With the split; after a cross-validation, all inputs as test.
+        scores: ``n c``; after a cross-validation, of every input when it was test in the first repeat.
+        evaluations: Of these scores, by part.
+        fold_of: Of every input, the fold in which it was test, from 1; empty after one split, as is all that follows.
         sentence: The result of all repeats.
         tables: Repeats, and folds of the first one.
         numbers: The repeats for machines.
@@ -58,15 +58,15 @@ class CrossValidated:
 
     labelled: Labelled
     scores: np.ndarray
-    fold_of: list[int]
     evaluations: dict[str, Evaluation]
-    sentence: str
-    tables: list[Table]
-    numbers: list[dict[str, Any]]
-    aside: str
+    fold_of: Sequence[int] = ()
+    sentence: str = ""
+    tables: Sequence[Table] = ()
+    numbers: Sequence[dict[str, Any]] = ()
+    aside: str = ""
 
 
-def cross_validated(
+def judged(
     labelled: Labelled,
     splits: Sequence[np.ndarray],
     scores: Sequence[np.ndarray],
@@ -74,18 +74,21 @@ def cross_validated(
     evaluation: EvaluationOptions,
     how_split: str,
     of_folds: Mapping[str, Sequence[str]],
-) -> CrossValidated:
-    """Evaluates scores of all folds of all repeats.
+) -> Judged:
+    """Evaluates scores of one split, or of all folds of all repeats.
 
     Args:
         labelled: The labels.
-        splits: One per fold and repeat.
-        scores: Likewise, each ``n c``; of the part that the fold was trained on they do not matter.
+        splits: The one, or one per fold and repeat.
+        scores: Likewise, each ``n c``; of the part that a fold was trained on they do not matter.
         cross: How many folds and repeats.
         evaluation: How scores are evaluated.
-        how_split: How the folds came about.
+        how_split: How the split or the folds came about.
         of_folds: Further columns of the table of folds, one text per fold.
     """
+    if not cross.folds:
+        labelled = labelled.with_split(splits[0], how_split)
+        return Judged(labelled, scores[0], evaluate(labelled, scores[0], evaluation))
     labelled = labelled.with_split(np.full(len(labelled.ids), "test"), how_split)
     starts = range(0, len(splits), cross.folds)
     groups = [(splits[start : start + cross.folds], scores[start : start + cross.folds]) for start in starts]
@@ -93,7 +96,7 @@ def cross_validated(
     first, fold_of = repeats[0], np.zeros(len(labelled.ids), int)
     for fold, split in enumerate(splits[: cross.folds]):
         fold_of[split == "test"] = fold
-    return CrossValidated(
+    return Judged(
         labelled=labelled,
         scores=first.evaluation.scores,
         fold_of=(fold_of + 1).tolist(),

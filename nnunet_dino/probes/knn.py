@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from nnunet_dino._errors import UserError
-from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.evaluation import check_parts, evaluate, mean_auroc
 from nnunet_dino.probes.fold_splits import fold_splits
-from nnunet_dino.probes.fold_tables import cross_validated
-from nnunet_dino.probes.given import GivenVectors
+from nnunet_dino.probes.fold_tables import judged
 from nnunet_dino.probes.labels import Labelled
 from nnunet_dino.probes.options import HALF, NUM_NEIGHBOURS, EvaluationOptions, FoldOptions, KnnOptions, Request
 from nnunet_dino.probes.report import open_request, report_scores
@@ -93,91 +92,63 @@ def knn_scores(
 
 
 def report_knn(request: Request, options: KnnOptions, cross: FoldOptions, echo: Callable[[str], object] = print) -> Report:
-    """Lets neighbours in the training part vote on every input of the other parts, and writes the report.
+    """Lets neighbours in the training part vote on every input of the other parts, or so in every fold, and writes the report.
 
-    The setting with the highest mean AUROC on ``val`` gives the headline; all are listed.
+    The setting with the highest mean AUROC on ``val``, of every fold its own, gives the headline; of one split all are listed.
 
     Raises:
         UserError: The store, the labels or an option cannot be used.
     """
     device, store, labelled, vectors = open_request(request)
+    untrained: list[str] = []
+    bank = "train"
     if cross.folds:
-        return _report_folds(request, options, cross, device, store, labelled, vectors, echo)
-    if options.leave_one_out:
-        how_split = "none; every input is asked against those of all other patients"
-        labelled, bank = labelled.with_split(np.full(len(vectors), "test"), how_split), np.ones(len(vectors), bool)
+        splits, how_split = fold_splits(labelled, cross, request.splitting, has_val=True)
     else:
-        labelled = labelled.with_split(*divide(labelled.split, labelled.patients, request.splitting))
-        bank = labelled.split == "train"
-    untrained = check_parts(labelled, request.evaluation)
-    scores = _scores(labelled, vectors, bank, options, device)
-    best, chosen_on = _best(labelled, scores, request.evaluation)
-    left_out = ", ".join(str(k) for k in options.num_neighbours if (k, best[1]) not in scores)
-    return report_scores(
-        request,
-        store,
-        labelled,
-        scores[best],
-        evaluate(labelled, scores[best], request.evaluation),
-        echo,
-        probe="knn",
-        what=f"k-NN (k = {best[0]}, {best[1]} votes, {chosen_on})",
-        title=f"Nearest neighbours with {store.facts.backbone}",
-        method=_method(options),
-        numbers={
-            "options": asdict(options),
-            "chosen": {"k": best[0], "votes": best[1], "how": chosen_on},
-            "settings": [
-                {"k": k, "votes": how, **{f"auroc_{part}": _auroc_on(part, labelled, values) for part in ("val", "test")}}
-                for (k, how), values in scores.items()
-            ],
-        },
-        untrained=untrained,
-        warnings=[f"Left out, as there are not so many training inputs: k = {left_out}."] if left_out else [],
-        tables=[_settings_table(labelled, scores, request.evaluation)],
-    )
-
-
-def _report_folds(
-    request: Request,
-    options: KnnOptions,
-    cross: FoldOptions,
-    device: torch.device,
-    store: FeatureStore | GivenVectors,
-    labelled: Labelled,
-    vectors: np.ndarray,
-    echo: Callable[[str], object],
-) -> Report:
-    """The same over folds, each with the setting that is best on its own ``val``."""
-    splits, how_split = fold_splits(labelled, cross, request.splitting, has_val=True)
+        if options.leave_one_out:
+            bank, how_split = "test", "none; every input is asked against those of all other patients"
+            splits = [np.full(len(vectors), "test")]
+        else:
+            split, how_split = divide(labelled.split, labelled.patients, request.splitting)
+            splits = [split]
+        untrained = check_parts(labelled.with_split(splits[0]), request.evaluation)
     scores, chosen = [], []
     for split in splits:
-        found = _scores(labelled, vectors, split == "train", options, device)
-        best = _best(labelled.with_split(split), found, request.evaluation)[0]
+        found = _scores(labelled, vectors, split == bank, options, device)
+        best, chosen_on = _best(labelled.with_split(split), found, request.evaluation)
         scores.append(found[best])
         chosen.append(best)
-    settings = {"Neighbours": [f"{k} {how}" for k, how in chosen]}
-    crossed = cross_validated(labelled, splits, scores, cross, request.evaluation, how_split, settings)
+    neighbours = {"Neighbours": [f"{k} {how}" for k, how in chosen]}
+    result = judged(labelled, splits, scores, cross, request.evaluation, how_split, neighbours)
+    numbers: dict[str, Any] = {"options": asdict(options)}
+    warnings, tables = [], []
+    if cross.folds:
+        what = "k-NN, k and votes the best on val of every fold"
+        numbers |= {"cross_validation": asdict(cross), "repeats": result.numbers}
+        numbers["chosen"] = [{"k": k, "votes": how} for k, how in chosen]
+    else:
+        what = f"k-NN (k = {best[0]}, {best[1]} votes, {chosen_on})"
+        numbers["chosen"] = {"k": best[0], "votes": best[1], "how": chosen_on}
+        numbers["settings"] = [
+            {"k": k, "votes": how, **{f"auroc_{part}": _auroc_on(part, result.labelled, values) for part in ("val", "test")}}
+            for (k, how), values in found.items()
+        ]
+        if left_out := ", ".join(str(k) for k in options.num_neighbours if (k, best[1]) not in found):
+            warnings.append(f"Left out, as there are not so many training inputs: k = {left_out}.")
+        tables.append(_settings_table(result.labelled, found, request.evaluation))
     return report_scores(
         request,
         store,
-        crossed.labelled,
-        crossed.scores,
-        crossed.evaluations,
+        result,
         echo,
         probe="knn",
-        what=f"k-NN, k and votes the best on val of every fold{crossed.aside}",
+        what=what,
         title=f"Nearest neighbours with {store.facts.backbone}",
         method=_method(options),
-        numbers={
-            "options": asdict(options),
-            "cross_validation": asdict(cross),
-            "repeats": crossed.numbers,
-            "chosen": [{"k": k, "votes": how} for k, how in chosen],
-        },
-        sentences=[crossed.sentence],
-        tables=crossed.tables,
-        columns={"fold": crossed.fold_of},
+        numbers=numbers,
+        untrained=untrained,
+        warnings=warnings,
+        tables=tables,
     )
 
 

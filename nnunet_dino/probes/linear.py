@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from nnunet_dino._errors import UserError
 from nnunet_dino.features.progress import progress
 from nnunet_dino.features.store.reader import FeatureStore
-from nnunet_dino.probes.evaluation import check_parts, evaluate
+from nnunet_dino.probes.evaluation import check_parts
 from nnunet_dino.probes.few_shot import Shots, check_shots, few_shot, few_shot_blocks
 from nnunet_dino.probes.fold_splits import fold_splits
-from nnunet_dino.probes.fold_tables import cross_validated
+from nnunet_dino.probes.fold_tables import judged
 from nnunet_dino.probes.logistic import fit_logistic
 from nnunet_dino.probes.options import LBFGS, OPTIMIZERS, FewShotOptions, FoldOptions, LinearOptions, Request
 from nnunet_dino.probes.report import open_request, report_scores
@@ -188,41 +188,30 @@ def report_linear(
         curve = few_shot(labelled, splits, lambda rows, one: fit(vectors, rows, one, options).scores(vectors), shots)
         blocks += few_shot_blocks(curve)
     scores = [probe.scores(vectors) for probe in probes]
-    crossed, shown = None, scores[0]
-    if cross.folds:
-        crossed = cross_validated(labelled, splits, scores, cross, request.evaluation, how_split, {})
-        labelled, shown, evaluations = crossed.labelled, crossed.scores, crossed.evaluations
-    else:
-        labelled = labelled.with_split(splits[0], how_split)
-        evaluations = evaluate(labelled, shown, request.evaluation)
+    found = judged(labelled, splits, scores, cross, request.evaluation, how_split, {})
     files = {}
     if isinstance(store, FeatureStore):  # of features that others made nobody could make further ones
-        thresholds = [one.threshold for one in evaluations["test"].metrics.labels]
-        saved = saved_probe(LINEAR, labelled.names, labelled.is_exclusive, thresholds, request.features, store.facts)
+        saved = saved_probe(LINEAR, found, request.features, store.facts)
         layers = [one.tensors for one in probes[: cross.folds]]  # of the first repeat
         files = {FILES[LINEAR]: probe_file(saved, numbered(layers) if layers else probes[0].tensors)}
     return report_scores(
         request,
         store,
-        labelled,
-        shown,
-        evaluations,
+        found,
         echo,
         probe="linear",
-        what="Linear probe" + (crossed.aside if crossed else ""),
+        what="Linear probe",
         title=f"Linear probe of {store.facts.backbone}",
         method=_method(options, labelled.is_exclusive),
         numbers={
             "options": asdict(options),
             "cross_validation": asdict(cross),
-            "repeats": crossed.numbers if crossed else [],
+            "repeats": found.numbers,
             "few_shot": [asdict(one) for one in curve],
         },
         untrained=untrained,
-        sentences=[crossed.sentence] if crossed else [],
-        tables=[*(crossed.tables if crossed else []), *blocks],
+        tables=blocks,
         files=files,
-        columns={"fold": crossed.fold_of} if crossed else None,
     )
 
 

@@ -183,7 +183,7 @@ def _measures(
     all_right = weights @ (found == is_true).all(1).astype(np.float64) / total
     share = _ratio(having, having.sum(1, keepdims=True)).T
     overall = {
-        "auroc": _mean_of_known(areas),
+        "auroc": mean_of_known(areas),
         "accuracy": all_right if is_exclusive else per_label["accuracy"].mean(0),
         "subset_accuracy": all_right,
         "precision": per_label["precision"].mean(0),
@@ -191,13 +191,13 @@ def _measures(
         "micro_recall": _ratio(hits.sum(1), having.sum(1), np.nan),
         "weighted_precision": (per_label["precision"] * share).sum(0),
         "weighted_recall": np.nansum(per_label["recall"] * share, axis=0),
-        **{name: _mean_of_known(per_label[name]) for name in ("recall", "average_precision", "specificity", "f1", "brier")},
-        "balanced_accuracy": _mean_of_known(recall.T if is_exclusive else per_label["balanced_accuracy"]),
+        **{name: mean_of_known(per_label[name]) for name in ("recall", "average_precision", "specificity", "f1", "brier")},
+        "balanced_accuracy": mean_of_known(recall.T if is_exclusive else per_label["balanced_accuracy"]),
     }
     return per_label, overall
 
 
-def _mean_of_known(values: np.ndarray) -> np.ndarray:
+def mean_of_known(values: np.ndarray) -> np.ndarray:
     """Returns the mean over labels, ``c rounds``, of what is defined; NaN where nothing is."""
     known = np.isfinite(values)
     return np.where(known.any(0), np.where(known, values, 0).sum(0) / np.maximum(known.sum(0), 1), np.nan)

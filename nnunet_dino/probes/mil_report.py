@@ -16,9 +16,9 @@ from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.probes.attention_map import ATTENTION, attention_pictures
 from nnunet_dino.probes.bags import bags_of, file_bags, read_arrays
 from nnunet_dino.probes.cross_validation import expected_duration, train_splits
-from nnunet_dino.probes.evaluation import check_parts, evaluate
+from nnunet_dino.probes.evaluation import check_parts
 from nnunet_dino.probes.fold_splits import fold_splits
-from nnunet_dino.probes.fold_tables import cross_validated
+from nnunet_dino.probes.fold_tables import judged
 from nnunet_dino.probes.given import bag_files, refuse_no_store
 from nnunet_dino.probes.labels import Labelled, read_labels
 from nnunet_dino.probes.options import (
@@ -59,48 +59,36 @@ def report_mil(
     trained = train_splits(bags, labelled.classes, num_classes, splits, seeds, options, device, cross.workers)
     scores = [one.scores if labelled.is_exclusive else one.scores[:, 1:] for one in trained]  # of two classes the second
     num_epochs, num_passes = ([getattr(one.trained, name) for one in trained] for name in ("num_epochs", "num_passes"))
+    found = judged(labelled, splits, scores, cross, request.evaluation, how_split, {"Epochs": list(map(str, num_epochs))})
+    attention = trained[0].attention
     if cross.folds:
-        epochs = {"Epochs": list(map(str, num_epochs))}
-        crossed = cross_validated(labelled, splits, scores, cross, request.evaluation, how_split, epochs)
-        labelled, evaluations, shown = crossed.labelled, crossed.evaluations, crossed.scores
-        attention = [trained[fold - 1].attention[bag] for bag, fold in enumerate(crossed.fold_of)]
-    else:
-        crossed, labelled = None, labelled.with_split(splits[0], how_split)
-        shown, attention = scores[0], trained[0].attention
-        evaluations = evaluate(labelled, shown, request.evaluation)
+        attention = [trained[fold - 1].attention[bag] for bag, fold in enumerate(found.fold_of)]
     num_maps = 0 if options.aggregator == MEAN else num_maps  # all tiles weigh the same
-    pictures, notes = attention_pictures(store, labelled.ids, attention, shown[:, -1], num_maps)
+    pictures, notes = attention_pictures(store, labelled.ids, attention, found.scores[:, -1], num_maps)
     weights = {name: values.astype(np.float32) for name, values in zip(labelled.ids, attention, strict=True)}
     files = {ATTENTION: save(weights)}
     if store is not None:
-        thresholds = [one.threshold for one in evaluations["test"].metrics.labels]
-        names, is_exclusive = labelled.names, labelled.is_exclusive
-        saved = saved_probe(MIL, names, is_exclusive, thresholds, request.features, store.facts, options.network)
+        saved = saved_probe(MIL, found, request.features, store.facts, options.network)
         files[FILES[MIL]] = probe_file(saved, numbered(one.trained.tensors for one in trained[: cross.folds or 1]))
     return report_scores(
         request,
         store,
-        labelled,
-        shown,
-        evaluations,
+        found,
         echo,
         probe="mil",
-        what="Attention over bags" + (crossed.aside if crossed else ""),
+        what="Attention over bags",
         title=f"Attention over bags of {store.facts.backbone if store else Path(request.store).name}",
         method=_method(options, num_epochs, num_passes),
         numbers={
             "options": asdict(options),
             "cross_validation": asdict(cross),
-            "repeats": crossed.numbers if crossed else [],
+            "repeats": found.numbers,
             "num_epochs": num_epochs,
             "num_passes": num_passes,
         },
         warnings=[*notes, *_at_the_limit(options, num_passes)],
-        sentences=[crossed.sentence] if crossed else [],
-        tables=crossed.tables if crossed else [],
         pictures=pictures,
         files=files,
-        columns={"fold": crossed.fold_of} if crossed else None,
     )
 
 

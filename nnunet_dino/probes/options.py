@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import MISSING, dataclass, field, fields
+from operator import ge, gt, le, lt
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ MAX_SEED = 2**31 - 1
 ALL = "all"
 LBFGS = "lbfgs"
 SEED = (0, "--seed", "Of parts, training and bootstrap.")
+OVERWRITE = (False, "--overwrite", "Write into a folder that holds files; replaces those of an earlier report.", None)
 
 
 def option(default: Any, flag: str, meaning: str, metavar: str | None = "N", **limits: Any) -> Any:
@@ -75,16 +77,10 @@ def check_number(
     below: float | None = None,
 ) -> None:
     """Refuses a number that is not finite or outside its range, whose ends belong to it or do not (``above``, ``below``)."""
-    bounds = {"from": least, "above": above, "to": most, "below": below}
-    fits = (
-        math.isfinite(value)
-        and (least is None or value >= least)
-        and (above is None or value > above)
-        and (most is None or value <= most)
-        and (below is None or value < below)
-    )
-    if not fits:
-        words = " ".join(f"{word} {bound:,}" for word, bound in bounds.items() if bound is not None)
+    pairs = (("from", least, ge), ("above", above, gt), ("to", most, le), ("below", below, lt))
+    bounds = [(word, bound, holds) for word, bound, holds in pairs if bound is not None]
+    if not math.isfinite(value) or not all(holds(value, bound) for _, bound, holds in bounds):
+        words = " ".join(f"{word} {bound:,}" for word, bound, _ in bounds)
         raise UserError(f"{flag}: required a number {words} · got {value:g}")
 
 
@@ -173,9 +169,7 @@ class Request:
     device: str
     command: str
     output: str = option(MISSING, "-o", "Folder for the report.", "PATH")
-    overwrite: bool = option(
-        False, "--overwrite", "Write into a folder that holds files; replaces those of an earlier report.", None
-    )
+    overwrite: bool = option(*OVERWRITE)
     features: str = option("both", "--features", "class, mean, both, class4 or both4.", "WHICH")
 
     def __post_init__(self) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,9 +11,10 @@ import numpy as np
 import torch
 
 from nnunet_dino import reports
+from nnunet_dino._files import csv_text
 from nnunet_dino.features.encoder import pick_device
 from nnunet_dino.features.store.reader import FeatureStore
-from nnunet_dino.probes.evaluation import Evaluation
+from nnunet_dino.probes.fold_tables import Judged
 from nnunet_dino.probes.given import ENDINGS, GivenVectors, refuse_no_store
 from nnunet_dino.probes.labels import Labelled, labelled_vectors
 from nnunet_dino.probes.options import Request
@@ -57,9 +56,7 @@ def open_request(request: Request) -> tuple[torch.device, FeatureStore | GivenVe
 def report_scores(
     request: Request,
     store: FeatureStore | GivenVectors | None,
-    labelled: Labelled,
-    scores: np.ndarray,
-    evaluations: dict[str, Evaluation],
+    judged: Judged,
     echo: Callable[[str], object],
     *,
     probe: str,
@@ -69,20 +66,16 @@ def report_scores(
     numbers: dict[str, Any],
     untrained: Sequence[str] = (),
     warnings: Sequence[str] = (),
-    sentences: Sequence[str] = (),
     tables: Sequence[Table | Plot] = (),
     pictures: Sequence[Picture] = (),
     files: dict[str, bytes] | None = None,
-    columns: Mapping[str, Sequence[Any]] | None = None,
 ) -> Report:
     """Puts a report together, writes it with the predictions, and shows the short part of it.
 
     Args:
         request: What was asked.
         store: Where the features are from; None if from elsewhere.
-        labelled: Labels and parts.
-        scores: ``n c``.
-        evaluations: Of the scores, by part.
+        judged: Labels, scores, and what they are worth.
         echo: Takes the short part.
         probe: ``linear``, ``knn`` or ``mil``, for machines.
         what: The probe in words, as the first of the result's sentence.
@@ -91,19 +84,18 @@ def report_scores(
         numbers: What only this probe has to say to machines.
         untrained: Labels of which nothing was learned.
         warnings: More of them.
-        sentences: The result in words, before that on the test part.
-        tables: More of them, and plots, after the overall one.
+        tables: More of them, and plots, after the overall one and those of folds.
         pictures: Attention on slides.
         files: Further files by name.
-        columns: Further columns of the predictions, each ``n``.
 
     Raises:
         UserError: The folder cannot be written to.
     """
+    labelled, evaluations = judged.labelled, judged.evaluations
     test = evaluations["test"]
     plots = [plot for plot in (roc_plot(test), calibration_plot(test)) if plot]
     store = store if isinstance(store, FeatureStore) else None
-    blocks: list[Block] = [overall_table(evaluations, request.evaluation, labelled), *plots, *tables]
+    blocks: list[Block] = [overall_table(evaluations, request.evaluation, labelled), *plots, *judged.tables, *tables]
     blocks += [label_table(test)] if len(labelled.names) > 1 else []
     blocks += [confusion_table(test)] if labelled.is_exclusive and len(labelled.names) > 1 else []
     blocks += [Heading("Attention"), *pictures] if pictures else []
@@ -111,7 +103,7 @@ def report_scores(
     of_store = store_warnings(store, labelled) if store else []
     report = Report(
         title=title,
-        sentences=[*sentences, headline(what, test)],
+        sentences=[*filter(None, [judged.sentence]), headline(what + judged.aside, test)],
         warnings=[*of_store, *labelled.notes, *result_warnings(evaluations, request.evaluation, untrained), *warnings],
         blocks=blocks,
         method=[of_features, method_of_split(labelled), method, METHOD_OF_METRICS],
@@ -126,22 +118,21 @@ def report_scores(
             "metrics": {part: one.metrics for part, one in evaluations.items()},
         },
     )
-    folder, others = Path(request.output), {PREDICTIONS: _predictions_csv(labelled, scores, columns or {}), **(files or {})}
+    folder, others = Path(request.output), {PREDICTIONS: _predictions_csv(judged), **(files or {})}
     reports.write_report(report, folder, others, request.overwrite)
     echo(reports.report_text(report))
     echo(f"\nReport: {folder / PAGE}\n  also: {', '.join([TEXT, NUMBERS, *others])}")
     return report
 
 
-def _predictions_csv(labelled: Labelled, scores: np.ndarray, more: Mapping[str, Sequence[Any]]) -> bytes:
-    """Returns one row per input: id, patient, part, and every label's truth and score."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+def _predictions_csv(judged: Judged) -> bytes:
+    """Returns one row per input: id, patient, part, fold if there are any, and every label's truth and score."""
+    labelled, has_folds = judged.labelled, len(judged.fold_of) > 0
     columns = [column for name in labelled.names for column in (name, f"score {name}")]
-    writer.writerow(["id", "patient", "split", *more, *columns])
+    rows: list[list[Any]] = [["id", "patient", "split", *(["fold"] if has_folds else []), *columns]]
     for position, name in enumerate(labelled.ids):
-        pairs = zip(labelled.targets[position], scores[position], strict=True)
+        pairs = zip(labelled.targets[position], judged.scores[position], strict=True)
         cells = [cell for target, score in pairs for cell in (int(target), f"{score:.6g}")]
-        others = [values[position] for values in more.values()]
-        writer.writerow([name, labelled.patients[position], labelled.split[position], *others, *cells])
-    return text.getvalue().encode("utf-8")
+        fold = judged.fold_of[position : position + 1]
+        rows.append([name, labelled.patients[position], labelled.split[position], *fold, *cells])
+    return csv_text(rows).encode("utf-8")

@@ -90,21 +90,12 @@ def _counts(evaluations: Sequence[Evaluation]) -> list[list[str]]:
 
 def label_table(evaluation: Evaluation) -> Table:
     """All measures of every label."""
-    rows = [
-        [
-            label.name,
-            f"{label.num_positive} of {evaluation.metrics.num}",
-            with_interval(label.auroc),
-            number(label.threshold),
-            number(label.accuracy.value),
-            number(label.precision.value),
-            number(label.recall.value),
-            number(label.specificity.value),
-            number(label.f1.value),
-            number(label.average_precision.value),
-        ]
-        for label in evaluation.metrics.labels
-    ]
+    measures = ("accuracy", "precision", "recall", "specificity", "f1", "average_precision")
+    rows = []
+    for label in evaluation.metrics.labels:
+        positive, area = f"{label.num_positive} of {evaluation.metrics.num}", with_interval(label.auroc)
+        values = [label.threshold, *(getattr(label, name).value for name in measures)]
+        rows.append([label.name, positive, area, *map(number, values)])
     headers = ["Label", "Positive", "AUROC", "Threshold", "Accuracy", "Precision", "Recall", "Specificity", "F1", "AUPRC"]
     caption = "– is undefined: a label that all inputs have, or none, has no AUROC; exclusive classes have no threshold."
     return Table(f"Labels on {evaluation.part}", headers, rows, caption)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.features.store.layout import StoreFacts
+from nnunet_dino.probes.fold_tables import Judged
 
 LINEAR, MIL = "linear", "mil"
 FILES = {LINEAR: "linear.safetensors", MIL: "mil.safetensors"}
@@ -55,28 +56,19 @@ class SavedProbe:
 
 
 def saved_probe(
-    probe: str,
-    labels: Sequence[str],
-    is_exclusive: bool,
-    thresholds: Sequence[float],
-    features: str,
-    facts: StoreFacts,
-    network: Mapping[str, Any] | None = None,
+    probe: str, judged: Judged, features: str, facts: StoreFacts, network: Mapping[str, Any] | None = None
 ) -> SavedProbe:
     """Describes a probe that was trained on a store; thresholds that are NaN are none."""
-    has_thresholds = not is_exclusive and all(value == value for value in thresholds)
+    labelled, thresholds = judged.labelled, [one.threshold for one in judged.evaluations["test"].metrics.labels]
+    has_thresholds = not labelled.is_exclusive and all(value == value for value in thresholds)
     return SavedProbe(
-        probe,
-        tuple(labels),
-        is_exclusive,
-        tuple(map(float, thresholds)) if has_thresholds else None,
-        features,
-        facts.kind,
-        facts.backbone,
-        facts.weights,
-        facts.precision,
-        facts.preprocessing,
-        dict(network or {}),
+        probe=probe,
+        labels=labelled.names,
+        is_exclusive=labelled.is_exclusive,
+        thresholds=tuple(thresholds) if has_thresholds else None,
+        features=features,
+        network=dict(network or {}),
+        **{name: getattr(facts, name) for name in ("kind", "backbone", "weights", "precision", "preprocessing")},
     )
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
-import io
 import re
 import textwrap
 from collections.abc import Sequence
@@ -13,6 +11,7 @@ from dataclasses import replace
 import jinja2
 from markupsafe import Markup, escape
 
+from nnunet_dino._files import csv_text
 from nnunet_dino.reports.record import Block, Heading, Picture, Plot, Report, Table
 
 TERMINAL_WIDTH = 100
@@ -124,9 +123,7 @@ def _terminal_table(table: Table) -> str:
 
 def table_csv(table: Table) -> str:
     """Lays a table out as CSV, as its cells read."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([table.headers, *table.rows])
-    return text.getvalue()
+    return csv_text([table.headers, *table.rows])
 
 
 _LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "\\": r"\textbackslash{}"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,15 +32,11 @@ class Architecture:
     is_gated: bool
 
 
+@cache
 def architecture(spec: BackboneSpec) -> Architecture:
     """Returns the architecture of ``spec`` without allocating its weights."""
-    return _architecture(spec.timm_model, tuple(sorted(spec.overrides.items())))
-
-
-@cache
-def _architecture(timm_model: str, overrides: tuple[tuple[str, Any], ...]) -> Architecture:
     with torch.device("meta"):
-        vit = timm.create_model(timm_model, pretrained=False, num_classes=0, **dict(overrides))
+        vit = timm.create_model(spec.timm_model, pretrained=False, num_classes=0, **spec.overrides)
     shapes = {name: tuple(tensor.shape) for name, tensor in vit.state_dict().items()}
     return Architecture(
         shapes=shapes,

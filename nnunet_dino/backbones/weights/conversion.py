@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -50,10 +51,7 @@ class ConversionReport:
 
 
 def _grouped(keys: Iterable[str]) -> list[str]:
-    counts: dict[str, int] = {}
-    for key in keys:
-        name = re.sub(r"\d+", "*", key)
-        counts[name] = counts.get(name, 0) + 1
+    counts = Counter(re.sub(r"\d+", "*", key) for key in keys)
     return [f"{count} times {name}" if count > 1 else name for name, count in counts.items()]
 
 

@@ -16,14 +16,7 @@ from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.weights.conversion import Conversion
 from nnunet_dino.backbones.weights.query_key_value import join_query_key_value, split_bias
 from nnunet_dino.backbones.weights.reading import FORMATS_READ
-from nnunet_dino.backbones.weights.unwrapping import (
-    adapter_scale,
-    describe,
-    has_adapters,
-    merge_adapters,
-    plain_names,
-    prefixes,
-)
+from nnunet_dino.backbones.weights.unwrapping import adapter_scale, describe, merge_adapters, plain_names, prefixes
 
 TRAINER = "DINOv3 trainer"
 META = "Meta"
@@ -84,7 +77,7 @@ def to_timm(tensors: dict[str, Tensor], where: object) -> Conversion:
         UserError: The format is unknown, a tensor is not of floating-point numbers, two names mean the same tensor, or there is
             a key bias, which no DINOv3 has.
     """
-    adapted = has_adapters(tensors)
+    adapted = any(".lora_A." in key for key in tensors)
     tensors = _without_adapters(tensors, where) if adapted else tensors
     names = plain_names(tensors)
     kind, prefix = _detect(tensors, names, where)

@@ -41,13 +41,10 @@ def match(
     state = dict(conversion.state)
     dropped, used, notes = list(conversion.dropped), list(conversion.used), list(conversion.notes)
     notes += check_config(config or {}, spec, conversion.where)
-    filled = _fill_biases(state, wanted)
-    for name in _surplus_zero_biases(state, wanted):
-        del state[name]
-        key = conversion.origin[name]
-        if key in used:
-            used.remove(key)
-            dropped.append(Dropped(key, f"all zero; {spec.name} has no query and value bias"))
+    filled, surplus = _with_biases_as(wanted, state)
+    for key in dict.fromkeys(conversion.origin[name] for name in surplus):
+        used.remove(key)
+        dropped.append(Dropped(key, f"all zero; {spec.name} has no query and value bias"))
     _check_shapes(state, wanted, conversion, spec)
     if conversion.periods is not None:
         notes += _check_periods(conversion.periods, wanted, spec, conversion.where)
@@ -71,28 +68,25 @@ def closest(conversion: Conversion) -> BackboneSpec:
 def _num_differences(conversion: Conversion, spec: BackboneSpec) -> int:
     wanted = architecture(spec)
     state = dict(conversion.state)
-    _fill_biases(state, wanted)
-    for name in _surplus_zero_biases(state, wanted):
-        del state[name]
+    _with_biases_as(wanted, state)
     return len({(name, tuple(tensor.shape)) for name, tensor in state.items()} ^ set(wanted.shapes.items()))
 
 
-def _fill_biases(state: dict[str, Tensor], wanted: Architecture) -> list[str]:
-    """Adds zeros for a kind of bias that the whole file lacks; a bias that only some blocks lack stays missing."""
+def _with_biases_as(wanted: Architecture, state: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+    """Adds zeros for a kind of bias that the whole file lacks, and removes biases of zeros that the backbone lacks.
+
+    A bias that only some blocks lack stays missing. Returns the names of those added and of those removed.
+    """
     filled = []
     for ending in BIASES:
         if not any(name.endswith(ending) for name in state):
             filled += [name for name in wanted.shapes if name.endswith(ending)]
     state.update({name: torch.zeros(wanted.shapes[name]) for name in filled})
-    return filled
-
-
-def _surplus_zero_biases(state: dict[str, Tensor], wanted: Architecture) -> list[str]:
-    return [
-        name
-        for name, tensor in state.items()
-        if name.endswith(BIASES) and name not in wanted.shapes and not bool((tensor != 0).any())
-    ]
+    others = [name for name in state if name.endswith(BIASES) and name not in wanted.shapes]
+    surplus = [name for name in others if not bool((state[name] != 0).any())]
+    for name in surplus:
+        del state[name]
+    return filled, surplus
 
 
 def _check_shapes(state: dict[str, Tensor], wanted: Architecture, conversion: Conversion, spec: BackboneSpec) -> None:

@@ -24,16 +24,11 @@ def join_query_key_value(conversion: Conversion) -> None:
         names = [f"{attention}{part}_proj.weight" for part in "qkv"]
         missing = [name for name in names if name not in state]
         if missing:
-            raise UserError(
-                f"damaged weights: required {missing[0]} beside {conversion.origin[query]!r} · got none in {where} · {AGAIN}"
-            )
+            raise _damaged(f"{missing[0]} beside {conversion.origin[query]!r}", "none", where)
         keys, tensors = zip(*(conversion.take(name) for name in names), strict=True)
         shapes = [tuple(tensor.shape) for tensor in tensors]
         if len(set(shapes)) > 1 or tensors[0].ndim != 2:
-            raise UserError(
-                f"damaged weights: required three matrices of one shape for {', '.join(keys)} · got {shapes} in {where} "
-                f"· {AGAIN}"
-            )
+            raise _damaged(f"three matrices of one shape for {', '.join(keys)}", shapes, where)
         conversion.put(f"{attention}qkv.weight", torch.cat(tensors), ", ".join(keys))
     for bias in [name for name in state if re.search(r"\.attn\.[qkv]_proj\.bias$", name)]:
         key, tensor = conversion.take(bias)
@@ -62,10 +57,7 @@ def split_bias(conversion: Conversion) -> None:
         attention = name.removesuffix("qkv.bias")
         key, bias = conversion.take(name)
         if bias.ndim != 1 or len(bias) == 0 or len(bias) % 3:
-            raise UserError(
-                f"damaged weights: required a vector in three parts for {key} · got shape {tuple(bias.shape)} in {where} "
-                f"· {AGAIN}"
-            )
+            raise _damaged(f"a vector in three parts for {key}", f"shape {tuple(bias.shape)}", where)
         if f"{name}_mask" in state:
             mask_key, mask = conversion.take(f"{name}_mask")
             bias = _masked(bias, mask, mask_key, where)
@@ -76,19 +68,19 @@ def split_bias(conversion: Conversion) -> None:
         conversion.put(f"{attention}v_bias", value, key)
 
 
+def _damaged(required: str, got: object, where: object) -> UserError:
+    return UserError(f"damaged weights: required {required} · got {got} in {where} · {AGAIN}")
+
+
 def _masked(bias: Tensor, mask: Tensor, mask_key: str, where: object) -> Tensor:
     if mask.shape != bias.shape:
-        raise UserError(
-            f"damaged weights: required shape {tuple(bias.shape)} for {mask_key} · got {tuple(mask.shape)} in {where} · {AGAIN}"
-        )
+        raise _damaged(f"shape {tuple(bias.shape)} for {mask_key}", tuple(mask.shape), where)
     if bool(mask.isnan().all()):
         query, middle, value = bias.chunk(3)
         return torch.cat([query, torch.zeros_like(middle), value])
     odd = mask[(mask != 0) & (mask != 1)]
     if len(odd):
-        raise UserError(
-            f"damaged weights: required 0 or 1, or NaN throughout, in {mask_key} · got {odd[0]:.3g} in {where} · {AGAIN}"
-        )
+        raise _damaged(f"0 or 1, or NaN throughout, in {mask_key}", f"{odd[0]:.3g}", where)
     return bias * mask
 
 

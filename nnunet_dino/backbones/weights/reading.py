@@ -128,7 +128,7 @@ def _read_file(path: Path) -> RawCheckpoint:
         tensors, inside = _read_torch(path, mapped=kind == "zip")
     for name, tensor in tensors.items():
         _check_tensor(name, tensor, path)
-    return RawCheckpoint(tensors, _config_beside(path), metadata, tuple(inside), _preprocessor_beside(path))
+    return RawCheckpoint(tensors, _beside(path, "config.json"), metadata, tuple(inside), _beside(path, *PROCESSORS))
 
 
 def _kind_of(start: bytes, path: Path) -> str:
@@ -214,7 +214,7 @@ def _read_parts(index: Path) -> RawCheckpoint:
     missing = sorted(set(parts) - set(tensors))
     if missing:
         raise _error(index, f"parts without {missing[0]} and {len(missing) - 1} more", AGAIN)
-    return RawCheckpoint(tensors, _config_beside(index), preprocessor=_preprocessor_beside(index))
+    return RawCheckpoint(tensors, _beside(index, "config.json"), preprocessor=_beside(index, *PROCESSORS))
 
 
 def parts_of(index: Path) -> dict[str, str]:
@@ -232,17 +232,12 @@ def parts_of(index: Path) -> dict[str, str]:
     return parts
 
 
-def _config_beside(path: Path) -> dict[str, Any]:
-    """Returns the ``config.json`` beside a file that is named as in a model folder."""
-    config = path.parent / "config.json"
-    if path.name not in _IN_A_FOLDER or not config.is_file():
-        return {}
-    return _read_json(config, "a damaged config.json")
+def _beside(path: Path, *names: str) -> dict[str, Any]:
+    """Returns the content of the first of some files beside one that is named as in a model folder.
 
-
-def _preprocessor_beside(path: Path) -> dict[str, Any]:
-    """Returns how images are prepared, which Hugging Face writes into a file of its own."""
-    file = next((path.parent / name for name in PROCESSORS if (path.parent / name).is_file()), None)
+    How images are prepared Hugging Face writes into a file of its own, in newer ones below ``image_processor``.
+    """
+    file = next((path.parent / name for name in names if (path.parent / name).is_file()), None)
     if path.name not in _IN_A_FOLDER or file is None:
         return {}
     content = _read_json(file, f"a damaged {file.name}")

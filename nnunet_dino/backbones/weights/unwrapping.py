@@ -49,11 +49,6 @@ def prefixes(names: Iterable[str], marker: str) -> list[str]:
     return averaged or found
 
 
-def has_adapters(names: Iterable[str]) -> bool:
-    """Whether there are low-rank adapters among the names of a network."""
-    return any(".lora_A." in name for name in names)
-
-
 def adapter_scale(tensors: Mapping[str, Tensor]) -> float | None:
     """Returns what adapters are multiplied by, ``alpha / rank``, if a checkpoint of this package says so."""
     options = _recorded(tensors, OPTIONS_KEY)

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nnunet_dino._files import csv_text
 from nnunet_dino.features.items import NOTE, Item
 from nnunet_dino.features.store.layout import FEATURES, INDEX, StoreFacts, read_units, unit_file, write_text
 from nnunet_dino.features.store.units import read_records
 
 COLUMNS = ("id", "path", "error", "file", "row", "first_instance", "num_instances")
-
-
-def num_units(store: Path, facts: StoreFacts) -> int:
-    """Returns how many units there are, written or not."""
-    return len(set(read_units(store, facts.items_per_file).values()))
 
 
 def missing_units(store: Path, facts: StoreFacts) -> list[int]:
@@ -48,8 +42,5 @@ def write_index(store: Path, facts: StoreFacts, items: Sequence[Item]) -> None:
         "weights": facts.weights,
         "preprocessing": json.dumps(facts.preprocessing, sort_keys=True),
     }
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*COLUMNS, NOTE, *extra, *common], restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({**row, **common} for row in rows)
-    write_text(store / INDEX, text.getvalue())
+    header = [*COLUMNS, NOTE, *extra, *common]
+    write_text(store / INDEX, csv_text([header, *([{**row, **common}.get(name, "") for name in header] for row in rows)]))

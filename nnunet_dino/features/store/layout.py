@@ -16,7 +16,6 @@ all others come into new units behind; what a unit holds of removed inputs is pa
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_origin, get_type_hints
 
 from nnunet_dino._errors import UserError
-from nnunet_dino._files import LOCK, UNFINISHED, exclusive, remove_unfinished, write_atomically
+from nnunet_dino._files import LOCK, UNFINISHED, csv_text, exclusive, remove_unfinished, write_atomically
 from nnunet_dino.features.items import Item
 
 T = TypeVar("T")
@@ -182,11 +181,8 @@ def _new_units(items: Sequence[Item], items_per_file: int, first: int = 0) -> di
 
 def _as_text(items: Sequence[Item], units: dict[int, list[Item]]) -> str:
     unit_of = {item.id: unit for unit, members in units.items() for item in members}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "path", "series", "unit"])
-    writer.writerows((item.id, item.path, item.series, unit_of[item.id]) for item in items)
-    return text.getvalue()
+    rows = ((item.id, item.path, item.series, unit_of[item.id]) for item in items)
+    return csv_text([("id", "path", "series", "unit"), *rows])
 
 
 def _refuse_other_files(store: Path) -> None:

@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 
 from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.features.items import NOTE
-from nnunet_dino.features.store.index import COLUMNS, missing_units, num_units
-from nnunet_dino.features.store.layout import INDEX, StoreFacts, read_facts
+from nnunet_dino.features.store.index import COLUMNS, missing_units
+from nnunet_dino.features.store.layout import INDEX, StoreFacts, read_facts, read_units
 from nnunet_dino.features.store.units import COORDINATES, INSTANCES
 
 AGAIN = "remove it and run the same `nnunet-dino extract` again"
@@ -61,10 +61,10 @@ class FeatureStore:
         self.folder = Path(folder)
         self.facts: StoreFacts = read_facts(self.folder)
         if missing := missing_units(self.folder, self.facts):
+            count = len({*read_units(self.folder, self.facts.items_per_file).values()})
             raise UserError(
-                f"required a complete store · got {self.folder}, where {len(missing)} of "
-                f"{num_units(self.folder, self.facts)} files are missing · run the same `nnunet-dino extract` again, in all "
-                "its shards"
+                f"required a complete store · got {self.folder}, where {len(missing)} of {count} files are missing · run the "
+                "same `nnunet-dino extract` again, in all its shards"
             )
         if not (self.folder / INDEX).exists():
             raise UserError(f"required a complete store · got {self.folder} without {INDEX} · run `nnunet-dino extract` again")
@@ -131,11 +131,7 @@ class FeatureStore:
                 f"{self.folder}: required features of single slices or tiles · got a store of whole {self.facts.kind} "
                 "· extract volumes with --per-slice, or slides"
             )
-        rows = self.good.set_index("id", drop=False)
-        wanted = rows.index.tolist() if ids is None else list(ids)
-        if unknown := [name for name in wanted if name not in rows.index]:
-            raise UserError(f"{self.folder}: required a readable input · got {unknown[0]}{nearest(unknown[0], rows.index)}")
-        return [self._bag(rows.loc[name], names) for name in wanted]
+        return [self._bag(row, names) for row in self._rows(ids)]
 
     def patch_map(self, id: str) -> np.ndarray:
         """Returns the patch map of an image, ``e gh gw``, or of all slices or tiles, ``n e gh gw``.
@@ -144,13 +140,19 @@ class FeatureStore:
             UserError: As for :meth:`bags`.
         """
         (name,) = self._names("map")
-        row = self.good.set_index("id").loc[id] if id in set(self.good["id"]) else None
-        if row is None:
-            raise UserError(f"{self.folder}: required a readable input · got {id}{nearest(id, self.good['id'])}")
+        (row,) = self._rows([id])
         if self.facts.kind == "images":
             return self._read(row["file"], [name])[int(row["row"])]
         first, count = int(row["first_instance"]), int(row["num_instances"])
         return self._read(row["file"], [name], INSTANCES)[first : first + count]
+
+    def _rows(self, ids: Sequence[str] | None) -> list[pd.Series]:
+        """Returns the rows of inputs, of all where none is named."""
+        rows = self.good.set_index("id", drop=False)
+        wanted = rows.index.tolist() if ids is None else ids
+        if unknown := [name for name in wanted if name not in rows.index]:
+            raise UserError(f"{self.folder}: required a readable input · got {unknown[0]}{nearest(unknown[0], rows.index)}")
+        return [rows.loc[name] for name in wanted]
 
     def _bag(self, row: pd.Series, names: Sequence[str]) -> Bag:
         first, count = int(row["first_instance"]), int(row["num_instances"])
