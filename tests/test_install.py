@@ -29,6 +29,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 STARTUP_FILES = ("_nnunet_dino_boot.py", "nnunet_dino.pth", "nnunet_dino.start")
+DISTUTILS = "distutils-precedence.pth"  # nnU-Net before 2.8.1 needs distutils, which Python 3.12 has from setuptools only
 TRAINERS, PLANNERS = "nnunet_dino.trainers", "nnunet_dino.planners"
 
 
@@ -95,7 +96,9 @@ class Environment:
         self.command = self.scripts / "nnunet-dino"
         if not self.python.exists():
             self.python = self.scripts / "python"
-        (self.site / "lent.pth").write_text(f"{lent}\n")
+        of_setuptools = Path(sysconfig.get_paths()["purelib"], DISTUTILS)
+        shim = of_setuptools.read_text() if of_setuptools.exists() else ""
+        (self.site / "lent.pth").write_text(f"{lent}\n{shim}\n")
         self.before = self.files()
 
     def files(self) -> set[str]:
