@@ -18,7 +18,7 @@ from nnunet_dino.features.pixels import Preprocessing
 from nnunet_dino.features.slide import read_tile
 from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.features.tissue import TISSUE_RULES, TissueRule, tile_corners, tissue_mask, tissue_rule
-from nnunet_dino.probes.attention_map import attention_colours, attention_words
+from nnunet_dino.probes.attention_map import attention_colours, attention_pictures, attention_words
 
 WIDTH, HEIGHT = SLIDE_PX
 
@@ -203,21 +203,12 @@ def test_slides_become_bags_and_attention_is_drawn(slide, tmp_path, random_weigh
     assert len({bag.features.shape for bag in bags}) == 1 and bags[0].features.shape[1] == 128
     assert bags[0].coordinates.shape == (len(bags[0].features), 2)
     (tmp_path / "labels.csv").write_text(
-        "slide,who,tumour,part\n" + "".join(f"s{i}.tif,P{i},{i % 2},{('train', 'test')[i > 3]}\n" for i in range(6))
+        "slide,who,tumour,grade,part\n"
+        + "".join(f"s{i}.tif,P{i},{i % 2},{'abc'[i % 3]},{('train', 'test')[i > 3]}\n" for i in range(6))
     )
-    words = [
-        "probe",
-        "mil",
-        str(tmp_path / "store"),
-        "--labels",
-        str(tmp_path / "labels.csv"),
-        "--target",
-        "tumour",
-        "--patient",
-        "who",
-    ]
-    words += ["--split", "part", "--val-fraction", "0", "--patience", "0", "--epochs", "1", "-o", str(tmp_path / "report")]
-    result = run.invoke(main, words)
+    words = ["probe", "mil", str(tmp_path / "store"), "--labels", str(tmp_path / "labels.csv"), "--patient", "who"]
+    words += ["--split", "part", "--val-fraction", "0", "--patience", "0", "--epochs", "1"]
+    result = run.invoke(main, [*words, "--target", "tumour", "-o", str(tmp_path / "report")])
     assert result.exit_code == 0, result.output
     from safetensors.numpy import load_file
 
@@ -225,3 +216,19 @@ def test_slides_become_bags_and_attention_is_drawn(slide, tmp_path, random_weigh
     assert {name: len(weights) for name, weights in attention.items()} == {f"s{i}.tif": len(bags[0].features) for i in range(6)}
     assert all(weights.sum() == pytest.approx(1, abs=1e-5) for weights in attention.values())
     assert len(list((tmp_path / "report" / "pictures").glob("attention-*.png"))) == 6
+    assert "Score of tumour 0." in (tmp_path / "report" / "report.md").read_text()
+
+    result = run.invoke(main, [*words, "--target", "grade", "--aggregator", "mean", "-o", str(tmp_path / "grades")])
+    assert result.exit_code == 0, result.output
+    result = run.invoke(
+        main, ["probe", "apply", str(tmp_path / "grades"), str(tmp_path / "store"), "-o", str(tmp_path / "new")]
+    )
+    assert result.exit_code == 0, result.output
+    assert not list(tmp_path.glob("grades/pictures/attention*")) + list(
+        tmp_path.glob("new/pictures/*")
+    )  # all tiles weigh the same
+    scores = np.array([[0.9, 0.1, 0.0], [0.8, 0.0, 0.2], [0.2, 0.5, 0.3], [0.1, 0.4, 0.5], [0.6, 0.3, 0.1], [1, 0, 0]])
+    weights = list(attention.values())
+    drawn, notes = attention_pictures(store, sorted(attention), weights, scores, "abc", 3)
+    assert [picture.heading for picture in drawn] == ["s5.tif", "s2.tif", "s3.tif"] and not notes
+    assert drawn[1].caption.startswith("Score of a 0.200, b 0.500, c 0.300. ")

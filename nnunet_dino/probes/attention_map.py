@@ -19,9 +19,22 @@ UNDECIDED = 1.5  # largest attention, as a multiple of equal attention
 
 
 def attention_pictures(
-    store: FeatureStore | None, ids: Sequence[str], attention: Sequence[np.ndarray], scores: np.ndarray, most: int
+    store: FeatureStore | None,
+    ids: Sequence[str],
+    attention: Sequence[np.ndarray],
+    scores: np.ndarray,
+    labels: Sequence[str],
+    most: int,
 ) -> tuple[list[Picture], list[str]]:
-    """Draws the attention weights of tiles on at most ``most`` slides, those with the highest scores first.
+    """Draws the attention weights of tiles on at most ``most`` slides, in turn those with the highest scores of every label.
+
+    Args:
+        store: The features; only those of slides are drawn.
+        ids: Of the slides.
+        attention: A weight per tile, for every slide.
+        scores: ``n l``.
+        labels: Their ``l`` names.
+        most: How many slides.
 
     Returns:
         Pictures, none where the features are not of slides, and what a reader must be told where some are missing.
@@ -36,14 +49,16 @@ def attention_pictures(
         return [], ["OpenSlide is not installed, so attention is not drawn; it is in attention.safetensors."]
     pictures, missing = [], []
     rows = store.good.set_index("id")
-    for position in np.argsort(-scores, kind="stable")[:most]:
+    in_turn = np.argsort(-scores, axis=0, kind="stable").ravel().tolist()
+    for position in list(dict.fromkeys(in_turn))[:most]:
         name = ids[position]
         try:
             content = _picture(store, name, str(rows.loc[name, "path"]), int(rows.loc[name, "tile_px"]), attention[position])
         except Unreadable as error:
             missing.append(f"{name} ({error})")
             continue
-        caption = f"Score {scores[position]:.3f}. {attention_words(attention[position])}"
+        told = ", ".join(f"{label} {score:.3f}" for label, score in zip(labels, scores[position], strict=True))
+        caption = f"Score of {told}. {attention_words(attention[position])}"
         pictures.append(Picture(f"attention-{position:04d}", name, caption, content))
     notes = [f"Attention is not drawn where the slide cannot be read: {', '.join(missing[:5])}."] if missing else []
     return pictures, notes
