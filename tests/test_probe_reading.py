@@ -243,13 +243,14 @@ def test_unusable_volumes_say_why(tmp_path, image, said):
         read_volume(Item("x", str(tmp_path / "x.mha")))
 
 
-def test_a_nifti_file_without_spacing_says_so(tmp_path):
+@pytest.mark.parametrize("first", [0, -1])
+def test_a_nifti_file_without_spacing_says_so(tmp_path, first):
     header = bytearray(nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), None).to_bytes())  # neither sform nor qform
-    header[80:92] = np.array([0, 2, 3], "<f4").tobytes()  # pixdim
+    header[80:92] = np.array([first, 2, 3], "<f4").tobytes()  # pixdim
     (tmp_path / "x.nii").write_bytes(header)
     volume = read_volume(Item("x", str(tmp_path / "x.nii")))
     assert volume.spacing_mm == pytest.approx((3, 2, 1))
-    assert "pixdim says no spacing (0 × 2 × 3): 1 × 2 × 3 mm were taken, as nibabel does" in "; ".join(volume.notes)
+    assert f"pixdim says no positive spacing ({first} × 2 × 3): 1 × 2 × 3 mm were taken, as nibabel does" in "; ".join(volume.notes)
 
 
 def test_damaged_and_missing_volumes_say_why(tmp_path):
