@@ -102,7 +102,7 @@ def make_trainer(arguments: argparse.Namespace, seed: int) -> Any:
 
 
 def shuffled(cases: list[str]) -> list[str]:
-    """Returns ``cases`` in an order whose beginning is taken where few are wanted: twenty at random, by name, and the others."""
+    """Returns ``cases`` in an order whose beginning is taken where few are wanted: twenty at random by name, the others."""
     order = random.Random(0).sample(sorted(cases), len(cases))
     return sorted(order[:20]) + order[20:]
 

@@ -250,7 +250,9 @@ def test_a_nifti_file_without_spacing_says_so(tmp_path, first):
     (tmp_path / "x.nii").write_bytes(header)
     volume = read_volume(Item("x", str(tmp_path / "x.nii")))
     assert volume.spacing_mm == pytest.approx((3, 2, 1))
-    assert f"pixdim says no positive spacing ({first} × 2 × 3): 1 × 2 × 3 mm were taken, as nibabel does" in "; ".join(volume.notes)
+    assert f"pixdim says no positive spacing ({first} × 2 × 3): 1 × 2 × 3 mm were taken, as nibabel does" in "; ".join(
+        volume.notes
+    )
 
 
 def test_damaged_and_missing_volumes_say_why(tmp_path):

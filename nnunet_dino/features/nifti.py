@@ -164,7 +164,9 @@ def _notes_on_geometry(image: Any, directions: np.ndarray) -> list[str]:
     stored = image.extra.get(PIXDIM, zooms)
     codes = int(header["sform_code"]), int(header["qform_code"])
     if codes[0] <= 0 and not (np.isfinite(stored) & (stored > 0)).all():
-        notes.append(f"pixdim says no positive spacing ({by(stored)}): {by(sizes)} mm were taken, as nibabel does; correct the header")
+        notes.append(
+            f"pixdim says no positive spacing ({by(stored)}): {by(sizes)} mm were taken, as nibabel does; correct the header"
+        )
     elif not np.allclose(sizes, zooms, rtol=0.01):
         notes.append(f"pixdim says {by(zooms)} where the sform says {by(sizes)}: the sform was taken, as nibabel does")
     if codes == (0, 0):
