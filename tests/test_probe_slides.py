@@ -229,6 +229,6 @@ def test_slides_become_bags_and_attention_is_drawn(slide, tmp_path, random_weigh
     )  # all tiles weigh the same
     scores = np.array([[0.9, 0.1, 0.0], [0.8, 0.0, 0.2], [0.2, 0.5, 0.3], [0.1, 0.4, 0.5], [0.6, 0.3, 0.1], [1, 0, 0]])
     weights = list(attention.values())
-    drawn, notes = attention_pictures(store, sorted(attention), weights, scores, "abc", 3)
+    drawn, notes = attention_pictures(store, sorted(attention), weights, scores, "abc", "gated", 3)
     assert [picture.heading for picture in drawn] == ["s5.tif", "s2.tif", "s3.tif"] and not notes
     assert drawn[1].caption.startswith("Score of a 0.200, b 0.500, c 0.300. ")

@@ -29,7 +29,6 @@ from nnunet_dino.probes.bags import bags_of
 from nnunet_dino.probes.linear import LinearProbe
 from nnunet_dino.probes.mil import AttentionMIL
 from nnunet_dino.probes.mil_training import TrainedMIL
-from nnunet_dino.probes.options import MEAN
 from nnunet_dino.probes.report import PACKAGES
 from nnunet_dino.probes.result_tables import method_of_features
 from nnunet_dino.probes.saved import CALIBRATION, LINEAR, SavedProbe, networks_of, read_probe, require_same
@@ -87,9 +86,8 @@ def apply_probe(
             name, why = store.failed[["id", "error"]].iloc[0]
             raise UserError(f"{inputs[0]}: required at least one readable input · got {name}: {why}")
         ids, scores, attention = score(store)
-        if not attention or saved.network.get("aggregator") == MEAN:  # all tiles weigh the same
-            num_maps = 0
-        pictures, notes = attention_pictures(store, ids, attention, scores, saved.labels, num_maps)
+        aggregator = saved.network.get("aggregator")
+        pictures, notes = attention_pictures(store, ids, attention, scores, saved.labels, aggregator, num_maps)
     failed = list(zip(store.failed["id"], store.failed["error"], strict=True))
     decisions = _decisions(saved, scores)
     rows = [

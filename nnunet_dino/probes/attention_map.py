@@ -11,6 +11,7 @@ from nnunet_dino.features.items import Unreadable
 from nnunet_dino.features.store.reader import FeatureStore
 from nnunet_dino.features.tile_files import ATTENTION as ATTENTION
 from nnunet_dino.features.tile_map import above_each_other, colour_bar, colour_tiles, png, side_by_side, tile_row
+from nnunet_dino.probes.options import MEAN
 from nnunet_dino.reports import Picture
 
 OVERVIEW_PX = 900
@@ -24,6 +25,7 @@ def attention_pictures(
     attention: Sequence[np.ndarray],
     scores: np.ndarray,
     labels: Sequence[str],
+    aggregator: str | None,
     most: int,
 ) -> tuple[list[Picture], list[str]]:
     """Draws the attention weights of tiles on at most ``most`` slides, in turn those with the highest scores of every label.
@@ -34,12 +36,13 @@ def attention_pictures(
         attention: A weight per tile, for every slide.
         scores: ``n l``.
         labels: Their ``l`` names.
+        aggregator: What pooled the tiles; where it is the mean, all weigh the same and nothing is drawn.
         most: How many slides.
 
     Returns:
         Pictures, none where the features are not of slides, and what a reader must be told where some are missing.
     """
-    if store is None or store.facts.kind != "slides" or most < 1:
+    if store is None or store.facts.kind != "slides" or not attention or aggregator == MEAN or most < 1:
         return [], []
     try:
         from nnunet_dino.features.slide import require_openslide

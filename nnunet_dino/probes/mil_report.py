@@ -63,8 +63,9 @@ def report_mil(
     attention = trained[0].attention
     if cross.folds:
         attention = [trained[fold - 1].attention[bag] for bag, fold in enumerate(found.fold_of)]
-    num_maps = 0 if options.aggregator == MEAN else num_maps  # all tiles weigh the same
-    pictures, notes = attention_pictures(store, labelled.ids, attention, found.scores, labelled.names, num_maps)
+    pictures, notes = attention_pictures(
+        store, labelled.ids, attention, found.scores, labelled.names, options.aggregator, num_maps
+    )
     weights = {name: values.astype(np.float32) for name, values in zip(labelled.ids, attention, strict=True)}
     files = {ATTENTION: save(weights)}
     if store is not None:
