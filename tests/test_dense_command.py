@@ -47,7 +47,8 @@ def tiny_weights(seed: int) -> dict[str, torch.Tensor]:
 def test_a_report_compares_files_runs_random_weights_and_pixels(place: Path) -> None:
     write_labelled(place / "pre")
     (place / "run").mkdir()
-    save_file(tiny_weights(1), place / "run" / "teacher.safetensors")
+    record = json.dumps({"recipe": {"rgb": "windows"}})
+    save_file(tiny_weights(1), place / "run" / "teacher.safetensors", {"nnunet_dino_pretraining": record})
     save_file(tiny_weights(2), place / "other.safetensors")
     named = ("pixels", "random:dinov3_tiny", f"mine={place / 'run'}", place / "other.safetensors")
     result = dense(place, *(word for name in named for word in ("--backbone", name)))
@@ -65,6 +66,7 @@ def test_a_report_compares_files_runs_random_weights_and_pixels(place: Path) -> 
     assert pixels["classes"][2]["dice"]["value"] is None
     page = (place / "report" / "report.html").read_text()
     assert all(title in page for title in titles)
+    assert "mine: the weights were pretrained with rgb: windows and see slices as repeat here" in page
     costs = {one["title"]: (one["num_parameters"], one["ms_per_slice"]) for one in numbers["backbones"]}
     assert costs["pixels"] == (None, None)
     assert {costs[title][0] for title in titles[1:]} == {get_spec("dinov3_tiny").num_parameters}

@@ -415,7 +415,7 @@ def test_the_page_has_curves_and_the_best_weights_are_kept(root: Path, monkeypat
 @pytest.mark.slow
 def test_stock_training_takes_the_weights_and_its_checkpoint_names_them(planned_phantom: Workspace) -> None:
     run = planned_phantom.folder / "pretraining"
-    more = [*BASE[3:], *SETTINGS, "--set", "export_every=3"]
+    more = [*BASE[3:], *SETTINGS, "--set", "export_every=3", "--set", "rgb=windows"]
     planned_phantom.run(
         "nnunet-dino",
         "pretrain",
@@ -434,7 +434,8 @@ def test_stock_training_takes_the_weights_and_its_checkpoint_names_them(planned_
     assert "probe" in json.loads((run / "report.json").read_text())["history"][-1]
     assert (run / "best.safetensors").is_file()
     trainer = "nnUNetTrainerDINOv3TinyPretrainedSmoke"
-    planned_phantom.train(PHANTOM, CONFIGURATION, 0, trainer, nnUNet_dino_weights=str(run / "teacher.safetensors"))
+    output = planned_phantom.train(PHANTOM, CONFIGURATION, 0, trainer, nnUNet_dino_weights=str(run / "teacher.safetensors"))
+    assert "the weights were pretrained with rgb: windows and see slices as repeat here" in output
     checkpoint = planned_phantom.model(PHANTOM, trainer, CONFIGURATION) / "fold_0" / "checkpoint_final.pth"
     state = torch.load(checkpoint, weights_only=False)["network_weights"]
     record = json.loads(bytes(state["slice_encoder.backbone.weights_record"].tolist()).decode())

@@ -15,12 +15,15 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from pretrain_data import CONFIGURATION, DATASET, small, write_preprocessed
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from nnunet_dino import load_backbone
 from nnunet_dino._errors import UserError
+from nnunet_dino.backbones import weights
 from nnunet_dino.backbones.catalogue import get_spec
 from nnunet_dino.backbones.vit import Backbone
+from nnunet_dino.backbones.weights.store import import_file
 from nnunet_dino.pretrain import checkpoint, folder
 from nnunet_dino.pretrain.estimate import memory_of
 from nnunet_dino.pretrain.groups import BACKBONE, HEADS, parameter_groups
@@ -236,7 +239,7 @@ def test_six_steps_are_three_and_three_after_a_checkpoint(cases: list[Case], tmp
     assert equal(state_of(whole.gram_teacher), state_of(second.gram_teacher))
 
 
-def test_an_export_gives_the_teachers_tokens_and_says_what_it_is(tmp_path: Path) -> None:
+def test_an_export_gives_the_teachers_tokens_and_says_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_of(small())
     record = {"backbone": "dinov3_tiny", "licence": "as you like", "cases": {"train": ["a", "b"]}, "recipe": small().to_json()}
     digest = checkpoint.export(tmp_path / "teacher.safetensors", engine.teacher.backbone, record, 6)
@@ -250,6 +253,22 @@ def test_an_export_gives_the_teachers_tokens_and_says_what_it_is(tmp_path: Path)
         metadata = file.metadata()
     said = json.loads(metadata["nnunet_dino_pretraining"])
     assert (metadata["licence"], said["iterations_done"], said["cases"]["train"]["number"]) == ("as you like", 6, 2)
+    monkeypatch.setenv(weights.STORE_VARIABLE, str(tmp_path / "store"))
+    kept, _ = import_file(tmp_path / "teacher.safetensors")
+    assert weights.load_file(kept).pretraining == metadata["nnunet_dino_pretraining"]
+
+
+def test_weights_that_were_shown_other_colours_say_so(tmp_path: Path) -> None:
+    path, state = tmp_path / "own.safetensors", Backbone(get_spec("dinov3_tiny"), random=True).vit.state_dict()
+    save_file(state, path, {"nnunet_dino_pretraining": json.dumps({"recipe": small("scratch", "rgb=neighbours").to_json()})})
+    own = load_backbone(path).backbone
+    assert "pretrained with rgb: neighbours and see slices as repeat" in own.says_of_colours("repeat")
+    assert not own.says_of_colours("neighbours")
+    save_file(state, path)
+    assert not load_backbone(path).backbone.says_of_colours("repeat")
+    save_file(state, path, {"nnunet_dino_pretraining": "{}"})
+    with pytest.raises(UserError, match="damaged weights: required the recipe of a pretraining .* got '{}'"):
+        load_backbone(path)
 
 
 @pytest.mark.parametrize("name", ["dinov3_tiny", "dinov3_tiny_swiglu"])

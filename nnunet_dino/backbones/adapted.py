@@ -95,6 +95,7 @@ class AdaptedBackbone(nn.Module):
         self.digest: str | None = None
         self.licence = spec.licence
         self.statistics = spec.statistics or IMAGENET
+        self.pretrained_rgb = ""
         self._problem: str | None = None
         self._stayed: list[str] = []
         self.backbone = Backbone(spec, self.weights_are_random, taps_are_normalised, drop_path)
@@ -195,6 +196,14 @@ class AdaptedBackbone(nn.Module):
                     parameter.copy_(loaded.state[canonical_name(key)])
         self.digest, self._problem, self.licence = loaded.digest, None, loaded.licence
         self.statistics = loaded.statistics or self.backbone.spec.statistics or IMAGENET
+        self.pretrained_rgb = loaded.pretrained_rgb
+
+    def says_of_colours(self, rgb: str) -> str:
+        """Returns a sentence if ``nnunet-dino pretrain`` showed these weights other colours than ``rgb`` does, else ""."""
+        if self.pretrained_rgb in ("", rgb):
+            return ""
+        own = self.pretrained_rgb
+        return f"the weights were pretrained with rgb: {own} and see slices as {rgb} here; rgb: {own} shows them what they know"
 
     def _forget_the_file_if_others_were_loaded(self) -> None:
         if vars(self.backbone.vit).pop(_LOADED, False):

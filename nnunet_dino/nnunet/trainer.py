@@ -124,6 +124,8 @@ class DINOv3Trainer(nnUNetTrainer):
                 plans, configuration = self.plans_manager.plans, self.configuration_manager.configuration
                 plane = describe_plane(plans, configuration, encoder.token_stride_px, encoder.rgb, encoder.sees)
                 self.print_to_log_file("nnunet-dino:", plane)
+                if said := encoder.backbone.says_of_colours(encoder.rgb):
+                    self.print_to_log_file("nnunet-dino: warning:", said)
             Path(self.output_folder, FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n")
 
     def _biases_at_start(self) -> list[float] | None:

@@ -14,14 +14,13 @@ from torch import nn
 
 from nnunet_dino import __version__
 from nnunet_dino._files import write_atomically
-from nnunet_dino.backbones.weights.loading import DIGEST_KEY, NAME_KEY, digest_of
+from nnunet_dino.backbones.weights.loading import DIGEST_KEY, NAME_KEY, PRETRAINING_KEY, digest_of
 from nnunet_dino.pretrain.folder import CHECKPOINT, LICENCE_KEY
 from nnunet_dino.pretrain.recipe import Recipe
 from nnunet_dino.pretrain.slices import Split
 from nnunet_dino.pretrain.start import Start
 from nnunet_dino.pretrain.step import Engine
 
-RECORD_KEY = "nnunet_dino_pretraining"
 _AFTER_A_FAILED_SAVE = (
     "free disk space or make the folder writable, then give the same command again; the last checkpoint is kept"
 )
@@ -93,7 +92,7 @@ def export(path: Path, vit: nn.Module, record: Mapping[str, Any], step: int) -> 
         NAME_KEY: record["backbone"],
         DIGEST_KEY: digest,
         LICENCE_KEY: record[LICENCE_KEY],
-        RECORD_KEY: json.dumps({**record, "cases": cases, "iterations_done": step}),
+        PRETRAINING_KEY: json.dumps({**record, "cases": cases, "iterations_done": step}),
     }
     write_atomically(path, lambda unfinished: save_file(state, unfinished, metadata), _AFTER_A_FAILED_SAVE)
     return digest

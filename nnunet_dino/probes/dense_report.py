@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from nnunet_dino import reports
+from nnunet_dino.backbones.adapted import AdaptedBackbone
 from nnunet_dino.features.encoder import pick_device
 from nnunet_dino.features.progress import progress
 from nnunet_dino.probes.dense import PIXELS, DenseProbe
@@ -137,6 +138,9 @@ def _warnings(probe: DenseProbe, asked: Sequence[Asked]) -> list[str]:
         for one in asked
         if one.named.weights_are_random
     ]
+    of_colours = ((one.named.title, one.named.backbone) for one in asked)
+    said = ((title, b.says_of_colours(probe.cases.dino.rgb)) for title, b in of_colours if isinstance(b, AdaptedBackbone))
+    warnings += [f"{title}: {sentence}." for title, sentence in said if sentence]
     scores = asked[0].result
     for count in probe.numbers_of_cases:
         of = scores.score(LINEAR, count).classes

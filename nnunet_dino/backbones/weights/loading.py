@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from nnunet_dino.backbones.weights.unwrapping import recorded_statistics
 
 NAME_KEY = "nnunet_dino_name"
 DIGEST_KEY = "nnunet_dino_digest"
+PRETRAINING_KEY = "nnunet_dino_pretraining"
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class LoadedWeights:
         report: What was used, dropped and filled.
         licence: What the file says, or that of the release if its name says it is one.
         statistics: Mean and deviation of red, green and blue that the model was trained with, if its files say so.
+        pretraining: What ``nnunet-dino pretrain`` writes of itself, as JSON; empty for others.
+        pretrained_rgb: How it showed slices as red, green and blue, see :mod:`nnunet_dino.backbones.rgb`; empty for others.
     """
 
     names: tuple[str, ...]
@@ -45,6 +49,8 @@ class LoadedWeights:
     report: ConversionReport
     licence: str
     statistics: Statistics | None = None
+    pretraining: str = ""
+    pretrained_rgb: str = ""
 
 
 def digest_of(state: Mapping[str, Tensor]) -> str:
@@ -93,7 +99,19 @@ def load_file(path: Path, spec: BackboneSpec | None = None) -> LoadedWeights:
             f"damaged weights: required digest {stated}, which {path} states · got {digest} · import the original again: "
             f"`nnunet-dino weights import FILE --as {spec.name} --force`"
         )
-    return LoadedWeights(tuple(names), state, digest, str(path), report, _licence(path, raw.metadata, names), shown)
+    licence, pretraining = _licence(path, raw.metadata, names), raw.metadata.get(PRETRAINING_KEY, "")
+    rgb = _pretrained_rgb(pretraining, path)
+    return LoadedWeights(tuple(names), state, digest, str(path), report, licence, shown, pretraining, rgb)
+
+
+def _pretrained_rgb(pretraining: str, path: Path) -> str:
+    try:
+        return str(json.loads(pretraining)["recipe"]["rgb"]) if pretraining else ""
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"damaged weights: required the recipe of a pretraining in {PRETRAINING_KEY} of {path} · got {pretraining[:80]!r} "
+            "· take the file that the pretraining wrote"
+        ) from error
 
 
 def _names(path: Path, raw: RawCheckpoint, conversion: Conversion) -> list[str]:

@@ -13,7 +13,7 @@ from nnunet_dino._files import remove_unfinished, write_atomically
 from nnunet_dino.backbones.catalogue import BackboneSpec, get_spec
 from nnunet_dino.backbones.spec import HUB
 from nnunet_dino.backbones.weights import hub
-from nnunet_dino.backbones.weights.loading import DIGEST_KEY, NAME_KEY, LoadedWeights, load_file
+from nnunet_dino.backbones.weights.loading import DIGEST_KEY, NAME_KEY, PRETRAINING_KEY, LoadedWeights, load_file
 from nnunet_dino.backbones.weights.model_config import STATISTICS_KEY
 from nnunet_dino.backbones.weights.places import STORE_VARIABLE, ensure_local, store_folder, wants_random
 
@@ -72,6 +72,8 @@ def import_file(path: Path, name: str | None = None, force: bool = False) -> tup
     }
     if loaded.statistics is not None:
         metadata[STATISTICS_KEY] = json.dumps(dict(zip(("mean", "std"), loaded.statistics, strict=True)))
+    if loaded.pretraining:
+        metadata[PRETRAINING_KEY] = loaded.pretraining
     remedy = f"free {4 * spec.num_parameters / 1e6:.0f} MB, or name a folder that can be written in {STORE_VARIABLE}"
     write_atomically(target, lambda unfinished: save_file(loaded.state, unfinished, metadata), remedy, overwrite=bool(there))
     return target, loaded
