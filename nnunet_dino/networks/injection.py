@@ -31,12 +31,23 @@ def resample(maps: Tensor, size: Sequence[int]) -> Tensor:
     return maps
 
 
-@torch.compiler.assume_constant_result
 def resampling_matrix(have: int, want: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Returns ``have want``: averages of bins if ``want`` is smaller, else linear interpolation between pixel centres."""
     if is_exporting():  # what exporters trace must not be remembered
         return torch.tensor(_weights(have, want)).to(device, dtype)
+    if torch.compiler.is_compiling():
+        return _traced_matrix(have, want, device).to(dtype)
     return _resampling_matrix(have, want, device, dtype)
+
+
+def _traced_matrix(have: int, want: int, device: torch.device) -> Tensor:
+    """Returns what :func:`_weights` does, by tensor operations: a compiled graph takes no two constants of one function."""
+    row, column = torch.arange(have, device=device)[:, None], torch.arange(want, device=device)
+    if want < have:
+        start, stop = column * have // want, -(-(column + 1) * have // want)
+        return ((row >= start) & (row < stop)) / (stop - start)
+    positions = ((column + 0.5) * have / want - 0.5).clamp(0, have - 1)
+    return (1 - (row - positions).abs()).clamp(min=0)
 
 
 @lru_cache(maxsize=64)
