@@ -12,8 +12,10 @@ import torch
 import torch.distributed as dist
 from sliding_window import predictor
 from small_nets import small_unet, volume
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from nnunet_dino.networks.head import TokenHead
 
 
 @pytest.mark.slow
@@ -111,3 +113,15 @@ def test_two_processes_train_one_network_and_reuse_slices_apart(tmp_path: Path, 
             assert len(record["differences"]) == num_images
             assert max(record["differences"]) == 0, case
             assert record["encoded"] < record["asked"] / (2 if case.predicts_mirrored else 1), case
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_several_resamplings_compile_into_one_graph(backend: str) -> None:
+    torch.manual_seed(0)
+    head, tokens = TokenHead(nn.Conv3d, 4, 2), torch.randn(1, 4, 3, 5, 6)
+    nn.init.normal_(head.seg_layers[0].weight)
+    logits = [torch.zeros(1, 2, 7, 8, 9), torch.zeros(1, 2, 2, 3, 4)]
+    compiled = torch.compile(head, backend=backend, fullgraph=True)
+    for got, expected in zip(compiled(logits, tokens), head(logits, tokens), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
