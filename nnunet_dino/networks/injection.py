@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,40 +31,30 @@ def resample(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def resampling_matrix(have: int, want: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Returns ``have want``: averages of bins if ``want`` is smaller, else linear interpolation between pixel centres."""
-    if is_exporting():  # what exporters trace must not be remembered
-        return torch.tensor(_weights(have, want)).to(device, dtype)
-    if torch.compiler.is_compiling():
-        return _traced_matrix(have, want, device).to(dtype)
+    """Returns ``have want``: averages of bins if ``want`` is smaller, else linear interpolation between pixel centres.
+
+    It is remembered, but not in a graph: what exporters trace must not be, and compilers take no two constants of one function.
+    """
+    if is_exporting() or torch.compiler.is_compiling():
+        return _weights(have, want, device).to(dtype)
     return _resampling_matrix(have, want, device, dtype)
-
-
-def _traced_matrix(have: int, want: int, device: torch.device) -> Tensor:
-    """Returns what :func:`_weights` does, by tensor operations: a compiled graph takes no two constants of one function."""
-    row, column = torch.arange(have, device=device)[:, None], torch.arange(want, device=device)
-    if want < have:
-        start, stop = column * have // want, -(-(column + 1) * have // want)
-        return ((row >= start) & (row < stop)) / (stop - start)
-    positions = ((column + 0.5) * have / want - 0.5).clamp(0, have - 1)
-    return (1 - (row - positions).abs()).clamp(min=0)
 
 
 @lru_cache(maxsize=64)
 def _resampling_matrix(have: int, want: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(False), torch.no_grad():  # a tensor made in inference mode could not take part in training
-        return torch.tensor(_weights(have, want)).to(device, dtype)
+        return _weights(have, want, torch.device("cpu")).to(device, dtype)
 
 
-def _weights(have: int, want: int) -> list[list[float]]:
+def _weights(have: int, want: int, device: torch.device) -> Tensor:
+    """Returns the matrix in float64, so that it rounds to the same numbers on every device, compiled or not."""
+    row = torch.arange(have, device=device, dtype=torch.float64)[:, None]
+    column = torch.arange(want, device=device, dtype=torch.float64)
     if want < have:
-        weights = np.zeros((have, want))
-        for target in range(want):
-            part = slice(target * have // want, -(-(target + 1) * have // want))
-            weights[part, target] = 1 / (part.stop - part.start)
-    else:
-        positions = (np.arange(want) + 0.5) * have / want - 0.5
-        weights = np.stack([np.interp(positions, np.arange(have), row) for row in np.eye(have)])
-    return weights.tolist()
+        start, stop = (column * have / want).floor(), ((column + 1) * have / want).ceil()
+        return ((row >= start) & (row < stop)) / (stop - start)
+    positions = (((2 * column + 1) * have - want) / (2 * want)).clamp(0, have - 1)
+    return (1 - (row - positions).abs()).clamp(min=0)
 
 
 class TokenInjection(nn.Module):
