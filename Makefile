@@ -28,10 +28,10 @@ demo: $(INSTALLED)
 	@$(BIN)/nnunet-dino demo $(ARGS)
 
 test: $(INSTALLED)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not weights and not slurm" -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@OMP_NUM_THREADS=1 NNUNET_DINO_TEST_DEVICE=cpu $(BIN)/python -m pytest -m "not (gpu and slow) and not weights and not slurm" -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-gpu: $(INSTALLED)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m gpu -rs tests/test_gpu.py $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m gpu -rs tests/test_gpu.py tests/test_pretrain_gpu.py $(ARGS)
 
 docs: $(INSTALLED)
 	@$(BIN)/python docs/generate.py

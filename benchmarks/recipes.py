@@ -300,10 +300,17 @@ TINY = {
 }
 
 
-def run(name: str, folder: Path, page: str | None = None) -> Path:
-    """Makes a stand-in in ``folder``, runs its recipe there with a tiny backbone of random weights, and returns the results."""
+def run(name: str, folder: Path, page: str | None = None, scripts: Path | None = None) -> Path:
+    """Makes a stand-in in ``folder``, runs its recipe there with a tiny backbone of random weights, and returns the results.
+
+    Args:
+        name: One of ``STAND_INS``.
+        folder: For the stand-in and the results.
+        page: The text that holds the recipe, by default the page in the docs.
+        scripts: A folder of commands that are taken before those of this Python.
+    """
     if name in BEFORE:
-        run(BEFORE[name], folder, page)
+        run(BEFORE[name], folder, page, scripts)
     block, data, out = RECIPES[name], folder / name, folder / "results"
     data.mkdir(parents=True)
     STAND_INS[name](data, np.random.default_rng(0))
@@ -313,12 +320,13 @@ def run(name: str, folder: Path, page: str | None = None) -> Path:
     settings |= {"nnUNet_dino_weights": "random", "nnUNet_extTrainer": str(SHORT)}
     settings |= {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1", "PLAN": "-np 1 -npfp 1", "TRAIN": "-device cpu"}
     settings |= {"NAME": name, "FOLDS": "0", "TRAINER": "nnUNetTrainerDINOv3Tiny_1x4", **TINY.get(block, {})}
-    _shell(recipe(block, page), {**os.environ, **settings})
+    _shell(recipe(block, page), {**os.environ, **settings}, scripts)
     return out
 
 
-def _shell(commands: str, environment: dict[str, str]) -> None:
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+def _shell(commands: str, environment: dict[str, str], scripts: Path | None = None) -> None:
+    folders = [scripts, Path(sys.executable).parent, environment["PATH"]]
+    environment["PATH"] = os.pathsep.join(str(folder) for folder in folders if folder)
     subprocess.run(["bash", "-euo", "pipefail", "-c", commands], check=True, env=environment)
 
 

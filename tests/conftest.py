@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from small_trainers import trainer_maker
-from stock import FOLDERS, OURS, PHANTOM, REGIONS, Workspace, add_lowres_and_cascade, weights, write_phantoms
+from stock import FOLDERS, OURS, PHANTOM, REGIONS, ZYGOTE, Workspace, add_lowres_and_cascade, weights, write_phantoms
 
 from nnunet_dino.nnunet.trainer import DINOv3Trainer
 
@@ -65,6 +65,13 @@ def nnunet_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., DINOv3Trainer]:
     """Makes a trainer of a preprocessed data set; ``tmp_path / "results"`` is where it may write."""
     return trainer_maker(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def scripts() -> Iterator[Path]:
+    """A folder for the front of PATH, whose commands have their imports already."""
+    with ZYGOTE.scripts() as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """What only a CUDA device shows: nnU-Net's commands, mixed precision, memory, several devices.
 
-``NNUNET_DINO_TEST_DEVICE=cpu`` runs all tests whose subject is not CUDA itself without one.
+``NNUNET_DINO_TEST_DEVICE=cpu`` runs all tests whose subject is not CUDA itself without one, and ``make test`` the quick ones.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ def assert_predicted(folder: Path) -> None:
         assert sitk.ReadImage(str(file)).GetSize() == SHAPE[::-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", ["f", "t"])
 @pytest.mark.parametrize(
     ("configuration", "trainer"), [("3d_fullres", FROZEN), ("3d_fullres", LORA), ("3d_fullres", FULL), ("2d", FROZEN)]
@@ -94,6 +95,7 @@ def test_stock_commands_train_and_predict(
     assert_predicted(tmp_path)
 
 
+@pytest.mark.slow
 def test_stock_commands_train_and_predict_a_cascade(planned_phantom: Workspace, tmp_path: Path) -> None:
     assert_trained(train(planned_phantom, "3d_lowres", "all", FROZEN))
     assert_trained(train(planned_phantom, "3d_cascade_fullres", 0, FROZEN))
@@ -206,7 +208,7 @@ def one_step(network: nn.Module, x: Tensor) -> None:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"], indirect=True)
 @pytest.mark.parametrize("adaptation", ["frozen", "lora"])
 def test_frozen_weights_keep_every_bit_in_a_step(adaptation: str, precision: str) -> None:
-    network = small_unet(adaptation=adaptation, deep_supervision=True).to(DEVICE).train()
+    network = small_unet(adaptation=adaptation, gate_start=0.3, deep_supervision=True).to(DEVICE).train()
     network.slice_encoder.backbone.settle(torch.device(DEVICE))
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
     one_step(network, volume().to(DEVICE))

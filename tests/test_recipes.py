@@ -29,10 +29,12 @@ def test_every_recipe_of_the_page_has_a_stand_in() -> None:
         ("ct-rate", "ct-rate_knn", {"test": 12, "train": 22, "val": 2}),
     ],
 )
-def test_a_recipe_runs_from_a_copy_of_the_page(name: str, report: str, counts: dict[str, int], tmp_path: Path) -> None:
+def test_a_recipe_runs_from_a_copy_of_the_page(
+    name: str, report: str, counts: dict[str, int], tmp_path: Path, scripts: Path
+) -> None:
     copy = tmp_path / "page.md"
     copy.write_text(recipes.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
-    out = recipes.run(name, tmp_path, copy.read_text(encoding="utf-8"))
+    out = recipes.run(name, tmp_path, copy.read_text(encoding="utf-8"), scripts)
     table = pd.read_csv(out / report / "predictions.csv")
     assert table["split"].value_counts().to_dict() == counts
     assert (out / report / "report.html").is_file()
@@ -40,7 +42,7 @@ def test_a_recipe_runs_from_a_copy_of_the_page(name: str, report: str, counts: d
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["hecktor", "btcv"])
-def test_a_recipe_that_converts_data_and_trains_runs_to_its_report(name: str, tmp_path: Path) -> None:
-    out = recipes.run(name, tmp_path)
+def test_a_recipe_that_converts_data_and_trains_runs_to_its_report(name: str, tmp_path: Path, scripts: Path) -> None:
+    out = recipes.run(name, tmp_path, scripts=scripts)
     assert (out / name / "report.html").is_file()
     assert len(pd.read_csv(out / name / "cases.csv")["case"].unique()) == 2

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from stock import Workspace, write_phantoms
+from stock import Workspace, run_command, write_phantoms
 
 TRAINERS = ("nnUNetTrainerStillA", "nnUNetTrainerStillB")
 TINY = {"stock": {"gpus": 0, "cpus": 1, "mem_gb": 1, "disk_gb": 0.1}}
@@ -55,14 +55,19 @@ class Home:
         (self.space.folder / name / "study.yaml").write_text(json.dumps(content))
         return self.space.folder / name
 
-    def start(self, folder: Path, *more: str) -> subprocess.Popen:
+    def start(self, folder: Path, *more: str, scripts: Path | None = None) -> subprocess.Popen:
+        """Starts a study in a session of its own; its jobs are commands of ``scripts``, by default those that can be killed."""
         command = [BIN / "nnunet-dino", "study", "run", "-o", folder, "--cores", "2", *more]
+        first = folder / "first.sh"  # what every shell of a job reads
+        first.write_text(f"PATH={scripts or BIN}:$PATH")
         with (folder / "run.txt").open("a") as log:
-            return subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
+            settings = {**self.environment, "BASH_ENV": str(first)}
+            return subprocess.Popen(command, env=settings, stdout=log, stderr=log, start_new_session=True)
 
     def ask(self, *words: object) -> str:
-        command = [BIN / "nnunet-dino", "study", *map(str, words)]
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True).stdout
+        code, said = run_command(["nnunet-dino", "study", *words], self.environment)
+        assert code == 0, said
+        return said
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +76,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 
 @pytest.mark.slow
-def test_a_study_that_is_killed_ends_as_one_that_is_not(home: Home) -> None:
+def test_a_study_that_is_killed_ends_as_one_that_is_not(home: Home, scripts: Path) -> None:
     whole = home.study("whole")
-    assert home.start(whole).wait() == 0, (whole / "run.txt").read_text()[-4000:]
+    assert home.start(whole, scripts=scripts).wait() == 0, (whole / "run.txt").read_text()[-4000:]
     home.ask("report", "-o", whole)
     killed = home.study("killed")
     dice = random.Random(4)
@@ -84,7 +89,7 @@ def test_a_study_that_is_killed_ends_as_one_that_is_not(home: Home) -> None:
         run.wait()
         home.ask("status", "-o", killed)
         home.ask("report", "-o", killed)
-    assert home.start(killed).wait() == 0, (killed / "run.txt").read_text()[-4000:]
+    assert home.start(killed, scripts=scripts).wait() == 0, (killed / "run.txt").read_text()[-4000:]
     home.ask("report", "-o", killed)
     assert (killed / "report" / "folds.csv").read_text() == (whole / "report" / "folds.csv").read_text()
     rows = (whole / "report" / "folds.csv").read_text().count("StillA")

@@ -4,22 +4,38 @@ Every nnU-Net command takes six to eight seconds to import torch and nnU-Net; a 
 its own arguments, environment, output and exit code, and it calls the function that the installed console script calls.
 Worker processes that nnU-Net spawns are forked as well. What depends on the start of Python itself (entry points, the start-up
 hook, spawned workers) is tested with real console scripts.
+
+Commands that a shell or Snakemake starts take this way where the folder of :meth:`Zygote.scripts` comes first in PATH.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socketserver
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 POLL_SECONDS = 0.01
+PATIENCE_SECONDS = 900
+CLIENT = """
+import json, os, socket, sys
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect(ADDRESS)
+    request = {"args": [os.path.basename(sys.argv[0]), *sys.argv[1:]], "env": dict(os.environ), "cwd": os.getcwd()}
+    server.sendall(json.dumps(request).encode() + b"\\n")
+    code, output = json.loads(server.makefile().read())
+sys.stdout.buffer.write(output.encode(errors="replace"))
+sys.exit(code if code >= 0 else 128 - code)
+"""
 
 
 class Zygote:
@@ -29,24 +45,29 @@ class Zygote:
         """Takes the Python, and what its environment must have when it imports nnU-Net."""
         self.python = python
         self.environment = environment
+        self._lock = threading.Lock()
 
-    def run(self, args: Sequence[str], env: Mapping[str, str], timeout_seconds: float) -> tuple[int, str]:
+    def run(
+        self, args: Sequence[str], env: Mapping[str, str], timeout_seconds: float, cwd: str | None = None
+    ) -> tuple[int, str]:
         """Runs a console script and returns its exit code and what it printed.
 
         Args:
             args: The name of the script and its arguments.
             env: The whole environment.
             timeout_seconds: When to give up.
+            cwd: Where it runs, by default here.
 
         Raises:
             TimeoutError: The command did not end in time; it has been killed.
         """
         with TemporaryDirectory() as name:
             folder = Path(name)
-            request = {"args": list(args), "env": dict(env), "folder": name, "cwd": os.getcwd()}
-            assert self._process.stdin is not None
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
+            request = {"args": list(args), "env": dict(env), "folder": name, "cwd": cwd or os.getcwd()}
+            with self._lock:
+                assert self._process.stdin is not None
+                self._process.stdin.write(json.dumps(request) + "\n")
+                self._process.stdin.flush()
             until = time.monotonic() + timeout_seconds
             while not (folder / "code").exists():
                 assert self._process.poll() is None, "the process that forks has ended"
@@ -55,6 +76,23 @@ class Zygote:
                     raise TimeoutError(f"{' '.join(args)}: no end after {timeout_seconds} s")
                 time.sleep(POLL_SECONDS)
             return int((folder / "code").read_text()), (folder / "output").read_text(errors="replace")
+
+    @contextmanager
+    def scripts(self) -> Iterator[Path]:
+        """Gives a folder with the names of this Python's console scripts, each of which asks here to be run.
+
+        Whoever kills such a script does not kill the command that it asked for.
+        """
+        with TemporaryDirectory() as name, socketserver.ThreadingUnixStreamServer(f"{name}/socket", _Answer) as server:
+            folder = Path(name)
+            server.zygote = self  # type: ignore[attr-defined]
+            client = f"#!{sys.executable} -IS\nADDRESS = {str(folder / 'socket')!r}\n{CLIENT}"
+            for script in entry_points(group="console_scripts"):
+                (folder / script.name).write_text(client)
+                (folder / script.name).chmod(0o755)
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield folder
+            server.shutdown()
 
     def close(self) -> None:
         """Ends the process, if it was started."""
@@ -66,6 +104,16 @@ class Zygote:
         settings = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet_")}
         settings |= {"nnUNet_def_n_proc": "1", "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", **self.environment}
         return subprocess.Popen([self.python, __file__], env=settings, stdin=subprocess.PIPE, text=True)
+
+
+class _Answer(socketserver.StreamRequestHandler):
+    """Runs what one of :meth:`Zygote.scripts` asks for."""
+
+    def handle(self) -> None:
+        request = json.loads(self.rfile.readline())
+        zygote: Zygote = self.server.zygote  # type: ignore[attr-defined]
+        done = zygote.run(request["args"], request["env"], PATIENCE_SECONDS, request["cwd"])
+        self.wfile.write(json.dumps(done).encode())
 
 
 def serve() -> None:
@@ -139,7 +187,6 @@ def _code_of(script: Callable[[], object]) -> object:
 def _end(code: object) -> None:
     """Ends this process as ``sys.exit`` does, but leaves its modules to the system; one by one they take seconds."""
     import atexit
-    import threading
 
     if code is not None and not isinstance(code, int):
         print(code, file=sys.stderr)
