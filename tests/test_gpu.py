@@ -271,6 +271,7 @@ def train_in_parallel(rank: int, folder: str) -> None:
 
 
 @pytest.mark.skipif(IS_CUDA and torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.slow
 def test_two_devices_train_one_compiled_network(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(train_in_parallel, (str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", map_location="cpu", weights_only=True) for rank in range(2))

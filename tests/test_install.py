@@ -16,6 +16,7 @@ import venv
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -163,23 +164,31 @@ def nnunet_source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
 
 
 @pytest.fixture(scope="module")
-def installed(
-    request: pytest.FixtureRequest,
+def install(
     tmp_path_factory: pytest.TempPathFactory,
     lent: Path,
     nnunet_source: Callable[[str], Path],
     checkout: Path,
     wheel: Path,
-) -> Environment:
-    """An environment with nnU-Net and, after it, this package."""
-    case: Case = request.param
-    folder = tmp_path_factory.mktemp(str(case))
-    environment = Environment(folder / "environment", lent)
-    source = nnunet_source(case.nnunet)
-    environment.install(*(["-e"] if case.nnunet_is == "editable" else []), source)
-    environment.before = environment.files()
-    environment.install(*(["-e", shutil.copytree(checkout, folder / "checkout")] if case.ours_is == "editable" else [wheel]))
-    return environment
+) -> Callable[[Case], Environment]:
+    """Returns a function that installs nnU-Net and, after it, this package into an environment, once for each case."""
+
+    @cache
+    def install(case: Case) -> Environment:
+        folder = tmp_path_factory.mktemp(str(case))
+        environment = Environment(folder / "environment", lent)
+        environment.install(*(["-e"] if case.nnunet_is == "editable" else []), nnunet_source(case.nnunet))
+        environment.before = environment.files()
+        ours = ["-e", shutil.copytree(checkout, folder / "checkout")] if case.ours_is == "editable" else [wheel]
+        environment.install(*ours)
+        return environment
+
+    return install
+
+
+@pytest.fixture
+def installed(request: pytest.FixtureRequest, install: Callable[[Case], Environment]) -> Environment:
+    return install(request.param)
 
 
 everywhere = pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from nnunet_dino.compare.summary_json import label_values
 
 VERSION = 2
 """Of what is measured and how; another one measures anew."""
+START_SECONDS = 4.0
+"""About as long as a process takes to import what it measures with."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,9 @@ class _Pair:
 def measure_entries(
     entries: Sequence[Entry], pictures: Pictures, metrics: Sequence[str], ignore: int | None = None
 ) -> list[pd.DataFrame]:
-    """Measures every case of results, in one process for each core; what was measured earlier is not measured again.
+    """Measures every case of results; what was measured earlier is not measured again.
+
+    What takes longer than processes take to start is measured in one for each core.
 
     Args:
         entries: Results with their predicted files and the same labels.
@@ -87,16 +92,19 @@ def measure_entries(
     pairs = {(n, case): _Pair(*_files(entries[n], pictures, case), labels, tolerances, ignore) for n, case in keys}
     found = {key: pair.earlier() for key, pair in pairs.items()}
     left = [key for key, rows in found.items() if rows is None]
-    if left:
-        workers = min(os.cpu_count() or 1, len(left))
-        with (
-            ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool,
-            tqdm(total=len(left), desc="Metrics", unit="case", disable=None, leave=False) as bar,
-        ):
-            jobs = {pool.submit(pairs[key].measured): key for key in left}
-            for job in as_completed(jobs):
-                found[jobs[job]] = job.result()
-                bar.update()
+    with tqdm(total=len(left), desc="Metrics", unit="case", disable=None, leave=False) as bar:
+        until = time.monotonic() + START_SECONDS
+        while left and time.monotonic() < until:
+            key = left.pop()
+            found[key] = pairs[key].measured()
+            bar.update()
+        if left:
+            workers = min(os.cpu_count() or 1, len(left))
+            with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+                jobs = {pool.submit(pairs[key].measured): key for key in left}
+                for job in as_completed(jobs):
+                    found[jobs[job]] = job.result()
+                    bar.update()
     tables = []
     for number, entry in enumerate(entries):
         index = pd.MultiIndex.from_product([entry.cases, labels], names=["case", "label"])
