@@ -80,7 +80,8 @@ def make_trainer(arguments: argparse.Namespace, seed: int) -> Any:
 
         def do_split(self) -> tuple[list[str], list[str]]:
             training, validation = super().do_split()
-            return sorted(shuffled(training)[: arguments.cases]), sorted(validation)[: arguments.validation_cases]
+            chosen = shuffled(training)[arguments.skip : arguments.skip + arguments.cases]
+            return sorted(chosen), sorted(validation)[: arguments.validation_cases]
 
         def print_to_log_file(self, *_: Any, **__: Any) -> None:
             pass
@@ -259,13 +260,14 @@ class Movement:
         self.parts = {n: "projections" if "injections" in n else n.split(".")[0] for n in self.start}
 
     def now(self, network: nn.Module) -> dict[str, float]:
-        """Returns root mean squares over the matrices of every part."""
+        """Returns root mean squares over the matrices of every part, and of what only a network with tokens has."""
         squares: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
         for name, p in network.named_parameters():
             if name in self.start:
-                fan_in = p[0].numel()
-                squares[self.parts[name]][0] += float((p.detach() - self.start[name]).square().sum())
-                squares[self.parts[name]][1] += p.numel() * 2 / fan_in
+                part, fan_in = self.parts[name], p[0].numel()
+                for whole in (part, *(("token path",) if part not in ("encoder", "decoder") else ())):
+                    squares[whole][0] += float((p.detach() - self.start[name]).square().sum())
+                    squares[whole][1] += p.numel() * 2 / fan_in
         return {part: (moved / norm) ** 0.5 for part, (moved, norm) in squares.items()}
 
 
@@ -305,9 +307,9 @@ def run(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
 def table(file: Path) -> str:
     """Returns the medians over seeds of all records in ``file`` as a Markdown table."""
     groups: dict[str, list[dict]] = defaultdict(list)
-    same = ("dataset", "cases", "tokens", "sigma", "dino", "optimizer", "prior", "narrow", "bfloat16", "iterations")
+    same = ("dataset", "cases", "skip", "tokens", "sigma", "dino", "optimizer", "prior", "narrow", "bfloat16", "iterations")
     for line in file.read_text().splitlines():
-        record = {"bfloat16": False, **json.loads(line)}  # records of earlier commits do not say
+        record = {"bfloat16": False, "skip": 0, **json.loads(line)}  # records of earlier commits do not say
         sigma = record["sigma"] if record["tokens"] == "know" else "–"
         groups[" | ".join(str({**record, "sigma": sigma}[key]) for key in same)].append(record)
     head = [*same, "seeds", "mean Dice: median (range)", "moved in 100 steps"]
@@ -342,6 +344,7 @@ def main() -> None:
     parser.add_argument("--prior", action="store_true")
     parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--cases", type=int, default=5)
+    parser.add_argument("--skip", type=int, default=0, help="leave out this many cases first, to train on others")
     parser.add_argument("--validation-cases", type=int, default=12)
     parser.add_argument("--iterations", type=int, default=400)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
