@@ -87,9 +87,9 @@ def planned_phantom(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """Small phantoms as data set 801: planned, and preprocessed for 2d, 3d_fullres and 3d_lowres with its cascade."""
     workspace = Workspace(tmp_path_factory.mktemp("planned_phantom"))
     write_phantoms(workspace.raw(PHANTOM))
-    workspace.plan(PHANTOM, "2d", "3d_fullres", really=True)
+    workspace.plan(PHANTOM, "3d_fullres", really=True)
     add_lowres_and_cascade(workspace.plans_file(PHANTOM))
-    workspace.run("nnUNetv2_preprocess", "-d", 801, "-c", "3d_lowres", "-np", 1)
+    workspace.run("nnUNetv2_preprocess", "-d", 801, "-c", "2d", "3d_lowres", "-np", 1)
     return workspace
 
 

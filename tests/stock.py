@@ -93,13 +93,15 @@ class Workspace:
         return self.folder / "nnUNet_results" / dataset / f"{trainer}__nnUNetPlans__{configuration}"
 
     def plan(self, dataset: str, *configurations: str, really: bool = False) -> None:
-        """Plans a data set and preprocesses it for these configurations; batches are made as small as they can be planned."""
+        """Plans a data set and preprocesses it for these configurations; batches and networks are then made small."""
         number = dataset[7:10]
         self.run("nnUNetv2_plan_and_preprocess", "-d", number, "-c", *configurations, "-np", 1, "-npfp", 1, really=really)
         plans = json.loads(self.plans_file(dataset).read_text())
         for configuration in plans["configurations"].values():
             if "batch_size" in configuration:
                 configuration["batch_size"] = 2
+                kwargs = configuration["architecture"]["arch_kwargs"]
+                kwargs["features_per_stage"] = [features // 4 for features in kwargs["features_per_stage"]]
         self.plans_file(dataset).write_text(json.dumps(plans))
 
     def train(
