@@ -50,6 +50,7 @@ from nnunet_dino.probes.dense_cells import cell_shares
 ITERATIONS_PER_EPOCH = 50
 CODE_SEED = 7
 PROBE_STEPS, PROBE_BATCH = 1500, 4096
+PROBE_CASES = 20  # tokens of all cases at once would take more memory than the training
 Case = tuple[Tensor, Tensor, list[Tensor]]  # image c d h w, labels d h w, maps d gh gw e
 
 
@@ -281,7 +282,7 @@ def run(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     training, validation = (load_cases(trainer, names, arguments) for names in trainer.do_split())
     network, probe = trainer.network.train(), None
     if arguments.tokens != "none":
-        probe = linear_probe(training, validation, len(trainer.label_manager.all_labels), arguments.stride)
+        probe = linear_probe(training[:PROBE_CASES], validation, len(trainer.label_manager.all_labels), arguments.stride)
         network.slice_encoder = GivenTokens(network.slice_encoder)
     if arguments.bfloat16:
         compute_in_bfloat16(trainer)
