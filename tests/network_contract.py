@@ -201,6 +201,7 @@ class NetworkContract:
         with pytest.raises(UserError, match=r"required dino.lora.alpha 8.0, .* · got 16.0"):
             other.load_state_dict(first.state_dict())
 
+    @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")  # slice reuse asks; it is said only once
     @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
     @pytest.mark.parametrize("adaptation", ["frozen", "lora", "full"])

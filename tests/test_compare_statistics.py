@@ -22,6 +22,7 @@ def test_six_gains_give_the_smallest_p_six_cases_can_give():
     assert (result.num_nonzero, result.method, result.reason) == (6, "exact", None)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(-6, 6), min_size=6, max_size=11))
 def test_small_samples_with_ties_and_zeros_match_all_permutations(tenths):

@@ -29,6 +29,7 @@ def float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nnUNet_dino_precision", "float32")
 
 
+@pytest.mark.slow
 @ADAPTATIONS
 def test_an_exported_program_gives_the_logits(adaptation: str, float32: None) -> None:
     net, x = network(adaptation=adaptation), volume(1, seed=1)

@@ -112,6 +112,7 @@ def test_a_graph_gives_the_logits_of_the_network(
     assert facts["normalization_schemes"] == ["CTNormalization"] and facts["labels"] == DATASET["labels"]
 
 
+@pytest.mark.slow
 def test_the_sliding_window_of_the_documentation_predicts_as_nnunet_does(trained: Callable, tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     model, networks = trained(*NETWORKS["frozen"], num_folds=2)

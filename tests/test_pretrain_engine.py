@@ -355,6 +355,7 @@ def _steps_agree(rank: int, cases: list[Case], recipe: Recipe, path: Path) -> No
         torch.save({"student": engine.student.state_dict(), "teacher": engine.teacher.state_dict()}, path)
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(cases: list[Case], tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     logits, tokens = torch.randn(11, 7, generator=generator), torch.randn(8, 5, generator=generator)

@@ -279,6 +279,7 @@ def test_bags_from_a_file_over_folds(toy, tmp_path, rule):
     assert first["auroc_pooled"] == pytest.approx(roc_auc_score(table["toy"], table["score toy"]), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_report_and_errors(toy, tmp_path):
     words = [*SMALL, "--folds", 2, "--epochs", 4, "--patience", 2, "--min-epochs", 1, "--dropout", 0.2]
     for workers in (1, 2):

@@ -381,6 +381,7 @@ def test_memory_that_runs_out_without_slices_is_nnunets_matter(monkeypatch: pyte
         seen(network, volume())
 
 
+@pytest.mark.slow
 def test_a_compiled_network_reuses_too() -> None:
     network = small_unet(gate_start=0.5).eval()
     expected = seen(network, volume())
