@@ -38,6 +38,7 @@ def values(prediction, reference, spacing=SPACING, has_foreground=None) -> dict[
     return {name: float(scores(table, find_metric(name)).loc["a", "1"]) for name in NAMES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.filterwarnings("ignore:monai.metrics.utils get_mask_edges:FutureWarning")
 def test_surface_metrics_are_monais(seed: int) -> None:

@@ -82,6 +82,7 @@ def test_a_folder_that_an_affinity_model_predicted_needs_no_summary(folders: Pat
     assert list(comparison.label_names.values())[:3] == ["VOI split", "VOI merge", "VOI sum"]
 
 
+@pytest.mark.slow
 def test_blocks_are_cases_and_enough_for_a_test(folders: Path) -> None:
     main.main([*options(folders), "--block", "3", "12", "15"], standalone_mode=False)
     table = pd.read_csv(folders / "report" / "cases.csv")
@@ -94,6 +95,7 @@ def test_blocks_are_cases_and_enough_for_a_test(folders: Path) -> None:
     assert "in blocks of 3 × 12 × 15 voxels" in page
 
 
+@pytest.mark.slow
 def test_the_page_speaks_of_voi_and_shows_sections(folders: Path) -> None:
     main.main(options(folders), standalone_mode=False)
     page = (folders / "report" / "report.md").read_text()

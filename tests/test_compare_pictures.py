@@ -149,6 +149,7 @@ def test_folders_show_pictures_when_images_are_given(comparison, tmp_path):
     assert "--images-folder was not given" in case_picture(without, without.pairs[0], "best", "case_02").caption
 
 
+@pytest.mark.slow
 def test_plots_are_drawn_for_light_and_dark_and_repeat_exactly(comparison):
     (pair,) = comparison.pairs
     plot = paired_plot(pair, "one")

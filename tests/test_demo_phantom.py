@@ -46,6 +46,7 @@ def grid_mm(shape: tuple[int, int, int], step_mm: float) -> NDArray[np.float64]:
     return np.stack(np.meshgrid(*axes, indexing="ij"))
 
 
+@pytest.mark.slow
 def test_the_same_arguments_give_the_same_scan_and_others_another() -> None:
     first, again = make_phantom(3, 1), make_phantom(3, 1)
     np.testing.assert_array_equal(first.image_hu, again.image_hu)

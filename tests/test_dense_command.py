@@ -44,6 +44,7 @@ def tiny_weights(seed: int) -> dict[str, torch.Tensor]:
     return Backbone(get_spec("dinov3_tiny"), random=True).vit.state_dict()
 
 
+@pytest.mark.slow
 def test_a_report_compares_files_runs_random_weights_and_pixels(place: Path) -> None:
     write_labelled(place / "pre")
     (place / "run").mkdir()

@@ -52,6 +52,7 @@ def test_a_trace_made_after_predicting_gives_the_logits(
         torch.testing.assert_close(traced(x), net(x), rtol=0, atol=1e-4 if precision == "float32" else 5e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # what tracing says of constants and of its age
 @pytest.mark.parametrize("precision", ["bfloat16", "float32"])
 def test_an_onnx_file_opens_and_gives_the_logits(precision: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,6 +170,7 @@ def test_the_next_stage_takes_transformer_and_heads(root: Path) -> None:
     assert not (root / "third").exists()
 
 
+@pytest.mark.slow
 def test_excluded_cases_are_not_seen_and_the_record_says_so(root: Path) -> None:
     (root / "test.txt").write_text(f"case_01\n\n{DATASET}/case_04  # of the test set\n")
     command(root / "run", "--exclude", str(root / "test.txt"), "--holdout", "2")
@@ -180,6 +181,7 @@ def test_excluded_cases_are_not_seen_and_the_record_says_so(root: Path) -> None:
     assert sorted(everything) == [f"{DATASET}/case_{index:02d}" for index in range(6)]
 
 
+@pytest.mark.slow
 def test_plan_says_what_it_takes_and_writes_nothing(root: Path) -> None:
     output = command(root / "run", "--plan")
     for part in ("30 slices of 5 cases", "6 iterations of 4 slices", "s a step", "GiB", "hours"):
@@ -187,6 +189,7 @@ def test_plan_says_what_it_takes_and_writes_nothing(root: Path) -> None:
     assert not (root / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_slice_is_skipped_and_named_and_three_steps_of_them_end_the_run(root: Path) -> None:
     folder = root / "nnUNet_preprocessed" / DATASET / f"nnUNetPlans_{CONFIGURATION}"
     volume = blob(7, (1, 6, 40, 48))
@@ -309,6 +312,7 @@ def test_an_unknown_recipe_and_a_missing_option_are_one_line(root: Path, capsys:
     assert "Missing option '-c'" in said
 
 
+@pytest.mark.slow
 def test_another_command_in_the_same_folder_is_refused_with_the_difference(root: Path) -> None:
     command(root / "run")
     before = (root / "run" / "checkpoint.pt").read_bytes()

@@ -156,6 +156,7 @@ class TestGroups:
 
 
 class TestStep:
+    @pytest.mark.slow
     def test_the_loss_falls_on_the_same_slices(self, cases: list[Case]) -> None:
         recipe = small("scratch", "batch=8", "iterations=40", "lr_end=1", "momentum_end=0.98", "koleo_weight=0")
         engine, batch = engine_of(recipe), Stream(cases, recipe)[0]
@@ -218,6 +219,7 @@ class TestStep:
                 assert equal(state_of(engine.teacher), state_of(engine.gram_teacher))
 
 
+@pytest.mark.slow
 def test_six_steps_are_three_and_three_after_a_checkpoint(cases: list[Case], tmp_path: Path) -> None:
     recipe = small("anchor", "start=random", "drop_path=0.2", "frozen_backbone=1", "gram_refresh=2")
     stream = Stream(cases, recipe)

@@ -108,6 +108,7 @@ def test_a_linear_probe_sees_what_is_bright_and_reports_it(place, tmp_path):
     assert "no patient is in two parts" in text and "adamw, learning rate 0.005" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("probe", "more"), [("linear", ("--epochs", 100)), ("knn", ("-k", "1,3"))])
 def test_folds_of_a_probe_test_every_input_once_and_part_no_patient(place, tmp_path, probe, more):
     words = [place / "store", "--labels", place / "labels.csv", "--target", "bright", "--patient", "who", "--rounds", 20]
@@ -125,6 +126,7 @@ def test_folds_of_a_probe_test_every_input_once_and_part_no_patient(place, tmp_p
     assert "--split" in fails("probe", probe, *words, "--folds", 4, "--split", "who", "-o", tmp_path / "s")
 
 
+@pytest.mark.slow
 def test_two_probes_of_one_store_are_compared(place, tmp_path):
     run("probe", "linear", *labels(place, "--epochs", 200, "-o", tmp_path / "a"))
     run("probe", "knn", *labels(place, "-k", "1", "-o", tmp_path / "b"))
@@ -188,6 +190,7 @@ def test_leaving_one_patient_out_decides_by_votes_that_can_reach_the_threshold(p
     assert len(rows) == 3 and all("| – | – | – |" in row for row in rows), "no accuracy where 0.5 cannot be reached"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["youden", "0.5"])
 def test_words_give_the_numbers_of_zero_and_one(place, tmp_path, rule):
     table = pd.read_csv(place / "labels.csv")
@@ -254,6 +257,7 @@ def toy(tmp_path_factory) -> Path:
 SMALL = ("--projection", "8", "--attention", 4, "--optimizer", "adam", "--lr", 0.02, "--device", "cpu", "--rounds", 20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["0.5", "youden"])
 def test_bags_from_a_file_over_folds(toy, tmp_path, rule):
     words = [*SMALL, "--folds", 3, "--repeats", 2, "--epochs", 12, "--patience", 0, "--workers", 1, "--threshold", rule]
@@ -416,6 +420,7 @@ def scores_of(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "scores.csv", keep_default_na=False).set_index("id")
 
 
+@pytest.mark.slow
 def test_a_saved_linear_probe_gives_its_own_scores_on_images_and_on_a_store(place, tmp_path):
     assert run("probe", "linear", *labels(place, "-o", tmp_path / "trained")).exit_code == 0
     expected = pd.read_csv(tmp_path / "trained/predictions.csv").set_index("id")
@@ -431,6 +436,7 @@ def test_a_saved_linear_probe_gives_its_own_scores_on_images_and_on_a_store(plac
         assert (found["found"] == np.where(scores >= threshold, "bright", "none"))[clear].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["youden", "0.5"])
 def test_linear_layers_of_folds_are_applied_as_their_mean(place, tmp_path, rule):
     words = [place / "store", "--labels", place / "labels.csv", "--target", "bright", "--patient", "who", "--device", "cpu"]
@@ -450,6 +456,7 @@ def test_linear_layers_of_folds_are_applied_as_their_mean(place, tmp_path, rule)
     assert decided == {""} if rule == "youden" else decided <= {"bright", "none"}  # folds have thresholds of their own
 
 
+@pytest.mark.slow
 def test_a_probe_refuses_features_of_another_backbone_or_preprocessing(place, tmp_path, monkeypatch):
     assert run("probe", "linear", *labels(place, "-o", tmp_path / "trained")).exit_code == 0
     words = ("probe", "apply", tmp_path / "trained")
@@ -489,6 +496,7 @@ def test_what_cannot_be_read_is_in_the_table_and_the_exit_code(place, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folds", [0, 3])
 def test_saved_attention_over_slices_gives_its_own_scores(place, tmp_path, folds):
     (tmp_path / "scans").mkdir()

@@ -123,6 +123,7 @@ def test_a_curve_ends_at_the_probe_itself(store):
     assert "Few examples" in (store / "curve/report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_curve_of_folds_ends_at_the_mean_over_folds(store):
     result = probe(store, "folds", "--shots", "2,all", "--draws", "3", "--folds", "4", "--repeats", "2")
     assert result.exit_code == 0, result.output

@@ -53,6 +53,7 @@ def write_bags(folder: Path, is_trident: bool = False) -> None:
             file["coords"].attrs["patch_size"] = 256
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inside", ["h5_files", ""])
 def test_bags_of_clam_and_trident_find_the_tumour(inside: str, tmp_path: Path, labels: Path) -> None:
     write_bags(tmp_path / "features" / inside, is_trident=not inside)

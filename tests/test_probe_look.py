@@ -150,6 +150,7 @@ def test_a_page_needs_no_other_file_and_starts_at_the_pixel_asked_for(volume, tm
     assert not re.search(r"(src|href)=\"(?!data:)", page)
 
 
+@pytest.mark.slow
 def test_a_picture_of_slices(volume, tmp_path):
     result = look(volume, "-o", tmp_path / "new" / "x.png", "--slice", 1, "--slice", 4, "--at", "3,4", "--size", 64)
     assert result.exit_code == 0, result.output

@@ -106,6 +106,7 @@ def test_instances_of_most_and_of_least_attention_are_told_apart():
     assert float(loss(bags, weights, is_there, torch.tensor([1, 0]))) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aggregator", AGGREGATORS)
 def test_every_aggregator_learns(aggregator):
     bags, classes, _ = needles(90, 0)
@@ -252,6 +253,7 @@ def test_bags_are_scored_by_networks_that_have_not_seen_them():
     assert np.isfinite(whole.scores).all(), "a single network scores every bag"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_progress_is_shown_with_and_without_a_terminal(is_terminal, monkeypatch, capsys):
     monkeypatch.setattr(progress_module, "SECONDS_BETWEEN_LINES", 0.2)
