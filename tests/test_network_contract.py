@@ -52,16 +52,19 @@ class TestDINOv3UNet(NetworkContract):
         assert mixed == [torch.bfloat16]
 
 
+@pytest.mark.slow
 class TestDINOv3UNetResidual(TestDINOv3UNet):
     unet = RESIDUAL_UNET
 
 
+@pytest.mark.slow
 class TestDINOv3UNetOfDINOv2(TestDINOv3UNet):
     """Learned positions, patches of 14 pixels."""
 
     backbone = "dinov2_tiny"
 
 
+@pytest.mark.slow
 class TestDINOv3UNetOfEVA02(TestDINOv3UNet):
     """Rotary and learned positions, no registers, SwiGLU."""
 
