@@ -258,17 +258,21 @@ class Movement:
 
     def __init__(self, network: nn.Module) -> None:
         self.start = {n: p.detach().clone() for n, p in network.named_parameters() if p.requires_grad and p.ndim > 1}
-        self.parts = {n: "projections" if "injections" in n else n.split(".")[0] for n in self.start}
+        self.parts = {n: self._parts_of("projections" if "injections" in n else n.split(".")[0]) for n in self.start}
+
+    @staticmethod
+    def _parts_of(part: str) -> list[str]:
+        return [part] if part in ("encoder", "decoder") else [part, "token path"]
 
     def now(self, network: nn.Module) -> dict[str, float]:
         """Returns root mean squares over the matrices of every part, and of what only a network with tokens has."""
         squares: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
         for name, p in network.named_parameters():
             if name in self.start:
-                part, fan_in = self.parts[name], p[0].numel()
-                for whole in (part, *(("token path",) if part not in ("encoder", "decoder") else ())):
-                    squares[whole][0] += float((p.detach() - self.start[name]).square().sum())
-                    squares[whole][1] += p.numel() * 2 / fan_in
+                fan_in = p[0].numel()
+                for part in self.parts[name]:
+                    squares[part][0] += float((p.detach() - self.start[name]).square().sum())
+                    squares[part][1] += p.numel() * 2 / fan_in
         return {part: (moved / norm) ** 0.5 for part, (moved, norm) in squares.items()}
 
 

@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Has Python look through its objects less often, and no more at those of imports: torch's alone are half a million."""
+    """Has Python look through its objects less often, and no more at those of imports, which are half a million."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)

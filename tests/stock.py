@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from zygote import Zygote
+from zygote import PATIENCE_SECONDS, Zygote
 
 from nnunet_dino.demo.dataset import FILE_ENDING, case_name, write_volume
 from nnunet_dino.demo.phantom import LABELS, Phantom, make_phantom
@@ -29,7 +29,7 @@ ZYGOTE = Zygote()
 
 
 def run_command(
-    args: Sequence[object], env: Mapping[str, str], timeout_seconds: float = 900, really: bool = False
+    args: Sequence[object], env: Mapping[str, str], timeout_seconds: float = PATIENCE_SECONDS, really: bool = False
 ) -> tuple[int, str]:
     """Runs a console script of this Python's environment; returns its exit code and what it printed.
 
