@@ -132,6 +132,19 @@ def test_our_network_in_plans_under_a_stock_trainer(copy: Copy, case: str) -> No
     assert said in copy.train(trainer="nnUNetTrainer")
 
 
+@pytest.mark.parametrize("case", [case for case in STOCK_TRAINER if case != "missing weights"])
+def test_our_network_in_plans_under_our_trainer(copy: Copy, case: str) -> None:
+    """Which takes of its entry little but must not be silent of what nobody would understand."""
+    change, said = STOCK_TRAINER[case]
+    copy.change_plans(lambda plans: change(with_our_network(plans)))
+    assert said in copy.train()
+
+
+def test_options_of_ours_beside_a_stock_network(copy: Copy) -> None:
+    copy.change_plans(lambda plans: full(plans)["architecture"]["arch_kwargs"].update(dino={"token_stride_px": 16}))
+    assert re.search(r"required a network of nnunet-dino with a dino entry · got \S+PlainConvUNet with", copy.train())
+
+
 @pytest.mark.parametrize("stock_trainer", [False, True])
 @pytest.mark.parametrize("configuration", ["2d", FULL])
 def test_preprocessed_data_of_another_spacing(copy: Copy, configuration: str, stock_trainer: bool) -> None:

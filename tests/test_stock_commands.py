@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -228,6 +229,19 @@ def test_another_transformer(planned_phantom: Workspace, tmp_path: Path) -> None
     elsewhere.predict(PHANTOM, "3d_fullres", DINOV2, tmp_path / "there")
     for file in sorted((tmp_path / "here").glob("*.nii.gz")):
         np.testing.assert_array_equal(array(tmp_path / "there" / file.name), array(file))
+
+
+def test_a_trainer_says_which_planned_options_it_does_not_follow(planned_phantom: Workspace) -> None:
+    plans = json.loads(planned_phantom.plans_file(PHANTOM).read_text())
+    architecture = plans["configurations"]["3d_fullres"]["architecture"]
+    entry = {"backbone": "dinov3_tiny", "neck_width": 40, "token_stride_px": 16, "pixel_aspect": 2.0, "lora": {"rank": 2}}
+    architecture["arch_kwargs"] |= {"unet": architecture["network_class_name"], "dino": entry}
+    architecture["network_class_name"] = "nnunet_dino.networks.DINOv3UNet"
+    planned_phantom.plans_file(PHANTOM).with_name("edited.json").write_text(json.dumps(plans | {"plans_name": "edited"}))
+    planned_phantom.train(PHANTOM, "3d_fullres", 0, OURS, "-p", "edited")
+    fold = planned_phantom.folder / "nnUNet_results" / PHANTOM / f"{OURS}__edited__3d_fullres" / "fold_0"
+    log = next(fold.glob("training_log*")).read_text()
+    assert re.findall("the plans say .* has [^ ]+", log) == ["the plans say dino.neck_width 40, this trainer has 128"]
 
 
 def test_find_best_configuration(planned_phantom: Workspace, our_fold) -> None:

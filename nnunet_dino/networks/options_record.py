@@ -19,7 +19,7 @@ def record_options(slice_encoder: nn.Module, entry: dict[str, Any]) -> None:
     Loading raises :class:`UserError` if an option differs that changes what the network computes. A state without a record, of
     a version that wrote none, is taken.
     """
-    slice_encoder.options = {key: value for key, value in _flat(entry).items() if key not in _START_OR_TRAINING}  # type: ignore[assignment]
+    slice_encoder.options = {key: value for key, value in flat_options(entry).items() if key not in _START_OR_TRAINING}  # type: ignore[assignment]
     slice_encoder.register_state_dict_post_hook(_write)
     slice_encoder.register_load_state_dict_pre_hook(_compare)
 
@@ -57,7 +57,7 @@ def _compare(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) 
         )
 
 
-def _flat(entry: dict[str, Any]) -> dict[str, Any]:
+def flat_options(entry: dict[str, Any]) -> dict[str, Any]:
     """Returns ``lora.rank`` and so on beside the other options."""
     lora = {f"lora.{key}": value for key, value in entry["lora"].items()}
     return {key: value for key, value in entry.items() if key != "lora"} | lora

@@ -56,10 +56,11 @@ def check_training(
             )
         _check_first_stage(trainer, plans, previous, configuration)
     if "architecture" in planned:
+        in_plans = planned_options(planned["architecture"])
         if network and dino:
             dino_architecture(planned["architecture"], network, dino)
         else:
-            dino = planned_options(planned["architecture"])
+            dino = in_plans
     check_data_set(plans, dataset_json)
     check_device(device)
     check_preprocessed(plans, configuration, planned, fold)

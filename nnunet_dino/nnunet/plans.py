@@ -11,10 +11,14 @@ from torch import nn
 
 from nnunet_dino._errors import UserError
 from nnunet_dino.backbones.catalogue import get_spec
+from nnunet_dino.backbones.records import to_tensor
 from nnunet_dino.networks.options import DinoOptions
+from nnunet_dino.networks.options_record import different_options, flat_options
 from nnunet_dino.networks.unet import stock_unet
 from nnunet_dino.nnunet.presets import DINOV3_UNET, MEDDINOV3, TOKENS_ONLY
 from nnunet_dino.nnunet.slice_view import fit_to_plans
+
+_FROM_DATA = ("channels", "pixel_aspect", "sees")  # follow from the plans, whatever the entry says
 
 
 def dino_architecture(stock: dict[str, Any], network: str, options: DinoOptions) -> dict[str, Any]:
@@ -46,9 +50,10 @@ def planned_options(architecture: dict[str, Any]) -> DinoOptions | None:
         UserError: The plans name a backbone, an option or a U-Net that there is not.
     """
     network = architecture.get("network_class_name")
-    if not str(network).startswith("nnunet_dino."):
+    arguments = architecture.get("arch_kwargs", {})
+    if not str(network).startswith("nnunet_dino.") and "dino" not in arguments:
         return None
-    entry = architecture.get("arch_kwargs", {}).get("dino")
+    entry = arguments.get("dino")
     if network not in (DINOV3_UNET, TOKENS_ONLY, MEDDINOV3) or not isinstance(entry, dict):
         raise UserError(
             f"plans: required a network of nnunet-dino with a dino entry · got {network} with {entry!r} · plan again"
@@ -64,6 +69,18 @@ def planned_options(architecture: dict[str, Any]) -> DinoOptions | None:
     get_spec(options.backbone)
     dino_architecture(architecture, str(network), options)
     return options
+
+
+def overruled_options(architecture: dict[str, Any], options: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Returns what the plans' ``dino`` entry says and what a network has in its place, by the name of the option.
+
+    Args:
+        architecture: The ``architecture`` entry of a configuration.
+        options: Those of the network's slice encoder.
+    """
+    entry = flat_options({"lora": {}, **architecture["arch_kwargs"].get("dino", {})})
+    differ = different_options(to_tensor(entry), options)
+    return {key: values for key, values in differ.items() if key not in _FROM_DATA}
 
 
 def build_from_plans(

@@ -21,7 +21,7 @@ from nnunet_dino._nnunet_folders import FACTS_FILE, read_json
 from nnunet_dino.networks.options import DinoOptions
 from nnunet_dino.nnunet.checks import check_training, check_weights
 from nnunet_dino.nnunet.command_errors import report_in_one_line
-from nnunet_dino.nnunet.plans import build_from_plans
+from nnunet_dino.nnunet.plans import build_from_plans, overruled_options
 from nnunet_dino.nnunet.predictor import forget_slices_after_every_image
 from nnunet_dino.nnunet.presets import DINOV3_UNET
 from nnunet_dino.nnunet.pretrained import check_start, install_loader, unwrap
@@ -124,6 +124,9 @@ class DINOv3Trainer(nnUNetTrainer):
                 plans, configuration = self.plans_manager.plans, self.configuration_manager.configuration
                 plane = describe_plane(plans, configuration, encoder.token_stride_px, encoder.rgb, encoder.sees)
                 self.print_to_log_file("nnunet-dino:", plane)
+                overruled = overruled_options(configuration["architecture"], encoder.options)
+                for key, (planned, here) in overruled.items():
+                    self.print_to_log_file(f"nnunet-dino: the plans say dino.{key} {planned!r}, this trainer has {here!r}")
                 if said := encoder.backbone.says_of_colours(encoder.rgb):
                     self.print_to_log_file("nnunet-dino: warning:", said)
             Path(self.output_folder, FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n")
