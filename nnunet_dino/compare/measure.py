@@ -92,7 +92,7 @@ def measure_entries(
     pairs = {(n, case): _Pair(*_files(entries[n], pictures, case), labels, tolerances, ignore) for n, case in keys}
     found = {key: pair.earlier() for key, pair in pairs.items()}
     left = [key for key, rows in found.items() if rows is None]
-    with tqdm(total=len(left), desc="Metrics", unit="case", disable=None, leave=False) as bar:
+    with tqdm(total=len(left), desc="Metrics", unit="case", disable=None if left else True, leave=False) as bar:
         until = time.monotonic() + START_SECONDS
         while left and time.monotonic() < until:
             key = left.pop()
