@@ -172,6 +172,15 @@ def test_preprocessed_data_of_another_normalisation(copy: Copy) -> None:
 # -- data and machine --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("trainer", [TRAINER, "nnUNetTrainer"])
+@pytest.mark.parametrize(
+    ("name", "meant"), [("nnUNet_dino_precison", "nnUNet_dino_precision"), ("NNUNET_DINO_WEIGHTS", "nnUNet_dino_weights")]
+)
+def test_a_variable_that_nobody_reads(copy: Copy, name: str, meant: str, trainer: str) -> None:
+    copy.change_plans(with_our_network)
+    assert f"got {name}; did you mean {meant!r}?" in copy.train(trainer=trainer, **{name: "float32"})
+
+
 @pytest.mark.parametrize("device", ["cuda", "mps"])
 def test_a_device_that_is_not_there(copy: Copy, device: str) -> None:
     if {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}[device]():

@@ -431,3 +431,13 @@ def test_probes_need_no_folders_of_nnunet(monkeypatch):
     assert doctor.run(said.append, quick, "Probing") == 0
     assert said[-1].startswith("Probing can start") and any("note openslide" in line for line in said)
     assert not {"nnU-Net folders", "discovery"} & {*checks.OF_PROBES}
+
+
+def test_a_variable_that_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not list(checks.variables())
+    monkeypatch.setenv("nnUNet_dino_cache", "1")
+    (finding,) = checks.variables()
+    assert (finding.level, finding.remedy) == ("FAIL", "unset nnUNet_dino_cache")
+    assert "did you mean 'nnUNet_dino_cache_gb'?" in finding.text
+    result = CliRunner().invoke(cli.main, ["weights", "list"])
+    assert result.exit_code == 2 and "got nnUNet_dino_cache;" in result.stderr

@@ -27,7 +27,7 @@ KNOWS = {
     "study": {"nnunet", "compare", "reports"},
     "cli": {"study", "pretrain", "backbones", "networks", "nnunet", "features", "reports", "probes", "compare", "demo", "em"},
 }
-EVERYBODYS = {"_checkpoints", "_errors", "_files", "_grids", "_lazy", "_nnunet_folders", "_packages"}
+EVERYBODYS = {"_checkpoints", "_environment", "_errors", "_files", "_grids", "_lazy", "_nnunet_folders", "_packages"}
 
 
 def modules() -> dict[str, Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from nnunet_dino import __version__
+from nnunet_dino._environment import require_known_variables
 from nnunet_dino.cli import (
     compare,
     demo,
@@ -27,11 +28,14 @@ from nnunet_dino.cli._group import OneLineGroup
 
 @click.group(cls=OneLineGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="nnunet-dino")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """DINOv3 slice encoders inside stock nnU-Net.
 
     Training and prediction are nnU-Net's own commands (nnUNetv2_train … -tr nnUNetTrainerDINOv3L). The verbs here do the rest.
     """
+    if context.invoked_subcommand != "doctor":  # which says it among the rest
+        require_known_variables()
 
 
 for verb in (

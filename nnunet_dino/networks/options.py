@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from nnunet_dino._environment import require_known_variables
 from nnunet_dino._errors import UserError, nearest
 from nnunet_dino.backbones.adapted import PRETRAINED, AdaptedBackbone, LoraOptions
 from nnunet_dino.backbones.rgb import REPEAT, RGB, WINDOWS, ChannelView
@@ -85,9 +86,10 @@ def build_slice_encoder(options: DinoOptions, input_channels: int) -> SliceEncod
     """Builds the slice encoder for a network with ``input_channels`` input channels.
 
     Raises:
-        UserError: the backbone or its options are unknown, there are more image channels than input channels, or windows are
-            asked for and not given.
+        UserError: the backbone or its options are unknown, there are more image channels than input channels, windows are
+            asked for and not given, or a variable of the environment looks like ours and is not read.
     """
+    require_known_variables()
     channels = options.channels or (ChannelView(),) * input_channels
     if len(channels) > input_channels:
         raise UserError(f"dino.channels: required at most {input_channels} input channels · got {len(channels)}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from nnunet_dino._environment import require_known_variables
 from nnunet_dino._errors import UserError
 from nnunet_dino._nnunet_folders import require_folder, require_writable
 from nnunet_dino.backbones import weights as weight_files
@@ -43,6 +44,7 @@ def check_training(
     Raises:
         UserError: This training could not run. Nothing has been written then.
     """
+    require_known_variables()
     check_folders()
     planned = planned_configuration(plans, configuration)
     check_geometry(planned, configuration)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+from nnunet_dino._environment import unknown_variables
 from nnunet_dino._nnunet_folders import PURPOSE, command_to_set
 from nnunet_dino.nnunet.discovery.boot import switched_off
 from nnunet_dino.nnunet.doctor.ask import ask
@@ -121,6 +122,12 @@ def discovery() -> Iterator[Finding]:
     yield from _commands()
 
 
+def variables() -> Iterator[Finding]:
+    """Variables that nobody reads, because of a slip in their names."""
+    for name, hint in unknown_variables().items():
+        yield Finding("FAIL", f"{name} is not read by nnunet-dino{hint}", f"unset {name}")
+
+
 def weights() -> Iterator[Finding]:
     """Where the weights of the published backbones lie."""
     answers = ask()
@@ -205,6 +212,7 @@ CHECKS: dict[str, Check] = {
     "libraries": libraries,
     "devices": devices,
     "nnU-Net folders": folders,
+    "variables": variables,
     "discovery": discovery,
     "weights": weights,
 }
@@ -212,6 +220,7 @@ OF_PROBES: dict[str, Check] = {
     "versions": versions,
     "libraries": libraries,
     "devices": devices,
+    "variables": variables,
     "weights": weights,
     "slides": slides,
 }
